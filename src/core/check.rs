@@ -1,0 +1,161 @@
+//! The promises that concern the core, as assertions: what must hold after every event, and what must not have been
+//! decided on the way. Debug builds only; a failure names the rule.
+
+use std::collections::BTreeMap;
+
+use super::msg::{Action, Answer, BackendId, ClientId, Note, Ticket, UpstreamId};
+use super::switch::{Gate, Stage};
+use super::{Place, State};
+
+/// Populations up to this size are recounted after every event.
+const RECOUNT_UP_TO: usize = 256;
+
+/// What `check` compares with: the state before the event.
+pub(super) struct Before {
+    active: UpstreamId,
+    granted: usize,
+    shut: bool,
+    ticket: Option<Ticket>,
+}
+
+impl State {
+    pub(super) fn snapshot(&self) -> Before {
+        let ticket = match self.gate {
+            Gate::Open => None,
+            Gate::Shut(running) => Some(running.ticket),
+        };
+        Before { active: self.active, granted: self.granted, shut: self.switching(), ticket }
+    }
+
+    /// Asserts every rule.
+    ///
+    /// # Panics
+    /// When a rule is broken: a defect in the core.
+    pub(super) fn check(&self, before: &Before, actions: &[Action]) {
+        // A recount after every event would cost a release of thousands its linear time; what it finds, it finds among few.
+        if self.clients.len() <= RECOUNT_UP_TO {
+            self.check_counts();
+        }
+        self.check_service();
+        self.check_switchover(before, actions);
+        self.check_order(before, actions);
+        self.check_answers(before, actions);
+    }
+
+    /// Clients are conserved: the counters are what a recount gives.
+    fn check_counts(&self) {
+        let mut held = 0;
+        let mut dialling = 0;
+        let mut per_backend: BTreeMap<BackendId, u32> = BTreeMap::new();
+        for (id, client) in &self.clients {
+            match client.place {
+                Place::Held => {
+                    held += 1;
+                    assert!(self.held.contains(id), "{id:?} is held but not in the queue");
+                }
+                Place::Dialling(backend) => {
+                    dialling += 1;
+                    *per_backend.entry(backend).or_default() += 1;
+                }
+                Place::Open(backend) | Place::Ending(backend) => *per_backend.entry(backend).or_default() += 1,
+            }
+        }
+        assert_eq!(held, self.held.len(), "the queue holds somebody who is not held");
+        assert_eq!(dialling, self.dialling, "dialling clients are miscounted");
+        assert_eq!(held + self.granted, self.clients.len(), "granted clients are miscounted");
+        for (backend, load) in self.pool.loads() {
+            assert_eq!(load, per_backend.get(&backend).copied().unwrap_or(0), "{backend:?} is miscounted");
+        }
+    }
+
+    /// Nobody waits who could be served, and nobody is served beyond a limit.
+    fn check_service(&self) {
+        assert!(self.pool.overfull().is_none(), "a backend is above its limit");
+        assert!(self.clients.len() <= self.rules.max_clients, "more clients than descriptors");
+        if self.switching() || self.held.is_empty() || self.closing() {
+            return;
+        }
+        let waits_for_backend = || {
+            let oldest = self.held.first().and_then(|id| self.clients.get(id));
+            let tried = oldest.map_or(&[][..], |client| &client.tried);
+            self.pool.clone().pick(self.active, tried) == super::pool::Pick::Full
+        };
+        assert!(!self.has_room() || waits_for_backend(), "the gate is open, there is room and somebody is held");
+    }
+
+    /// The upstream changes only when nobody is granted; while the gate is shut nobody is dialled; while the script runs
+    /// nobody is granted.
+    fn check_switchover(&self, before: &Before, actions: &[Action]) {
+        let mut shut = before.shut;
+        let mut dials = 0_usize;
+        for action in actions {
+            match action {
+                Action::Note(Note::SwitchStarted { .. }) => shut = true,
+                Action::Note(Note::SwitchEnded { .. }) => shut = false,
+                Action::Dial(client, backend) => {
+                    dials += 1;
+                    assert!(!shut, "{client:?} is dialled while the gate is shut");
+                    assert_eq!(self.pool.upstream_of(*backend), self.active, "{client:?} goes to the wrong upstream");
+                }
+                Action::Refuse(..)
+                | Action::CallOff(_)
+                | Action::Dismiss(_)
+                | Action::Cut(_)
+                | Action::Arm(..)
+                | Action::RunScript { .. }
+                | Action::KillScript(_)
+                | Action::Answer(..)
+                | Action::Note(_)
+                | Action::StopListening
+                | Action::Exit => {}
+            }
+        }
+        assert_eq!(shut, self.switching(), "the gate moved without a note");
+        if let Some(limit) = self.settings.max_open {
+            let within = self.granted <= limit as usize || dials == 0;
+            assert!(within, "clients were dialled beyond the throttle");
+        }
+        if self.active != before.active {
+            let moved = |note: &Action| {
+                matches!(note, Action::Note(Note::SwitchEnded { outcome: super::msg::Outcome::Moved { .. }, .. }))
+            };
+            assert!(actions.iter().any(moved), "the upstream changed without a successful switchover");
+            assert_eq!(self.granted, dials, "the upstream changed while clients were granted");
+            assert!(before.granted <= 1, "the upstream changed while several clients were granted");
+        }
+        if let Gate::Shut(running) = self.gate {
+            match running.stage {
+                Stage::Draining => assert!(self.granted > 0, "drained, and nothing happens"),
+                Stage::Scripting(_) => assert_eq!(self.granted, 0, "the script runs while clients are granted"),
+            }
+        }
+    }
+
+    /// Clients leave the queue oldest first: whoever is still held arrived after everybody dialled now, except those
+    /// whose dial came to nothing and who went back.
+    fn check_order(&self, _: &Before, actions: &[Action]) {
+        let mut last: Option<ClientId> = None;
+        for action in actions {
+            if let Action::Dial(client, _) = action {
+                assert!(last.is_none_or(|last| last < *client), "{client:?} is dialled after a later one");
+                last = Some(*client);
+            }
+        }
+        if let (Some(dialled), Some(waiting)) = (last, self.held.first()) {
+            assert!(dialled < *waiting, "{waiting:?} waits although {dialled:?} came later");
+        }
+    }
+
+    /// A switch is answered exactly when it ends, exactly once.
+    fn check_answers(&self, before: &Before, actions: &[Action]) {
+        let answers = |ticket: Ticket| {
+            let is_outcome =
+                |action: &&Action| matches!(action, Action::Answer(t, Answer::Switched(_)) if *t == ticket);
+            actions.iter().filter(is_outcome).count()
+        };
+        if let Some(ticket) = before.ticket {
+            let still_running = self.snapshot().ticket == Some(ticket);
+            assert_eq!(answers(ticket), usize::from(!still_running), "a switch is answered once, when it ends");
+        }
+    }
+}

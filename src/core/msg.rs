@@ -1,0 +1,264 @@
+//! What the core is told and what it decides: ids, events, actions, commands, answers and notes. Plain data.
+//!
+//! Events have happened, actions are to be done, notes tell what was decided. Endings are enums that carry their
+//! reason to the last door; words for people are made at the edge (`observe`, `control`).
+
+use std::time::Duration;
+
+use crate::config::{Setting, Settings};
+
+/// A client. Ids are given in order of arrival, so that comparing ids compares arrivals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// A backend of the service, counted through all upstreams and groups in the order of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId(pub usize);
+
+/// An upstream: its index in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub usize);
+
+/// A question that is owed exactly one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A timer. Never used twice, never cancelled: one that no longer matters is ignored when it fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId(pub u64);
+
+/// One run of the switch script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u64);
+
+/// What has happened. Stale and unknown ids are harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A listener accepted a client. Its id is greater than any before.
+    Arrived(ClientId),
+    /// A client that we were not serving yet has left.
+    HungUp(ClientId),
+    /// A dial succeeded: from now on bytes move.
+    Connected(ClientId),
+    /// A dial ended without a connection; no byte of the client was read.
+    Refused(ClientId, DialFailure),
+    /// The backend has ended and its last byte was passed on; only the client may still send.
+    BackendEnded(ClientId),
+    /// A granted client is gone and so is its backend connection.
+    Closed(ClientId, Why),
+    /// The script's process has ended or never began.
+    ScriptEnded(RunId, ScriptEnd),
+    /// A timer armed with [`Action::Arm`] has run out.
+    Fired(TimerId),
+    /// Somebody asks for something and will be answered.
+    Asked(Ticket, Command),
+}
+
+/// Why a dial ended without a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DialFailure {
+    /// The backend refused, could not be reached, or did not answer in time.
+    Backend,
+    /// This process had no descriptor, thread or memory for it.
+    Local,
+    /// We called it off (see [`Action::CallOff`]).
+    CalledOff,
+}
+
+/// How a script's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScriptEnd {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signalled(i32),
+    /// It could not be started; the system's error number.
+    NotStarted(i32),
+}
+
+/// What an operator, a signal or the program itself asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Move the service to its next upstream.
+    Switch,
+    /// Undo the running switchover.
+    Abort,
+    /// Change one setting (its range has been checked).
+    Set(Setting),
+    /// End if nobody is connected or held.
+    Quit,
+    /// End now, whoever is connected.
+    QuitForce,
+    /// Ctrl-C: undo the running switchover; else end if idle; a second one soon after is `Stop`.
+    Interrupt,
+    /// SIGTERM: accept nobody else, let clients finish within the grace period, end. A second one is `QuitForce`.
+    Stop,
+}
+
+/// The one reply to a [`Command`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answer {
+    /// To `Switch`, when it has ended.
+    Switched(Outcome),
+    /// To `Switch`, when another one is running.
+    SwitchRunning,
+    /// To `Abort` and `Interrupt`: the switchover has been undone.
+    Undone,
+    /// To `Abort`: there is none.
+    NoSwitchRunning,
+    /// To `Set`.
+    Changed,
+    /// To `Quit`: somebody is connected or held, or a switchover is running.
+    InUse { granted: usize, held: usize },
+    /// To `Interrupt`, likewise: stays, but the next one within five seconds will stop it.
+    StillInUse { granted: usize, held: usize },
+    /// The program is about to end.
+    Ending,
+    /// To whatever cannot be done any more because the program is about to end.
+    TooLate,
+}
+
+/// How a switchover ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// The service is on the other upstream.
+    Moved { script: bool },
+    /// The service is where it was.
+    Failed(Failure),
+}
+
+/// Why a switchover failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Failure {
+    /// `switch_max_time` ran out.
+    Timeout,
+    /// A client arrived while `max_queued` were held.
+    QueueFull,
+    /// The script did not exit with 0.
+    Script(ScriptEnd),
+    /// SIGINT.
+    CtrlC,
+    /// `abort`.
+    Aborted,
+    /// `quit force`.
+    Quit,
+    /// SIGTERM.
+    Stopped,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect this held client to this backend. Ends in `Connected`, `Refused` or `Closed`.
+    Dial(ClientId, BackendId),
+    /// Stop this dial if it has not succeeded yet; ends in `Refused(CalledOff)`, or in `Connected` if it was too late.
+    CallOff(ClientId),
+    /// Close this held client (or forget it, if it is known to be gone).
+    Refuse(ClientId, Why),
+    /// End this granted client in order: its backend has ended and it has all its bytes. Ends in `Closed`.
+    Dismiss(ClientId),
+    /// End this granted client at once; both sides see the connection fail. Ends in `Closed`.
+    Cut(ClientId),
+    /// Bring `Fired` after this time.
+    Arm(TimerId, Duration),
+    /// Start the script; it is killed when `deadline` fires. Ends in `ScriptEnded`.
+    RunScript { run: RunId, from: UpstreamId, to: UpstreamId, deadline: TimerId },
+    /// Kill the script and all of its process group. `ScriptEnded` may still come and is ignored.
+    KillScript(RunId),
+    /// Reply to a ticket.
+    Answer(Ticket, Answer),
+    /// Tell what was decided.
+    Note(Note),
+    /// Close the listeners.
+    StopListening,
+    /// All is done: end the coordinator.
+    Exit,
+}
+
+/// What was decided: the only source of log lines, counters and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A client was accepted and is in the queue now.
+    Arrived(ClientId),
+    /// A client whose dial failed is in the queue again, at its old place.
+    Requeued(ClientId),
+    /// A client left the queue for a backend.
+    Granted(ClientId, BackendId),
+    Connected(ClientId),
+    DialFailed(ClientId, BackendId, DialFailure),
+    /// A client is gone for good.
+    Ended(ClientId, Why),
+    /// More clients are held than `max_queued`, outside a switchover. Once each time the limit is crossed.
+    QueueOverLimit {
+        held: usize,
+        limit: u32,
+    },
+    SwitchStarted {
+        ticket: Ticket,
+        from: UpstreamId,
+        to: UpstreamId,
+        timeout: Duration,
+        max_queued: u32,
+    },
+    /// The last granted client has left.
+    Drained,
+    SwitchEnded {
+        from: UpstreamId,
+        to: UpstreamId,
+        outcome: Outcome,
+    },
+    SettingChanged,
+    /// The program was told to stop and waits for this many clients.
+    Stopping {
+        granted: usize,
+        held: usize,
+    },
+    /// Ctrl-C was not enough.
+    InterruptIgnored {
+        granted: usize,
+        held: usize,
+    },
+}
+
+/// Why a client is gone. `README.md` explains each to operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    // While held.
+    /// The client left before it was served.
+    HungUp,
+    /// No backend of the active upstream took it.
+    NoBackend,
+    /// The process is at its limit of clients, threads or descriptors.
+    NoRoom,
+    /// The program ended.
+    Shutdown,
+    // While granted: the wholly normal ends first.
+    /// Both sides ended, the client first.
+    ClientEnded,
+    /// Both sides ended, the backend first.
+    BackendEnded,
+    /// The backend had ended, the client had all its bytes and sent nothing for five seconds.
+    Lingered,
+    /// The same, but a switchover did not wait for the five seconds.
+    Dismissed,
+    /// The client reset the connection or could not be reached any more.
+    ClientFailed,
+    /// The backend reset the connection or could not be reached any more.
+    BackendFailed,
+    /// `quit force`, or the end of the grace period.
+    Cut,
+    /// A defect in this program ended the client's thread.
+    Panicked,
+}
+
+/// What the core looks like from outside: enough for `stats`, `set` and the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    pub active: UpstreamId,
+    /// Clients waiting for a backend.
+    pub held: usize,
+    /// Clients that have been given a backend, connected yet or not.
+    pub granted: usize,
+    pub switching: bool,
+    pub settings: Settings,
+}

@@ -1,0 +1,150 @@
+//! The switchover: hold, drain, script, flip, release. The gate is shut for exactly as long as one runs, and
+//! [`State::finish`] is the only function that opens it: it answers, moves the service or leaves it, and lets the held
+//! clients go. The first outcome wins; whatever comes later finds no switchover and is ignored.
+
+use std::time::Duration;
+
+use super::msg::{Action, Answer, Failure, Note, Outcome, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
+use super::{Life, Mutation, Place, State};
+
+/// Whether held clients may be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Gate {
+    Open,
+    Shut(Switchover),
+}
+
+/// A running switchover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Switchover {
+    pub(super) ticket: Ticket,
+    pub(super) to: UpstreamId,
+    pub(super) deadline: TimerId,
+    pub(super) stage: Stage,
+}
+
+/// What a switchover is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Stage {
+    /// The last granted client.
+    Draining,
+    /// The end of this run of the script.
+    Scripting(RunId),
+}
+
+impl State {
+    pub(super) fn switching(&self) -> bool {
+        match self.gate {
+            Gate::Open => false,
+            Gate::Shut(_) => true,
+        }
+    }
+
+    /// Shuts the gate. Dials under way are called off: no byte of those clients has been sent, so they can wait for the
+    /// outcome instead of keeping it from coming (a dead backend would, for the whole connect timeout).
+    pub(super) fn start_switch(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        if self.switching() {
+            return out.push(Action::Answer(ticket, Answer::SwitchRunning));
+        }
+        match self.life {
+            Life::Running => {}
+            Life::Stopping(_) | Life::Closing(_) | Life::Over => {
+                return out.push(Action::Answer(ticket, Answer::TooLate));
+            }
+        }
+        let to = UpstreamId((self.active.0 + 1) % self.pool.upstreams());
+        let timeout = self.settings.switch_max_time;
+        out.push(Action::Note(Note::SwitchStarted {
+            ticket,
+            from: self.active,
+            to,
+            timeout,
+            max_queued: self.settings.max_queued,
+        }));
+        let deadline = self.arm(timeout, out);
+        self.gate = Gate::Shut(Switchover { ticket, to, deadline, stage: Stage::Draining });
+        if timeout == Duration::ZERO {
+            return self.fail(Failure::Timeout, out);
+        }
+        for (&client, state) in &self.clients {
+            match state.place {
+                Place::Held | Place::Open(_) => {}
+                Place::Dialling(_) => out.push(Action::CallOff(client)),
+                Place::Ending(_) => out.push(Action::Dismiss(client)),
+            }
+        }
+    }
+
+    /// Goes on when the last granted client has left. Part of `settle`.
+    pub(super) fn complete_drain(&mut self, out: &mut Vec<Action>) {
+        let Gate::Shut(mut running) = self.gate else { return };
+        let waiting_for =
+            if self.broken(Mutation::ForgetTheDialling) { self.granted - self.dialling } else { self.granted };
+        match running.stage {
+            Stage::Draining if waiting_for == 0 => {}
+            Stage::Draining | Stage::Scripting(_) => return,
+        }
+        out.push(Action::Note(Note::Drained));
+        if !self.rules.script {
+            return self.finish(Outcome::Moved { script: false }, out);
+        }
+        let run = self.new_run();
+        running.stage = Stage::Scripting(run);
+        self.gate = Gate::Shut(running);
+        out.push(Action::RunScript { run, from: self.active, to: running.to, deadline: running.deadline });
+    }
+
+    pub(super) fn script_ended(&mut self, ended: RunId, end: ScriptEnd, out: &mut Vec<Action>) {
+        let Gate::Shut(running) = self.gate else { return };
+        match running.stage {
+            Stage::Scripting(run) if run == ended => {}
+            Stage::Draining | Stage::Scripting(_) => return,
+        }
+        let outcome = match end {
+            ScriptEnd::Exited(0) => Outcome::Moved { script: true },
+            ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => {
+                Outcome::Failed(Failure::Script(end))
+            }
+        };
+        self.finish(outcome, out);
+    }
+
+    pub(super) fn switch_timer(&mut self, timer: TimerId, out: &mut Vec<Action>) {
+        let Gate::Shut(running) = self.gate else { return };
+        if running.deadline == timer {
+            self.fail(Failure::Timeout, out);
+        }
+    }
+
+    /// Undoes the running switchover, if there is one.
+    pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
+        let Gate::Shut(running) = self.gate else { return };
+        if let Stage::Scripting(run) = running.stage {
+            out.push(Action::KillScript(run));
+        }
+        self.finish(Outcome::Failed(failure), out);
+    }
+
+    /// The one end of every switchover: answers, moves the service or not, and opens the gate.
+    fn finish(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
+        let Gate::Shut(running) = self.gate else { return };
+        let from = self.active;
+        let moved = match outcome {
+            Outcome::Moved { .. } => true,
+            Outcome::Failed(Failure::Timeout) => self.broken(Mutation::MoveOnTimeout),
+            Outcome::Failed(_) => false,
+        };
+        if moved {
+            self.active = running.to;
+            for client in self.clients.values_mut() {
+                client.tried.clear();
+            }
+        }
+        self.gate = Gate::Open;
+        out.push(Action::Note(Note::SwitchEnded { from, to: running.to, outcome }));
+        out.push(Action::Answer(running.ticket, Answer::Switched(outcome)));
+        if self.broken(Mutation::AnswerTwice) {
+            out.push(Action::Answer(running.ticket, Answer::Switched(outcome)));
+        }
+    }
+}

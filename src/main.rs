@@ -1,1 +1,61 @@
-fn main() {}
+//! The program: one command line in, one exit status out.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use cbpx::cli::{self, Invocation, Usage, ctl};
+use cbpx::{demo, serve};
+
+/// A usage error.
+const USAGE: u8 = 2;
+/// `cbpx ctl` got no answer.
+const UNREACHABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(invocation) => run(invocation),
+        Err(Usage(words)) => {
+            complain(&words);
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> ExitCode {
+    match invocation {
+        Invocation::Print(text) => finish(io::stdout().write_all(text.as_bytes()).map_err(Into::into)),
+        Invocation::Serve { config, warnings } => {
+            warnings.iter().for_each(|words| complain(&format!("cbpx: warning: {words}")));
+            finish(serve::run(&config))
+        }
+        Invocation::Demo(options) => match demo::run(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(e) => finish(Err(e)),
+        },
+        Invocation::Ctl(request) => match request.run(&mut io::stdout()) {
+            Ok(ctl::Outcome::Done) => ExitCode::SUCCESS,
+            Ok(ctl::Outcome::Refused) => ExitCode::FAILURE,
+            Ok(ctl::Outcome::Unreachable(words)) => {
+                complain(&format!("cbpx ctl: {words}"));
+                ExitCode::from(UNREACHABLE)
+            }
+            Err(e) => finish(Err(e.into())),
+        },
+    }
+}
+
+fn finish(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            complain(&format!("cbpx: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard error may be closed, which is no reason to do anything else than what was going to be done.
+fn complain(words: &str) {
+    writeln!(io::stderr(), "{words}").ok();
+}

@@ -398,8 +398,10 @@ impl State {
             return;
         }
         let timer = self.arm(CLOSING, out);
+        if self.life == Life::Running {
+            out.push(Action::StopListening);
+        }
         self.life = Life::Closing(timer);
-        out.push(Action::StopListening);
         self.fail(failure, out);
         for client in std::mem::take(&mut self.held) {
             self.turn_away(client, Why::Shutdown, out);

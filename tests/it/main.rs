@@ -1,1 +1,5 @@
-fn main() {}
+//! The program from outside: real sockets, real processes, real clients.
+
+mod backend;
+mod proxy;
+mod support;

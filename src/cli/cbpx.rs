@@ -1,0 +1,277 @@
+//! The cbpx command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::{Invocation, Usage, refused};
+use crate::config::{Config, Control, Log, LogTarget, Service, Setting, Settings, Upstream};
+use crate::endpoint::Endpoint;
+use crate::settings::{self, Row};
+
+/// What was typed. Values are read in `Config`'s terms afterwards, all of them, so that every mistake is told at once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cbpx",
+    version,
+    infer_long_args = true,
+    disable_help_subcommand = true,
+    about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
+    after_help = "Other uses:\n  cbpx ctl [--to HOST:PORT|PATH] COMMAND   talk to a running cbpx\n  cbpx demo                                \
+                  see a switch on built-in servers\n\nREADME.md has the commands, a switch step by step, and what it costs."
+)]
+struct Typed {
+    /// Port to listen on
+    #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
+    port: Option<String>,
+    /// Backend that serves at the start
+    #[arg(short, long, value_name = "HOST:PORT")]
+    active: Option<String>,
+    /// Backend that `switch` moves to
+    #[arg(short, long, value_name = "HOST:PORT")]
+    standby: Option<String>,
+    /// Longest time a switch may take, script included, in seconds
+    #[arg(short = 't', long, value_name = "SEC", allow_negative_numbers = true)]
+    switch_max_time: Option<String>,
+    /// A switch fails when a client arrives while so many are held
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
+    max_queued_conns: Option<String>,
+    /// The most clients connected at once; the others wait; 0 is no limit
+    #[arg(short = 'o', long, value_name = "N", allow_negative_numbers = true)]
+    max_open_conns: Option<String>,
+    /// Port for remote control; without it there is a console
+    #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
+    rc_port: Option<String>,
+    /// Length of the listen queue [default: 512]
+    #[arg(short = 'b', long, value_name = "N", allow_negative_numbers = true)]
+    listen_backlog: Option<String>,
+    /// First size of a relay buffer, in bytes [default: 2048]
+    #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true)]
+    net_buffer_size: Option<String>,
+    /// Interval of the progress rows of `switch`, in seconds [default: 0.1]
+    #[arg(short = 'w', long, value_name = "SEC", allow_negative_numbers = true)]
+    switch_loop_wait: Option<String>,
+    /// Log file, appended to; SIGHUP opens it again [default: cbpx.log]
+    #[arg(short = 'f', long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// DEBUG, INFO, WARNING or ERROR [default: INFO]
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Program that a switch runs once the last client has left: exit 0 lets it succeed
+    #[arg(short = 'x', long, value_name = "SCRIPT")]
+    switch_script: Option<PathBuf>,
+    /// Address to listen on; `::` takes IPv4 and IPv6 [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<String>,
+    /// Address for remote control [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    rc_bind: Option<String>,
+    /// Unix socket for remote control, mode 0600
+    #[arg(long, value_name = "PATH")]
+    rc_socket: Option<PathBuf>,
+    /// Longest time for connecting to a backend, in seconds [default: 5]
+    #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
+    connect_timeout: Option<String>,
+    /// After SIGTERM, clients may go on for so many seconds [default: 6]
+    #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
+    grace: Option<String>,
+    /// The original ignored these without a word; here they are told
+    #[arg(hide = true)]
+    surplus: Vec<String>,
+}
+
+/// Dials under way at once: enough to fill a link, too few to overrun an accept queue of the usual length.
+const MAX_DIALS: usize = 256;
+
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
+    let typed = match Typed::try_parse_from(arguments) {
+        Ok(typed) => typed,
+        Err(e) => return refused(&e),
+    };
+    let warnings = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag")).collect();
+    let config = Box::new(typed.config()?);
+    Ok(Invocation::Serve { config, warnings })
+}
+
+/// Collects what is wrong while values are read.
+#[derive(Default)]
+struct Mistakes {
+    missing: Vec<&'static str>,
+    wrong: Vec<String>,
+}
+
+impl Mistakes {
+    /// Notes that a required flag is missing.
+    fn required<'a>(&mut self, value: Option<&'a str>, flag: &'static str) -> Option<&'a str> {
+        if value.is_none() {
+            self.missing.push(flag);
+        }
+        value
+    }
+
+    fn note<T>(&mut self, flag: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|words| self.wrong.push(format!("{flag}: {words}"))).ok()
+    }
+
+    fn endpoint(&mut self, flag: &'static str, text: Option<&str>) -> Option<Endpoint> {
+        let text = self.required(text, flag)?;
+        self.note(flag, text.parse::<Endpoint>().map_err(|e| e.to_string()))
+    }
+
+    fn number(&mut self, flag: &str, text: &str, [low, high]: [f64; 2]) -> Option<f64> {
+        let number = text.parse::<f64>().map_err(|_| format!("'{text}' is not a number"));
+        let within = number.and_then(|number| {
+            let fits = (low..=high).contains(&number);
+            if fits { Ok(number) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
+        });
+        self.note(flag, within)
+    }
+
+    fn integer(&mut self, flag: &str, text: &str, [low, high]: [i64; 2]) -> Option<i64> {
+        let number = text.parse::<i64>().map_err(|_| format!("'{text}' is not an integer"));
+        let within = number.and_then(|number| {
+            let fits = (low..=high).contains(&number);
+            if fits { Ok(number) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
+        });
+        self.note(flag, within)
+    }
+
+    fn setting(&mut self, flag: &str, row: Option<&'static Row>, text: &str) -> Option<Setting> {
+        let row = row?;
+        self.note(flag, row.parse_at_start(text).map_err(|refusal| format!("{refusal} (given: {text})")))
+    }
+
+    fn into_usage(self) -> Usage {
+        let mut lines = self.wrong;
+        if !self.missing.is_empty() {
+            lines.push(format!("missing: {}", self.missing.join(", ")));
+        }
+        lines.push("try 'cbpx --help'".to_owned());
+        Usage(format!("cbpx: {}", lines.join("\ncbpx: ")))
+    }
+}
+
+impl Typed {
+    fn config(&self) -> Result<Config, Usage> {
+        let mut mistakes = Mistakes::default();
+        // Port 0 counts as no port given, as it always has.
+        let port = self.port.as_deref().filter(|port| port.parse() != Ok(0));
+        let port = mistakes.required(port, "-p/--port").map(str::to_owned);
+        let port = port.and_then(|port| mistakes.integer("-p/--port", &port, [1, 65_535]));
+        let active = mistakes.endpoint("-a/--active", self.active.as_deref());
+        let standby = mistakes.endpoint("-s/--standby", self.standby.as_deref());
+        let settings = self.settings(&mut mistakes);
+        let backlog = self.listen_backlog.as_deref().unwrap_or("512");
+        let backlog = mistakes.integer("-b/--listen_backlog", backlog, [1, 65_535]);
+        let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
+        let timeout = self.connect_timeout.as_deref().unwrap_or("5");
+        let timeout = mistakes.number("--connect_timeout", timeout, [0.01, 3600.0]);
+        let grace = mistakes.number("--grace", self.grace.as_deref().unwrap_or("6"), [0.0, 86_400.0]);
+        let control = self.control(&mut mistakes);
+        let bind = self.bind.as_deref().unwrap_or("0.0.0.0");
+        let listener = port.and_then(|port| mistakes.note("--bind", host(bind, port)));
+        match (listener, active, standby, settings, backlog, level, timeout, grace, control) {
+            (
+                Some(listener),
+                Some(active),
+                Some(standby),
+                Some(settings),
+                Some(backlog),
+                Some(level),
+                Some(timeout),
+                Some(grace),
+                Some(control),
+            ) if mistakes.wrong.is_empty() && mistakes.missing.is_empty() => Ok(Config {
+                services: vec![Service {
+                    name: "cbpx".to_owned(),
+                    listeners: vec![listener],
+                    backlog: backlog as i32,
+                    upstreams: vec![Upstream::single(active), Upstream::single(standby)],
+                    settings,
+                    script: self.switch_script.clone().filter(|path| !path.as_os_str().is_empty()),
+                    connect_timeout: Duration::from_secs_f64(timeout),
+                    max_dials: MAX_DIALS,
+                    grace: Duration::from_secs_f64(grace),
+                }],
+                control,
+                log: Log {
+                    target: LogTarget::File(self.log_file.clone().unwrap_or_else(|| PathBuf::from("cbpx.log"))),
+                    level,
+                },
+            }),
+            _ => Err(mistakes.into_usage()),
+        }
+    }
+
+    /// The five that may change later, by the rows that `set` uses.
+    fn settings(&self, mistakes: &mut Mistakes) -> Option<Settings> {
+        let required = [
+            ("-t/--switch_max_time", "switch_max_time", &self.switch_max_time),
+            ("-c/--max_queued_conns", "max_queued_conns", &self.max_queued_conns),
+            ("-o/--max_open_conns", "max_open_conns", &self.max_open_conns),
+        ];
+        let optional = [
+            ("-w/--switch_loop_wait", "switch_loop_wait", &self.switch_loop_wait),
+            ("-n/--net_buffer_size", "net_buffer_size", &self.net_buffer_size),
+        ];
+        let mut settings = DEFAULTS;
+        let mut complete = true;
+        for (flag, name, text) in required {
+            let text = mistakes.required(text.as_deref(), flag);
+            let setting = text.and_then(|text| mistakes.setting(flag, settings::find(name), text));
+            complete &= setting.map(|setting| settings.apply(setting)).is_some();
+        }
+        for (flag, name, text) in optional {
+            if let Some(text) = text {
+                let setting = mistakes.setting(flag, settings::find(name), text);
+                complete &= setting.map(|setting| settings.apply(setting)).is_some();
+            }
+        }
+        complete.then_some(settings)
+    }
+
+    fn control(&self, mistakes: &mut Mistakes) -> Option<Control> {
+        let mut listeners = Vec::new();
+        let port = match &self.rc_port {
+            Some(text) => mistakes.integer("-r/--rc_port", text, [i64::MIN, 65_535])?,
+            None => 0,
+        };
+        if port > 0 {
+            let address = self.rc_bind.as_deref().unwrap_or("127.0.0.1");
+            listeners.push(mistakes.note("--rc_bind", host(address, port))?);
+        }
+        listeners.extend(self.rc_socket.clone().map(Endpoint::Unix));
+        Some(Control { listeners, console: port <= 0 })
+    }
+}
+
+/// The optional settings' values; the required ones are overwritten.
+const DEFAULTS: Settings = Settings {
+    switch_max_time: Duration::ZERO,
+    max_queued: 0,
+    max_open: None,
+    switch_loop_wait: Duration::from_millis(100),
+    net_buffer_size: 2048,
+};
+
+/// An address to listen on: bare, as IPv6 is without brackets, or a name.
+fn host(address: &str, port: i64) -> Result<Endpoint, String> {
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    if bare.is_empty() || bare.contains(|c: char| c.is_whitespace() || c == '/') {
+        return Err(format!("'{address}' is not an address"));
+    }
+    let port = u16::try_from(port).map_err(|_| format!("{port} is not a port"))?;
+    Ok(Endpoint::tcp(bare, port))
+}
+
+fn log_level(text: &str) -> Result<log::LevelFilter, String> {
+    match text {
+        "DEBUG" => Ok(log::LevelFilter::Debug),
+        "INFO" => Ok(log::LevelFilter::Info),
+        "WARNING" => Ok(log::LevelFilter::Warn),
+        "ERROR" => Ok(log::LevelFilter::Error),
+        _ => Err(format!("'{text}' is not one of DEBUG, INFO, WARNING, ERROR")),
+    }
+}

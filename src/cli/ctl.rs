@@ -1,0 +1,126 @@
+//! `cbpx ctl`: talks to a running cbpx, for people, cron and Ansible. The exit status tells the outcome.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use super::{Invocation, Usage, refused};
+use crate::control::{CTL_VERDICT, CTL_WORD};
+use crate::endpoint::Endpoint;
+use crate::net::Stream;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cbpx ctl",
+    about = "Sends one command to a running cbpx and prints the answer as it comes",
+    after_help = "Exit status: 0 the command succeeded (switch: the clients were moved), 1 it was refused or failed, \
+                  2 usage, 3 no answer: cbpx cannot be reached, or went silent."
+)]
+struct Typed {
+    /// Where it listens for remote control: HOST:PORT or the path of its Unix socket
+    #[arg(long, value_name = "HOST:PORT|PATH", default_value = "127.0.0.1:5433", env = "CBPX_CTL")]
+    to: Endpoint,
+    /// Give up when nothing comes for so many seconds
+    #[arg(long, value_name = "SEC", default_value = "30")]
+    timeout: f64,
+    /// The command and its arguments: `help` lists them
+    #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// One command for one proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub to: Endpoint,
+    /// The longest silence.
+    pub timeout: Duration,
+    pub command: String,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    Done,
+    Refused,
+    Unreachable(String),
+}
+
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
+    let typed = match Typed::try_parse_from(arguments) {
+        Ok(typed) => typed,
+        Err(e) => return refused(&e),
+    };
+    let command = typed.command.join(" ");
+    if command.trim().is_empty() || command.contains(['\n', '\r']) {
+        return Err(Usage("cbpx ctl: COMMAND is empty or has a line break in it".to_owned()));
+    }
+    if !(0.01..=86_400.0).contains(&typed.timeout) {
+        return Err(Usage(format!("cbpx ctl: --timeout must be between 0.01 and 86400 (given: {})", typed.timeout)));
+    }
+    Ok(Invocation::Ctl(Request { to: typed.to, timeout: Duration::from_secs_f64(typed.timeout), command }))
+}
+
+impl Request {
+    /// Sends the command and copies the answer to `out` as it comes.
+    ///
+    /// # Errors
+    /// When `out` cannot be written to.
+    pub fn run(&self, out: &mut impl Write) -> io::Result<Outcome> {
+        match self.connect() {
+            Ok(stream) => self.converse(&stream, out),
+            Err(e) => Ok(Outcome::Unreachable(format!("cannot reach cbpx at {}: {e}", self.to))),
+        }
+    }
+
+    fn connect(&self) -> io::Result<Stream> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.to.resolve()? {
+            match Stream::connect(&address, self.timeout) {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn converse(&self, stream: &Stream, out: &mut impl Write) -> io::Result<Outcome> {
+        let lost = |e: &io::Error| Outcome::Unreachable(format!("no answer from cbpx at {}: {e}", self.to));
+        let asked = stream
+            .set_read_timeout(Some(self.timeout))
+            .and_then(|()| writeln!(&mut &*stream, "{CTL_WORD} {}", self.command));
+        if let Err(e) = asked {
+            return Ok(lost(&e));
+        }
+        stream.shutdown(Shutdown::Write);
+        let mut pending = Vec::new();
+        let mut verdict = None;
+        let mut received = [0; 4096];
+        let silent_since = Instant::now();
+        loop {
+            match (&mut &*stream).read(&mut received) {
+                Ok(0) => break,
+                Ok(length) => pending.extend_from_slice(&received[..length]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let words = format!("silent for {} s", silent_since.elapsed().as_secs().max(1));
+                    return Ok(lost(&io::Error::new(io::ErrorKind::TimedOut, words)));
+                }
+                Err(e) => return Ok(lost(&e)),
+            }
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                match line.strip_prefix(CTL_VERDICT.as_bytes()) {
+                    Some(word) => verdict = Some(if word == b"done\n" { Outcome::Done } else { Outcome::Refused }),
+                    None => out.write_all(&line)?,
+                }
+            }
+            out.flush()?;
+        }
+        out.write_all(&pending)?;
+        let none = || Outcome::Unreachable(format!("cbpx at {} closed the connection before the end", self.to));
+        Ok(verdict.unwrap_or_else(none))
+    }
+}

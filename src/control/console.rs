@@ -1,0 +1,131 @@
+//! The console: the same commands, at the terminal the program was started on. Its thread is detached and owns nothing:
+//! it sits in a read that nothing can end, and must not hold up the end of the program.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Context, Editor, Helper};
+
+use super::Desk;
+use super::table;
+use super::terminal::{Interrupts, Stop, Terminal};
+use crate::threads;
+
+/// In the working directory, as the original had it.
+const HISTORY: &str = ".cbpx_history";
+
+/// A running console. Dropping it gives the terminal its settings back, which line editing has changed.
+pub struct Console {
+    interrupts: Interrupts,
+    before: Option<Termios>,
+}
+
+impl Console {
+    /// Starts the console if there is a terminal to read from and write to; without one there is none, and the proxy
+    /// serves on.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(desk: Desk) -> io::Result<Option<Console>> {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        let interrupts = Interrupts::default();
+        let console = Console { interrupts: interrupts.clone(), before: tcgetattr(io::stdin()).ok() };
+        // Detached: see above.
+        drop(threads::spawn("console", move || converse(&desk, &interrupts))?);
+        Ok(Some(console))
+    }
+
+    /// For the thread that receives Ctrl-C.
+    pub fn interrupts(&self) -> Interrupts {
+        self.interrupts.clone()
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // The terminal may be gone.
+            tcsetattr(io::stdin(), OptionalActions::Now, before).ok();
+        }
+    }
+}
+
+fn converse(desk: &Desk, interrupts: &Interrupts) {
+    let mut editor = match editor() {
+        Ok(editor) => editor,
+        Err(e) => return log::error!("no console: {e}"),
+    };
+    println!("{} {}: 'help' lists the commands", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    loop {
+        let line = match editor.readline(concat!(env!("CARGO_PKG_NAME"), "> ")) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => continue,
+            // Ctrl-D is a new prompt; a terminal that has gone away ends the console, not the program.
+            Err(ReadlineError::Eof) if tcgetattr(io::stdin()).is_ok() => {
+                println!();
+                continue;
+            }
+            Err(e) => return log::info!("console closed: {e}"),
+        };
+        if line.trim().is_empty() || line.starts_with(' ') {
+            continue;
+        }
+        remember(&mut editor, &line);
+        log::info!("console: {}", table::printable(&line));
+        let mut out = io::stdout();
+        let mut terminal = Terminal::new(&mut out, Stop::CtrlC(interrupts));
+        if table::run(desk, &line, &mut terminal).is_err() {
+            return log::info!("console closed: nobody reads it");
+        }
+    }
+}
+
+type LineEditor = Editor<Words, FileHistory>;
+
+fn editor() -> rustyline::Result<LineEditor> {
+    let config = Config::builder().completion_type(CompletionType::List).build();
+    let history = FileHistory::with_config(&config);
+    let mut editor = Editor::with_history(config, history)?;
+    editor.set_helper(Some(Words));
+    // Made at the start, for its owner only; a directory that cannot be written to costs the history.
+    OpenOptions::new().append(true).create(true).mode(0o600).open(HISTORY).ok();
+    editor.load_history(Path::new(HISTORY)).ok();
+    Ok(editor)
+}
+
+fn remember(editor: &mut LineEditor, line: &str) {
+    editor.add_history_entry(line).ok();
+    editor.save_history(Path::new(HISTORY)).ok();
+}
+
+/// Completes the names of the commands.
+struct Words;
+
+impl Completer for Words {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        let begun = &line[..at];
+        let names = table::ROWS.iter().map(|row| row.name.to_owned());
+        Ok((0, names.filter(|name| name.starts_with(begun)).collect()))
+    }
+}
+
+impl Hinter for Words {
+    type Hint = String;
+}
+
+impl Highlighter for Words {}
+impl Validator for Words {}
+impl Helper for Words {}

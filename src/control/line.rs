@@ -1,0 +1,109 @@
+//! Lines out of what a person or a script sends: telnet's negotiation is skipped, a line ends with LF or CRLF. Pure;
+//! when to stop waiting for an end is the session's business.
+
+/// Bytes received and not yet taken as a line.
+#[derive(Debug, Default)]
+pub struct LineBuffer {
+    bytes: Vec<u8>,
+    telnet: Telnet,
+}
+
+/// Where in a telnet command the stream is (RFC 854).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Telnet {
+    #[default]
+    Data,
+    /// After IAC.
+    Command,
+    /// After IAC and WILL, WONT, DO or DONT: the option follows.
+    Option,
+    /// Within a subnegotiation, and there after an IAC.
+    Sub,
+    SubCommand,
+}
+
+const IAC: u8 = 255;
+const SB: u8 = 250;
+const SE: u8 = 240;
+
+impl LineBuffer {
+    /// Appends what was received, without telnet's commands.
+    pub fn push(&mut self, received: &[u8]) {
+        for &byte in received {
+            self.telnet = match (self.telnet, byte) {
+                (Telnet::Data, IAC) => Telnet::Command,
+                (Telnet::Data, byte) => {
+                    self.bytes.push(byte);
+                    Telnet::Data
+                }
+                (Telnet::Command, SB) => Telnet::Sub,
+                (Telnet::Command, 251..=254) => Telnet::Option,
+                (Telnet::Command, _) => Telnet::Data,
+                (Telnet::Option, _) => Telnet::Data,
+                (Telnet::Sub, IAC) => Telnet::SubCommand,
+                (Telnet::Sub, _) => Telnet::Sub,
+                (Telnet::SubCommand, SE) => Telnet::Data,
+                (Telnet::SubCommand, _) => Telnet::Sub,
+            };
+        }
+    }
+
+    /// The first line, if its end has come; without that end.
+    pub fn line(&mut self) -> Option<String> {
+        let end = self.bytes.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.bytes.drain(..=end).collect();
+        Some(text(&line[..end]))
+    }
+
+    /// What has come of a line that will get no other end.
+    pub fn rest(&mut self) -> String {
+        text(&std::mem::take(&mut self.bytes))
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // telnet sends CR NUL for a bare carriage return.
+    let line = line.strip_suffix(b"\r\0").unwrap_or(line);
+    String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(chunks: &[&[u8]]) -> (Vec<String>, String) {
+        let mut buffer = LineBuffer::default();
+        chunks.iter().for_each(|chunk| buffer.push(chunk));
+        let lines = std::iter::from_fn(|| buffer.line()).collect();
+        (lines, buffer.rest())
+    }
+
+    #[test]
+    fn lf_and_crlf_end_a_line_and_a_rest_without_end_is_kept() {
+        let (got, rest) = lines(&[b"hello\nstats\r", b"\nswi", b"tch"]);
+        assert_eq!((got, rest.as_str()), (vec!["hello".to_owned(), "stats".to_owned()], "switch"));
+    }
+
+    #[test]
+    fn telnet_negotiation_is_skipped_wherever_it_is_cut() {
+        let sent = b"\xff\xfd\x03he\xff\xfb\x18l\xff\xfa\x18\x00vt100\xff\xffx\xff\xf0lo\xff\xf1\r\n";
+        for cut in 0..sent.len() {
+            assert_eq!(lines(&[&sent[..cut], &sent[cut..]]).0, ["hello"], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_some_text() {
+        let (got, _) = lines(&[b"\xc3\x28\x00\n"]);
+        assert_eq!(got.len(), 1);
+    }
+}

@@ -1,0 +1,248 @@
+//! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
+//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`.
+
+pub mod console;
+mod line;
+mod session;
+mod table;
+pub mod terminal;
+mod words;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::config::{Config, LogTarget, Service};
+use crate::core::msg::{Answer, Command};
+use crate::endpoint::{Address, Endpoint};
+use crate::engine::Workers;
+use crate::engine::inbox::{Outlet, Reply};
+use crate::engine::resolve::Refresher;
+use crate::listen::{Acceptor, Listening};
+use crate::net::{Listener, Stream};
+use crate::observe::stats::Board;
+
+/// A line that begins with this word is answered with one more line at its end, which tells whether it succeeded.
+/// `cbpx ctl` sends it.
+pub const CTL_WORD: &str = "ctl";
+/// What that last line begins with.
+pub const CTL_VERDICT: &str = " ctl: ";
+
+/// Sessions at once. The next one is told so and closed.
+const SESSIONS: usize = 64;
+/// How long sessions may go on writing when the program ends.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What commands work with.
+#[derive(Clone)]
+pub struct Desk {
+    pub outlet: Outlet,
+    pub board: Board,
+    pub refresher: Refresher,
+    pub fixed: Arc<Fixed>,
+}
+
+impl Desk {
+    /// Asks for something that is answered at once; `None` when the program is ending.
+    fn ask(&self, command: Command) -> Option<Answer> {
+        self.outlet.ask(command).iter().find_map(|reply| match reply {
+            Reply::Answer(answer, _) => Some(answer),
+            Reply::SwitchStarted { .. } | Reply::ScriptLine(_) => None,
+        })
+    }
+}
+
+/// The settings that do not change, as `set` lists them.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    pub control: String,
+    pub port: String,
+    pub active: String,
+    pub standby: String,
+    pub backlog: String,
+    pub script: String,
+    pub log_file: String,
+    pub log_level: String,
+}
+
+impl Fixed {
+    /// The names `set` knows but does not change.
+    pub const NAMES: &[&str] = &[
+        "port",
+        "active",
+        "standby",
+        "rc_port",
+        "listen_backlog",
+        "log_file",
+        "log_level",
+        "switch_script",
+        "bind",
+        "rc_bind",
+        "rc_socket",
+        "connect_timeout",
+        "grace",
+    ];
+
+    pub fn of(config: &Config, service: &Service) -> Fixed {
+        let port = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Tcp { port, .. } => port.to_string(),
+            Endpoint::Unix(path) => path.display().to_string(),
+        };
+        let upstream = |index: usize| {
+            let first = service.upstreams.get(index).and_then(|upstream| upstream.first());
+            first.map(ToString::to_string).unwrap_or_default()
+        };
+        Fixed {
+            control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
+            port: service.listeners.first().map(port).unwrap_or_default(),
+            active: upstream(0),
+            standby: upstream(1),
+            backlog: service.backlog.to_string(),
+            script: service.script.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            log_file: match &config.log.target {
+                LogTarget::File(path) => path.display().to_string(),
+                LogTarget::Nowhere => String::new(),
+            },
+            log_level: match config.log.level.to_string() {
+                level if level == "WARN" => "WARNING".to_owned(),
+                level => level,
+            },
+        }
+    }
+}
+
+/// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written is
+/// given a moment to get out.
+pub struct Server {
+    listening: Vec<Listening>,
+    sessions: Arc<Sessions>,
+    workers: Workers,
+    /// Dropped to stop what repeats.
+    closing: Option<Sender<()>>,
+}
+
+/// Who is connected.
+#[derive(Default)]
+struct Sessions {
+    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    ended: Condvar,
+}
+
+impl Server {
+    /// Starts to accept sessions on listeners that are bound already.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(listeners: Vec<Listener>, desk: &Desk) -> io::Result<Server> {
+        let sessions = Arc::new(Sessions::default());
+        let workers = Workers::default();
+        let (closing, closed) = bounded(0);
+        let start = |(number, listener): (usize, Listener)| {
+            let door = Door {
+                desk: desk.clone(),
+                sessions: Arc::clone(&sessions),
+                workers: workers.clone(),
+                closed: closed.clone(),
+                door: number as u64,
+                next: 0,
+            };
+            Listening::start(listener, &format!("control-{number}"), door)
+        };
+        let listening = listeners.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
+        Ok(Server { listening, sessions, workers, closing: Some(closing) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.listening.clear();
+        self.closing = None;
+        let deadline = Instant::now() + FAREWELL;
+        let mut open = self.sessions.open.lock();
+        // Who is waited for as a reader ends now; who is still being answered gets the rest of the answer.
+        open.values().for_each(|stream| stream.shutdown(Shutdown::Read));
+        while !open.is_empty() && !self.sessions.ended.wait_until(&mut open, deadline).timed_out() {}
+        open.values().for_each(|stream| stream.abort());
+        drop(open);
+        self.workers.join();
+    }
+}
+
+/// One control listener's side of accepting.
+struct Door {
+    desk: Desk,
+    sessions: Arc<Sessions>,
+    workers: Workers,
+    closed: Receiver<()>,
+    /// Number of the listener, and of its next session: together they are a session's id.
+    door: u64,
+    next: u64,
+}
+
+impl Acceptor for Door {
+    fn accepted(&mut self, stream: Stream, peer: Address) {
+        stream.tune();
+        let id = (self.next << 8) | self.door;
+        self.next += 1;
+        let stream = Arc::new(stream);
+        if !self.sessions.admit(id, &stream) {
+            return turn_away(&stream, "too many control sessions, at most 64 at once", &peer);
+        }
+        let (desk, sessions, closed) = (self.desk.clone(), Arc::clone(&self.sessions), self.closed.clone());
+        let own = Arc::clone(&stream);
+        let peer_name = peer.to_string();
+        let run = self.workers.run(format!("session-{}", self.next), move || {
+            let _leaves = Leaves { id, sessions: &sessions };
+            session::serve(&desk, &own, &peer_name, &closed);
+        });
+        if let Err(e) = run {
+            self.sessions.leave(id);
+            log::error!("cannot serve a control session: {e}");
+            turn_away(&stream, "no thread for another control session", &peer);
+        }
+    }
+
+    fn failed(&mut self, cause: io::Error) {
+        log::error!("cannot accept control sessions any more: {cause}");
+    }
+}
+
+/// Says why, without waiting: a new connection has room for one line.
+fn turn_away(stream: &Stream, reason: &str, peer: &Address) {
+    log::warn!("control session from {peer}: closed: {reason}");
+    // Nothing is lost if even that fails: the close says enough.
+    writeln!(&mut &*stream, " Closing: {reason}").ok();
+}
+
+impl Sessions {
+    fn admit(&self, id: u64, stream: &Arc<Stream>) -> bool {
+        let mut open = self.open.lock();
+        let room = open.len() < SESSIONS;
+        if room {
+            open.insert(id, Arc::clone(stream));
+        }
+        room
+    }
+
+    fn leave(&self, id: u64) {
+        self.open.lock().remove(&id);
+        self.ended.notify_all();
+    }
+}
+
+/// A session leaves however it ends, also by a panic.
+struct Leaves<'a> {
+    id: u64,
+    sessions: &'a Sessions,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.sessions.leave(self.id);
+    }
+}

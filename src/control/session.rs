@@ -1,0 +1,166 @@
+//! One control session over a socket: one line, its answer, the end; or, after `prompt`, one line after the other.
+//! Everything it waits for has a limit, so that a silent or stubborn peer costs one of the sessions for seconds only.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::line::LineBuffer;
+use super::table::{self, Verdict, printable};
+use super::terminal::{Stop, Terminal};
+use super::{CTL_WORD, Desk};
+use crate::net::Stream;
+
+/// The first line must be complete this long after the connection was made.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A bare word without a line end is a command when nothing follows for this long. Scripts that send `hello` and wait
+/// are that old.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A longer line is somebody else's protocol.
+const LONGEST: usize = 4 * 1024;
+/// One write may wait this long for a peer that does not read.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// After the answer, what the peer still sends is read and thrown away for up to this long or this much: closing with
+/// bytes unread would reset the connection, and the answer with it.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES: usize = 4 << 20;
+
+/// Why no line came.
+enum NoLine {
+    /// The peer has ended or failed; nobody is there to be told.
+    Gone,
+    /// The peer is told why, and closed.
+    Closed(&'static str),
+}
+
+/// Serves one session from start to end. `closing` is disconnected when the program ends.
+pub fn serve(desk: &Desk, stream: &Stream, peer: &str, closing: &Receiver<()>) {
+    // An option that cannot be set costs a limit, not the session.
+    stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
+    let mut session = Session { desk, stream, peer, closing, buffer: LineBuffer::default(), prompting: false };
+    if session.run().is_ok() {
+        session.say_farewell();
+    }
+}
+
+struct Session<'a> {
+    desk: &'a Desk,
+    stream: &'a Stream,
+    peer: &'a str,
+    closing: &'a Receiver<()>,
+    buffer: LineBuffer,
+    prompting: bool,
+}
+
+impl Session<'_> {
+    /// # Errors
+    /// When the peer cannot be written to any more.
+    fn run(&mut self) -> io::Result<()> {
+        let mut writer = self.stream;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if self.prompting {
+                write!(writer, "{}> ", env!("CARGO_PKG_NAME"))?;
+            }
+            let line = match self.next_line(deadline) {
+                Ok(line) => line,
+                Err(NoLine::Gone) => return Ok(()),
+                Err(NoLine::Closed(reason)) => {
+                    log::info!("control session from {}: closed: {reason}", self.peer);
+                    return writeln!(writer, " Closing: {reason}");
+                }
+            };
+            log::info!("control session from {}: {}", self.peer, printable(&line));
+            let (line, report) = match line.strip_prefix(CTL_WORD) {
+                Some(rest) if rest.starts_with(' ') => (rest, true),
+                Some(_) | None => (line.as_str(), false),
+            };
+            let mut terminal = Terminal::new(&mut writer, Stop::Session(self.closing));
+            let verdict = table::run(self.desk, line, &mut terminal)?;
+            if report {
+                terminal.line(match verdict {
+                    Verdict::Done => " ctl: done",
+                    Verdict::Refused => " ctl: refused",
+                })?;
+            }
+            self.prompting |= terminal.keep_open;
+            if !self.prompting {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_line(&mut self, deadline: Instant) -> Result<String, NoLine> {
+        loop {
+            if let Some(line) = self.buffer.line() {
+                return self.checked(line);
+            }
+            if self.buffer.len() > LONGEST {
+                return Err(NoLine::Closed("the line is longer than 4 KiB"));
+            }
+            if self.stream.set_read_timeout(self.limit(deadline)).is_err() {
+                return Err(NoLine::Gone);
+            }
+            let mut received = [0; 1024];
+            match (&mut &*self.stream).read(&mut received) {
+                Ok(0) if self.buffer.is_empty() => return Err(NoLine::Gone),
+                Ok(0) => return self.rest(),
+                Ok(length) => self.buffer.push(&received[..length]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock && !self.prompting => {
+                    if Instant::now() >= deadline {
+                        return Err(NoLine::Closed("no complete line within 10 s"));
+                    }
+                    if !self.buffer.is_empty() {
+                        return self.rest();
+                    }
+                }
+                Err(_) => return Err(NoLine::Gone),
+            }
+        }
+    }
+
+    /// What the read may wait: for ever at a prompt, a moment for the rest of a line, else until the deadline.
+    fn limit(&self, deadline: Instant) -> Option<Duration> {
+        if self.prompting {
+            return None;
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        Some(if self.buffer.is_empty() { left } else { left.min(PAUSE) })
+    }
+
+    fn rest(&mut self) -> Result<String, NoLine> {
+        let line = self.buffer.rest();
+        self.checked(line)
+    }
+
+    fn checked(&self, line: String) -> Result<String, NoLine> {
+        if line.len() > LONGEST {
+            return Err(NoLine::Closed("the line is longer than 4 KiB"));
+        }
+        if line.trim().is_empty() && !self.prompting {
+            return Err(NoLine::Closed("the line is empty"));
+        }
+        Ok(line)
+    }
+
+    /// Ends our side, and waits a little for the peer to end its own.
+    fn say_farewell(&self) {
+        self.stream.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + FAREWELL;
+        let mut received = [0; 16 * 1024];
+        let mut total = 0;
+        while total < FAREWELL_BYTES {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match (&mut &*self.stream).read(&mut received) {
+                Ok(0) | Err(_) => return,
+                Ok(length) => total += length,
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The table of command words: name, arguments, help and function of each. Help, completion and dispatch all read it.
+
+use super::Desk;
+use super::terminal::Terminal;
+use super::words;
+
+/// One command.
+pub struct Row {
+    pub name: &'static str,
+    pub arguments: &'static str,
+    pub help: &'static str,
+    pub run: fn(&Desk, &[&str], &mut Terminal<'_>) -> std::io::Result<Verdict>,
+}
+
+/// Whether a command did what it is for. `cbpx ctl` makes it its exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    Refused,
+}
+
+/// All of them, sorted by name.
+pub const ROWS: &[Row] = &[
+    Row { name: "abort", arguments: "", help: "undo the running switch", run: words::abort },
+    Row { name: "hello", arguments: "", help: "say hello, with the version", run: words::hello },
+    Row { name: "help", arguments: "", help: "list the commands", run: words::help },
+    Row {
+        name: "prompt",
+        arguments: "",
+        help: "keep this session open and ask for one command after the other; quit it by hanging up",
+        run: words::prompt,
+    },
+    Row {
+        name: "quit",
+        arguments: "[force]",
+        help: "end the program if nobody is connected; force: whoever is connected",
+        run: words::quit,
+    },
+    Row {
+        name: "set",
+        arguments: "[PARAMETER VALUE]",
+        help: "list the settings, or change one while the program runs",
+        run: words::set,
+    },
+    Row {
+        name: "stats",
+        arguments: "[SLEEP [COUNT]]",
+        help: "show the counters; every SLEEP seconds, COUNT times",
+        run: words::stats,
+    },
+    Row { name: "switch", arguments: "", help: "move all clients to the other backend", run: words::switch },
+    Row { name: "threads", arguments: "", help: "list the names of the threads", run: words::threads },
+];
+
+/// Runs one line: commands separated by `;`, one after the other.
+///
+/// # Errors
+/// When whoever asked cannot be written to any more.
+pub fn run(desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<Verdict> {
+    let mut verdict = Verdict::Done;
+    for command in line.split(';') {
+        let mut words = command.split_whitespace();
+        let Some(name) = words.next() else { continue };
+        let arguments: Vec<&str> = words.collect();
+        let said = match ROWS.iter().find(|row| row.name == name) {
+            Some(row) => (row.run)(desk, &arguments, terminal)?,
+            None => {
+                terminal.line(&format!(" Unknown command: '{}'", printable(name)))?;
+                Verdict::Refused
+            }
+        };
+        if said == Verdict::Refused {
+            verdict = said;
+        }
+    }
+    Ok(verdict)
+}
+
+/// What somebody sent, fit to be shown to somebody else.
+pub fn printable(text: &str) -> String {
+    const SHOWN: usize = 64;
+    text.chars().take(SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_names_fit_the_help() {
+        for pair in ROWS.windows(2) {
+            assert!(pair[0].name < pair[1].name, "{} before {}", pair[0].name, pair[1].name);
+        }
+        for row in ROWS {
+            assert!(row.name.len() <= 10 && !row.help.is_empty() && !row.help.ends_with('.'), "{}", row.name);
+        }
+    }
+}

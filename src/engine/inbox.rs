@@ -1,0 +1,94 @@
+//! What reaches the coordinator, and what comes back to those who asked. The sending side is cheap to clone and never
+//! blocks; when the coordinator has ended, messages are dropped with the sockets in them.
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::core::msg::{Answer, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
+use crate::endpoint::Address;
+use crate::net::Stream;
+
+/// One thing that has happened somewhere in the engine.
+#[derive(Debug)]
+pub enum Message {
+    Accepted {
+        stream: Stream,
+        peer: Address,
+    },
+    /// The watch saw something on a held client: it hung up (`gone`), or it ended its sending side.
+    Stirred {
+        client: ClientId,
+        gone: bool,
+    },
+    Connected(ClientId, Address),
+    /// A dial ended without a connection; the client's socket comes back untouched.
+    Refused {
+        client: ClientId,
+        stream: Stream,
+        failure: DialFailure,
+        cause: io::Error,
+    },
+    BackendEnded(ClientId),
+    Closed(ClientId, Ending),
+    ScriptLine(RunId, String),
+    ScriptEnded(RunId, ScriptEnd),
+    Asked(Command, Sender<Reply>),
+    /// A listener cannot go on.
+    ListenerFailed(io::Error),
+}
+
+/// How a granted client's connection ended.
+#[derive(Debug)]
+pub struct Ending {
+    pub why: Why,
+    /// Bytes passed on from the client to the backend.
+    pub up: u64,
+    /// Bytes passed on from the backend to the client.
+    pub down: u64,
+    /// The system's word, when something failed.
+    pub cause: Option<io::Error>,
+}
+
+/// What somebody who asked is told: for `Switch` the start and each line of the script as it comes; for every command
+/// one answer, last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    SwitchStarted { from: String, to: String, timeout: Duration, max_queued: u32 },
+    ScriptLine(String),
+    Answer(Answer, Option<Timings>),
+}
+
+/// Where the time of a switchover went, and how many were held when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    pub drain: Duration,
+    pub script: Duration,
+    pub total: Duration,
+    pub held: usize,
+}
+
+/// The way to the coordinator.
+#[derive(Clone, Debug)]
+pub struct Outlet(Sender<Message>);
+
+impl Outlet {
+    /// A new inbox and the way to it.
+    pub fn new() -> (Outlet, Receiver<Message>) {
+        let (sender, inbox) = unbounded();
+        (Outlet(sender), inbox)
+    }
+
+    /// Reports something. After the coordinator's end there is nobody to tell, and the message is dropped.
+    pub fn send(&self, message: Message) {
+        self.0.send(message).ok();
+    }
+
+    /// Asks for something; the receiver is disconnected without an answer only if the coordinator has ended.
+    pub fn ask(&self, command: Command) -> Receiver<Reply> {
+        let (sender, replies) = unbounded();
+        self.send(Message::Asked(command, sender));
+        replies
+    }
+}

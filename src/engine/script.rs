@@ -1,0 +1,270 @@
+//! Runs the switch script: no shell, standard input from /dev/null, in a process group of its own, no descriptor of
+//! ours. Its output is read line by line and never keeps it waiting; killing it kills its whole group, at once, from
+//! the thread that decides so.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+
+use super::inbox::{Message, Outlet};
+use crate::core::msg::{RunId, ScriptEnd};
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub run: RunId,
+    pub script: PathBuf,
+    /// Host and port of the active upstream, host and port of the other one.
+    pub arguments: [String; 4],
+    /// Until the time limit; the script finds it in `CBPX_SECONDS_LEFT`.
+    pub time_left: Duration,
+}
+
+/// A run that can be killed, also before its process exists and after it has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Running(Arc<Mutex<Process>>);
+
+#[derive(Debug, Default)]
+enum Process {
+    #[default]
+    Starting,
+    /// Not reaped yet, so its number is not anybody else's.
+    Alive(Pid),
+    Killed,
+    Ended,
+}
+
+/// A longer line is cut.
+const LINE: usize = 4 * 1024;
+/// What one run may say in all; the rest is read and thrown away.
+const OUTPUT: usize = 64 * 1024;
+/// What a pipe holds (pipe(7)).
+const PIPE: usize = 64 * 1024;
+
+impl Running {
+    /// SIGKILL for the script and everything it started in its group. When this returns none of them runs another
+    /// instruction of its own; one that is just being started is killed the moment it has been. Does not wait.
+    pub fn kill(&self) {
+        let mut process = self.0.lock();
+        match *process {
+            Process::Alive(group) => {
+                // Fails only for a group that is gone.
+                kill_process_group(group, Signal::KILL).ok();
+                *process = Process::Killed;
+            }
+            Process::Starting => *process = Process::Killed,
+            Process::Killed | Process::Ended => {}
+        }
+    }
+
+    /// Runs the script on the calling thread, from start to end, and reports its lines and how it ended.
+    pub fn execute(&self, order: &Order, outlet: &Outlet) {
+        let end = match self.start(order) {
+            Ok(Some((child, output))) => self.attend(child, output, order.run, outlet),
+            Ok(None) => ScriptEnd::Signalled(Signal::KILL.as_raw()),
+            Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+        };
+        outlet.send(Message::ScriptEnded(order.run, end));
+    }
+
+    /// `None` when it was killed before it began.
+    fn start(&self, order: &Order) -> io::Result<Option<(Child, PipeReader)>> {
+        let (output, writer) = io::pipe()?;
+        let mut command = Command::new(&order.script);
+        command
+            .args(&order.arguments)
+            .env("CBPX_SECONDS_LEFT", format!("{:.2}", order.time_left.as_secs_f64()))
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0);
+        if self.is_killed() {
+            return Ok(None);
+        }
+        // Starting may take as long as the script's file system does; the lock is not held meanwhile.
+        let child = command.spawn()?;
+        if let Some(group) = Pid::from_raw(child.id() as i32) {
+            let mut process = self.0.lock();
+            match *process {
+                Process::Starting | Process::Alive(_) => *process = Process::Alive(group),
+                // The kill came while it was being started.
+                Process::Killed | Process::Ended => {
+                    kill_process_group(group, Signal::KILL).ok();
+                }
+            }
+        }
+        Ok(Some((child, output)))
+    }
+
+    fn is_killed(&self) -> bool {
+        match *self.0.lock() {
+            Process::Starting | Process::Alive(_) => false,
+            Process::Killed | Process::Ended => true,
+        }
+    }
+
+    /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
+    /// not waited for.
+    fn attend(&self, mut child: Child, output: PipeReader, run: RunId, outlet: &Outlet) -> ScriptEnd {
+        let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(run, line)));
+        let ended = Pid::from_raw(child.id() as i32)
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(io::Error::from)
+            .and_then(|process| read_until_end(&process, &output, &mut lines));
+        if let Err(e) = ended {
+            log::warn!("cannot read what the switch script says: {e}");
+        }
+        lines.finish();
+        // Waits without reaping: the lock, which `kill` needs, is taken only when there is nothing left to wait for.
+        if let Some(pid) = Pid::from_raw(child.id() as i32) {
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok();
+        }
+        let status = {
+            let mut process = self.0.lock();
+            let status = child.wait();
+            *process = Process::Ended;
+            status
+        };
+        match status {
+            Ok(status) => how(status),
+            Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+        }
+    }
+}
+
+fn how(status: ExitStatus) -> ScriptEnd {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ScriptEnd::Exited(code),
+        (None, signal) => ScriptEnd::Signalled(signal.unwrap_or(0)),
+    }
+}
+
+/// Waits for output and for the end of the process; returns at the end, when what the pipe held by then has been read.
+/// Something left running may go on writing: no more than a pipe holds is read after the end.
+fn read_until_end(process: &OwnedFd, output: &PipeReader, lines: &mut Lines<impl FnMut(String)>) -> io::Result<()> {
+    let mut open = true;
+    let mut left_after_end = PIPE;
+    let mut buffer = [0; 4096];
+    loop {
+        let mut fds = vec![PollFd::new(process, PollFlags::IN)];
+        if open {
+            fds.push(PollFd::new(output, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ended = !fds[0].revents().is_empty();
+        if open && left_after_end > 0 && fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            let length = (&mut &*output).read(&mut buffer)?;
+            open = length > 0;
+            lines.push(&buffer[..length]);
+            if ended {
+                left_after_end = left_after_end.saturating_sub(length);
+            }
+        } else if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Cuts a stream of bytes into lines, within the limits.
+struct Lines<F> {
+    tell: F,
+    pending: Vec<u8>,
+    /// Bytes that may still be told.
+    left: usize,
+}
+
+impl<F: FnMut(String)> Lines<F> {
+    fn new(tell: F) -> Lines<F> {
+        Lines { tell, pending: Vec::new(), left: OUTPUT }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.flush();
+            } else if self.pending.len() < LINE {
+                self.pending.push(byte);
+            }
+        }
+    }
+
+    /// A last line without an end is a line.
+    fn finish(&mut self) {
+        if !self.pending.is_empty() {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let line = std::mem::take(&mut self.pending);
+        if self.left == 0 {
+            return;
+        }
+        // An operator's terminal must not be steered by a script.
+        let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control() || *c == '\t').collect();
+        if text.len() >= self.left {
+            self.left = 0;
+            return (self.tell)("(more output than 64 KiB: the rest is not shown)".to_owned());
+        }
+        self.left -= text.len();
+        (self.tell)(text);
+    }
+}
+
+/// Whether this looks like something that can be started, as far as that can be told beforehand.
+///
+/// # Errors
+/// What is missing.
+pub fn look_at(script: &std::path::Path) -> io::Result<()> {
+    File::open(script).and_then(|file| file.metadata()).and_then(|found| {
+        let runnable = found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
+        if runnable { Ok(()) } else { Err(io::Error::from(Errno::ACCESS)) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(chunks: &[&[u8]]) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut lines = Lines::new(|line| told.push(line));
+        chunks.iter().for_each(|chunk| lines.push(chunk));
+        lines.finish();
+        told
+    }
+
+    #[test]
+    fn output_becomes_lines_however_it_is_cut_into_reads() {
+        assert_eq!(lines_of(&[b"one\ntw", b"o\n\nlast"]), ["one", "two", "", "last"]);
+    }
+
+    #[test]
+    fn a_line_is_cut_at_4_kib_and_a_run_at_64_kib() {
+        let long = vec![b'x'; 10_000];
+        let told = lines_of(&[&long, b"\nnext\n"]);
+        assert_eq!((told[0].len(), told[1].as_str()), (4096, "next"));
+        let told = lines_of(&vec![&[&long[..1023], b"\n"].concat()[..]; 1000]);
+        assert!(told.iter().map(String::len).sum::<usize>() < 66 * 1024);
+        assert!(told.last().unwrap().contains("64 KiB"), "the cut is told");
+    }
+
+    #[test]
+    fn a_script_cannot_steer_a_terminal() {
+        assert_eq!(lines_of(&[b"a\x1b[2Jb\r\n"]), ["a[2Jb"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Accepts clients or control sessions and hands them on; knows nothing of what becomes of them. No error of one client ends it: a client that went away
+//! before it was accepted is passed over, and when descriptors run out the newest client is closed and accepting goes on.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::endpoint::Address;
+use crate::net::{Listener, Stream};
+use crate::threads;
+
+/// Takes over what a listener accepts. Must not wait.
+pub trait Acceptor: Send + 'static {
+    fn accepted(&mut self, stream: Stream, peer: Address);
+    /// The listener cannot go on; it has stopped.
+    fn failed(&mut self, cause: io::Error);
+}
+
+/// A listener and its thread. Dropping it stops and joins.
+#[derive(Debug)]
+pub struct Listening {
+    listener: Arc<Listener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The pause when not even a client that is to be closed can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Listening {
+    /// Starts a thread of this name.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(listener: Listener, name: &str, mut acceptor: impl Acceptor) -> io::Result<Listening> {
+        let listener = Arc::new(listener);
+        let own = Arc::clone(&listener);
+        let thread = threads::spawn(name, move || run(&own, &mut acceptor))?;
+        Ok(Listening { listener, thread: Some(thread) })
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.listener.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// What an error of `accept` means.
+enum Trouble {
+    /// That client's own, or the network's: the next accept may work.
+    Passing,
+    /// The process or the system has no descriptor or memory left.
+    Shortage,
+    /// The listener was stopped.
+    Stopped,
+    /// It will never work again.
+    Fatal,
+}
+
+fn judge(error: &io::Error) -> Trouble {
+    // Linux passes errors already pending on the new connection through accept(2); its manual says to retry these.
+    let passing = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::AGAIN,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::OPNOTSUPP,
+        Errno::TIMEDOUT,
+    ];
+    let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    if passing.iter().any(is) {
+        Trouble::Passing
+    } else if shortage.iter().any(is) {
+        Trouble::Shortage
+    } else if is(&Errno::INVAL) {
+        Trouble::Stopped
+    } else {
+        Trouble::Fatal
+    }
+}
+
+fn run(listener: &Listener, acceptor: &mut impl Acceptor) {
+    let mut reserve = Reserve::new();
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                reserve.over();
+                acceptor.accepted(stream, peer);
+            }
+            Err(e) => match judge(&e) {
+                Trouble::Passing => {}
+                Trouble::Shortage => reserve.refuse_one(listener, &e),
+                Trouble::Stopped => return,
+                Trouble::Fatal => return acceptor.failed(e),
+            },
+        }
+    }
+}
+
+/// One descriptor kept for the day there is no other: given up, it lets one client be accepted and closed, who would
+/// hang in the listen queue otherwise.
+struct Reserve {
+    spare: Option<File>,
+    /// The shortage has been told.
+    told: bool,
+}
+
+impl Reserve {
+    fn new() -> Reserve {
+        Reserve { spare: File::open("/dev/null").ok(), told: false }
+    }
+
+    /// Accepting works again.
+    fn over(&mut self) {
+        self.told = false;
+        if self.spare.is_none() {
+            self.spare = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Accepts the newest client and closes it at once; when even that fails, waits a little.
+    fn refuse_one(&mut self, listener: &Listener, cause: &io::Error) {
+        if !std::mem::replace(&mut self.told, true) {
+            log::error!("cannot accept a client: {cause}; new clients are closed until that is over");
+        }
+        let had_one = self.spare.take().is_some();
+        if !had_one || listener.accept().is_err() {
+            std::thread::sleep(PAUSE);
+        }
+        self.spare = File::open("/dev/null").ok();
+    }
+}

@@ -1,0 +1,7 @@
+//! What people see: counters for `stats`, and the log. Fed by the core's notes; decides nothing, and never makes a
+//! client wait.
+
+pub mod journal;
+pub mod log;
+pub mod stats;
+pub mod words;

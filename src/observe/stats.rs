@@ -1,0 +1,152 @@
+//! The counters behind `stats`: published by the coordinator after each event, read by anybody.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::core::msg::{Action, Note, UpstreamId, View};
+
+/// The current situation. Cheap to clone; all clones are the same board.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    view: View,
+    names: Vec<String>,
+    /// Seconds are counted from here.
+    epoch: Instant,
+    queued: Rate,
+    dequeued: Rate,
+    total: u64,
+    switch_started: Option<Instant>,
+}
+
+/// What `stats` shows, read at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    pub view: View,
+    /// The active upstream's first endpoint.
+    pub active: String,
+    /// Seconds since the running switchover began.
+    pub switch_time: Option<f64>,
+    /// Clients that came into the queue, and left it for a backend, in the last full second.
+    pub queued_per_second: u64,
+    pub dequeued_per_second: u64,
+    /// Clients ever accepted.
+    pub total: u64,
+}
+
+impl Board {
+    pub fn new(view: View, names: Vec<String>) -> Board {
+        Board(Arc::new(Mutex::new(Inner {
+            view,
+            names,
+            epoch: Instant::now(),
+            queued: Rate::default(),
+            dequeued: Rate::default(),
+            total: 0,
+            switch_started: None,
+        })))
+    }
+
+    /// Takes over the situation after an event, and counts what was decided.
+    pub fn publish(&self, view: View, actions: &[Action]) {
+        let now = Instant::now();
+        let mut inner = self.0.lock();
+        inner.view = view;
+        let second = now.duration_since(inner.epoch).as_secs();
+        for action in actions {
+            match action {
+                Action::Note(Note::Arrived(_)) => {
+                    inner.total += 1;
+                    inner.queued.count(second);
+                }
+                Action::Note(Note::Granted(..)) => inner.dequeued.count(second),
+                Action::Note(Note::SwitchStarted { .. }) => inner.switch_started = Some(now),
+                Action::Note(Note::SwitchEnded { .. }) => inner.switch_started = None,
+                Action::Note(_)
+                | Action::Dial(..)
+                | Action::CallOff(_)
+                | Action::Refuse(..)
+                | Action::Dismiss(_)
+                | Action::Cut(_)
+                | Action::Arm(..)
+                | Action::RunScript { .. }
+                | Action::KillScript(_)
+                | Action::Answer(..)
+                | Action::StopListening
+                | Action::Exit => {}
+            }
+        }
+    }
+
+    pub fn read(&self) -> Snapshot {
+        let now = Instant::now();
+        let inner = self.0.lock();
+        let second = now.duration_since(inner.epoch).as_secs();
+        Snapshot {
+            view: inner.view,
+            active: inner.name(inner.view.active),
+            switch_time: inner.switch_started.map(|started| now.duration_since(started).as_secs_f64()),
+            queued_per_second: inner.queued.last_full(second),
+            dequeued_per_second: inner.dequeued.last_full(second),
+            total: inner.total,
+        }
+    }
+
+    /// The first endpoint of an upstream, as it was configured.
+    pub fn name(&self, upstream: UpstreamId) -> String {
+        self.0.lock().name(upstream)
+    }
+}
+
+impl Inner {
+    fn name(&self, upstream: UpstreamId) -> String {
+        self.names.get(upstream.0).cloned().unwrap_or_default()
+    }
+}
+
+/// Events per second, without anybody having to tick: the second that is running and the one before it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    second: u64,
+    running: u64,
+    before: u64,
+}
+
+impl Rate {
+    fn count(&mut self, second: u64) {
+        self.advance(second);
+        self.running += 1;
+    }
+
+    fn last_full(mut self, second: u64) -> u64 {
+        self.advance(second);
+        self.before
+    }
+
+    fn advance(&mut self, second: u64) {
+        if second == self.second {
+            return;
+        }
+        self.before = if second == self.second + 1 { self.running } else { 0 };
+        self.running = 0;
+        self.second = second;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_full_second_and_falls_to_zero_one_later() {
+        let mut rate = Rate::default();
+        (0..3).for_each(|_| rate.count(7));
+        assert_eq!([7, 8, 9].map(|second| rate.last_full(second)), [0, 3, 0]);
+        rate.count(8);
+        assert_eq!([8, 9, 10].map(|second| rate.last_full(second)), [3, 1, 0]);
+    }
+}

@@ -1,0 +1,72 @@
+//! The words for what the core decides: one place for the sentences that operators read and scripts look for.
+
+use std::fmt;
+use std::io;
+
+use crate::core::msg::{Failure, Outcome, ScriptEnd, Why};
+
+/// `Switch OK!: REASON` or `Switch failed: REASON`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Moved { script: false } => f.write_str("Switch OK!: all connections closed"),
+            Outcome::Moved { script: true } => f.write_str("Switch OK!: all connections closed, script returned: 0"),
+            Outcome::Failed(failure) => write!(f, "Switch failed: {failure}"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Timeout => f.write_str("switch timeout"),
+            Failure::QueueFull => f.write_str("connection limit reached"),
+            Failure::Script(end) => write!(f, "{end}"),
+            Failure::CtrlC => f.write_str("ctrl-c"),
+            Failure::Aborted => f.write_str("aborted"),
+            Failure::Quit => f.write_str("quit force"),
+            Failure::Stopped => f.write_str("program stopped"),
+        }
+    }
+}
+
+impl fmt::Display for ScriptEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ScriptEnd::Exited(code) => write!(f, "script exited with code: {code}"),
+            ScriptEnd::Signalled(signal) => write!(f, "script terminated by signal: {signal}"),
+            ScriptEnd::NotStarted(error) => {
+                write!(f, "script exec failed: {}", system_words(&io::Error::from_raw_os_error(*error)))
+            }
+        }
+    }
+}
+
+/// Why a client is gone; README lists these words with what to check.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::HungUp => "left while it was held",
+            Why::NoBackend => "no backend took it",
+            Why::NoRoom => "out of descriptors or threads",
+            Why::Shutdown => "the program ended while it was held",
+            Why::ClientEnded => "done, the client ended first",
+            Why::BackendEnded => "done, the backend ended first",
+            Why::Lingered => "silent for 5 s after the backend had ended",
+            Why::Dismissed => "the backend had ended and a switch began",
+            Why::ClientFailed => "the client failed",
+            Why::BackendFailed => "the backend failed",
+            Why::Cut => "cut by quit force or at the end of the grace period",
+            Why::Panicked => "a defect in cbpx ended it",
+        })
+    }
+}
+
+/// The system's sentence without the number Rust puts behind it.
+pub fn system_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match (text.find(" (os error "), error.raw_os_error()) {
+        (Some(at), Some(_)) => text[..at].to_owned(),
+        (Some(_) | None, _) => text,
+    }
+}

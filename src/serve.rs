@@ -1,0 +1,254 @@
+//! From a configuration to a running program and back: bind everything, start, run, stop. What cannot work is found
+//! before the first client is accepted. The order of fields is the order of shutdown.
+
+use std::fmt;
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::{Config, LogTarget};
+use crate::control::console::Console;
+use crate::control::terminal::Interrupts;
+use crate::control::{Desk, Fixed, Server};
+use crate::core::msg::Command;
+use crate::endpoint::{Address, Endpoint};
+use crate::engine::Engine;
+use crate::engine::inbox::Outlet;
+use crate::engine::resolve::Addresses;
+use crate::engine::script;
+use crate::net::Listener;
+use crate::observe::log::{self as logging, Logging, Reopener};
+use crate::observe::words::system_words;
+use crate::signals::{self, Signal};
+
+/// Why the program could not start: the act, the object and the cause.
+#[derive(Debug)]
+pub enum StartError {
+    Log { path: String, cause: io::Error },
+    Resolve { role: &'static str, backend: Endpoint, cause: io::Error },
+    ResolveOwn { at: Endpoint, cause: io::Error },
+    Listen { at: Endpoint, cause: io::Error },
+    Control { at: Endpoint, cause: io::Error },
+    Thread { cause: io::Error },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Log { path, cause } => write!(f, "cannot open log file {path}: {}", plain(cause)),
+            StartError::Resolve { role, backend, cause } => {
+                write!(f, "cannot resolve {role} backend {backend}: {}", plain(cause))
+            }
+            StartError::ResolveOwn { at, cause } => {
+                write!(f, "cannot resolve the address to listen on, {at}: {}", plain(cause))
+            }
+            StartError::Listen { at, cause } => write!(f, "cannot listen on {at}: {}", plain(cause)),
+            StartError::Control { at, cause } => {
+                write!(f, "cannot listen for remote control on {at}: {}", plain(cause))
+            }
+            StartError::Thread { cause } => write!(f, "cannot start a thread: {}", plain(cause)),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The words of the system in lower case, as the end of a sentence.
+fn plain(cause: &io::Error) -> String {
+    if cause.kind() == io::ErrorKind::AddrInUse {
+        return "address in use".to_owned();
+    }
+    let words = system_words(cause);
+    match words.split_at_checked(1) {
+        Some((first, rest)) if rest.starts_with(|c: char| c.is_lowercase()) => first.to_lowercase() + rest,
+        Some(_) | None => words,
+    }
+}
+
+/// A running proxy. Dropping it ends it as `quit force` would.
+pub struct Proxy {
+    control: Option<Server>,
+    engines: Vec<Engine>,
+    desk: Desk,
+    listening: Vec<Address>,
+    controlled_at: Vec<Address>,
+    logging: Option<Logging>,
+}
+
+impl Proxy {
+    /// Binds, checks and starts everything in `config`.
+    ///
+    /// # Errors
+    /// The first thing that cannot work; then nothing is left running.
+    pub fn start(config: &Config) -> Result<Proxy, StartError> {
+        let descriptors = raise_descriptor_limit();
+        let logging = logging::start(&config.log).map_err(|cause| {
+            let path = match &config.log.target {
+                LogTarget::File(path) => path.display().to_string(),
+                LogTarget::Nowhere => String::new(),
+            };
+            StartError::Log { path, cause }
+        })?;
+        let started = Proxy::start_services(config, descriptors, logging);
+        if let Err(e) = &started {
+            log::error!("{e}");
+        }
+        started
+    }
+
+    fn start_services(config: &Config, descriptors: u64, logging: Option<Logging>) -> Result<Proxy, StartError> {
+        let control_listeners =
+            bind_all(&config.control.listeners, CONTROL_BACKLOG, |at, cause| StartError::Control { at, cause })?;
+        let mut engines = Vec::new();
+        let mut listening = Vec::new();
+        for service in &config.services {
+            let listeners =
+                bind_all(&service.listeners, service.backlog, |at, cause| StartError::Listen { at, cause })?;
+            let endpoints = service.upstreams.iter().flat_map(|upstream| upstream.backends());
+            let addresses = Addresses::resolve(endpoints.map(|backend| &backend.endpoint)).map_err(|e| {
+                let is_active = service
+                    .upstreams
+                    .first()
+                    .is_some_and(|upstream| upstream.backends().any(|backend| backend.endpoint == e.endpoint));
+                let role = if is_active { "active" } else { "standby" };
+                StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
+            })?;
+            listening.extend(listeners.iter().filter_map(|listener| listener.address().ok()));
+            let engine = Engine::start(service.clone(), listeners, addresses, clients_for(descriptors));
+            engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
+            if let Some(script) = &service.script
+                && let Err(e) = script::look_at(script)
+            {
+                let words = format!("switch script {} cannot be run now: {}", script.display(), plain(&e));
+                log::warn!("{words}");
+                eprintln!("{}: warning: {words}", env!("CARGO_PKG_NAME"));
+            }
+        }
+        let (Some(service), Some(engine)) = (config.services.first(), engines.first()) else {
+            return Err(StartError::Thread { cause: io::Error::other("no service is configured") });
+        };
+        let desk = Desk {
+            outlet: engine.outlet(),
+            board: engine.board(),
+            refresher: engine.refresher(),
+            fixed: Fixed::of(config, service).into(),
+        };
+        let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
+        let control = Server::start(control_listeners, &desk).map_err(|cause| StartError::Thread { cause })?;
+        let proxy = Proxy { control: Some(control), engines, desk, listening, controlled_at, logging };
+        log::info!(
+            "{} {} started: listening on {}, room for {} clients",
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION"),
+            proxy.listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            clients_for(descriptors)
+        );
+        Ok(proxy)
+    }
+
+    /// Where clients may connect, with the ports the system chose if it was asked to.
+    pub fn listening(&self) -> &[Address] {
+        &self.listening
+    }
+
+    /// Where operators may connect.
+    pub fn controlled_at(&self) -> &[Address] {
+        &self.controlled_at
+    }
+
+    /// What commands work with.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Waits until every service has ended, and stops the rest.
+    ///
+    /// # Errors
+    /// Why a service ended, if nobody asked for it.
+    pub fn wait(mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        for engine in &mut self.engines {
+            if let Err(e) = engine.wait() {
+                result = Err(e);
+            }
+        }
+        // Whoever is being answered gets the rest of the answer.
+        self.control = None;
+        log::info!("{} ended", env!("CARGO_PKG_NAME"));
+        result
+    }
+
+    fn outlets(&self) -> Vec<Outlet> {
+        self.engines.iter().map(Engine::outlet).collect()
+    }
+
+    fn reopener(&self) -> Option<Reopener> {
+        self.logging.as_ref().map(Logging::reopener)
+    }
+}
+
+/// Runs the program until it is told to end: by `quit`, or by a signal.
+///
+/// # Errors
+/// Why it could not start or go on.
+pub fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    let proxy = Proxy::start(config)?;
+    let console = if config.control.console { Console::start(proxy.desk().clone())? } else { None };
+    let interrupts = console.as_ref().map(Console::interrupts);
+    let (outlets, reopener) = (proxy.outlets(), proxy.reopener());
+    let _signals =
+        signals::Listener::start(move |signal| heed(signal, &outlets, interrupts.as_ref(), reopener.as_ref()))?;
+    proxy.wait()?;
+    Ok(())
+}
+
+fn heed(signal: Signal, outlets: &[Outlet], interrupts: Option<&Interrupts>, reopener: Option<&Reopener>) {
+    let command = match signal {
+        Signal::Reopen => {
+            log::info!("SIGHUP: opening the log file again");
+            return reopener.map_or((), Reopener::reopen);
+        }
+        // A command at the console that repeats takes its Ctrl-C for itself.
+        Signal::Interrupt if interrupts.is_some_and(Interrupts::interrupt) => return,
+        Signal::Interrupt => Command::Interrupt,
+        Signal::Stop => Command::Stop,
+    };
+    log::info!("signal received: {signal:?}");
+    // The answer is in the log, and in what happens.
+    outlets.iter().for_each(|outlet| drop(outlet.ask(command)));
+}
+
+/// Operators are few.
+const CONTROL_BACKLOG: i32 = 128;
+/// What the process needs for itself: the standard three, listeners, log, watch, script, control sessions.
+const DESCRIPTORS_FOR_OURSELVES: u64 = 24;
+
+fn bind_all(
+    endpoints: &[Endpoint],
+    backlog: i32,
+    error: impl Fn(Endpoint, io::Error) -> StartError,
+) -> Result<Vec<Listener>, StartError> {
+    let mut bound = Vec::new();
+    for at in endpoints {
+        let addresses = at.resolve().map_err(|cause| StartError::ResolveOwn { at: at.clone(), cause })?;
+        for address in addresses {
+            bound.push(Listener::bind(&address, backlog).map_err(|cause| error(at.clone(), cause))?);
+        }
+    }
+    Ok(bound)
+}
+
+/// Raises the soft limit of descriptors to the hard one, and returns it.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused only by a system that has other plans; then the soft limit stays.
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A client needs two descriptors once it is served; who is accepted must be servable.
+fn clients_for(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(DESCRIPTORS_FOR_OURSELVES) / 2).unwrap_or(usize::MAX).max(1)
+}

@@ -1,0 +1,183 @@
+//! A running cbpx, as an operator runs it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::support::{Reserved, SOON, TempDir, eventually};
+
+/// The binary under test.
+pub const CBPX: &str = env!("CARGO_BIN_EXE_cbpx");
+
+/// Killed and reaped when dropped.
+pub struct Proxy {
+    child: Child,
+    listening: Reserved,
+    control: Reserved,
+    dir: TempDir,
+}
+
+impl Proxy {
+    /// Starts it with `-t 5 -c 1000 -o 0` between two backends and waits until it answers. Flags in `extra` replace
+    /// these (long forms do not).
+    pub fn start(active: &str, standby: &str, extra: &[&str]) -> Proxy {
+        Proxy::start_with(active, standby, extra, |_| {})
+    }
+
+    /// Likewise, with a chance to change how the process is started.
+    pub fn start_with(active: &str, standby: &str, extra: &[&str], adjust: impl FnOnce(&mut Command)) -> Proxy {
+        let (listening, control, dir) = (Reserved::new(), Reserved::new(), TempDir::new("proxy"));
+        let (port, rc_port) = (listening.port().to_string(), control.port().to_string());
+        let defaults = [
+            ("-p", port.as_str()),
+            ("-r", rc_port.as_str()),
+            ("-a", active),
+            ("-s", standby),
+            ("-t", "5"),
+            ("-c", "1000"),
+            ("-o", "0"),
+            ("-f", "cbpx.log"),
+        ];
+        let mut command = Command::new(CBPX);
+        for (flag, value) in defaults.iter().filter(|(flag, _)| !extra.contains(flag)) {
+            command.args([flag, value]);
+        }
+        command.args(extra).current_dir(dir.path()).stdin(Stdio::null());
+        adjust(&mut command);
+        let child = command.spawn().unwrap();
+        let mut proxy = Proxy { child, listening, control, dir };
+        eventually(SOON, "the proxy answers", || {
+            let ended = proxy.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the proxy ended: {ended:?}; its log:\n{}", proxy.log());
+            TcpStream::connect(proxy.control()).is_ok()
+        });
+        proxy
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.listening.port()).into()
+    }
+
+    /// Where operators connect.
+    pub fn control(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.control.port()).into()
+    }
+
+    /// A new client.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Sends one line to control, without waiting for the answer.
+    pub fn begin(&self, line: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.control()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        writeln!(stream, "{line}").unwrap();
+        stream
+    }
+
+    /// Sends one line to control and returns the whole answer.
+    pub fn ask(&self, line: &str) -> String {
+        finish(self.begin(line))
+    }
+
+    /// A column of `stats`: `active`, `in queue` or `q total`.
+    pub fn stat(&self, column: &str) -> u64 {
+        let at = match column {
+            "active" => 2,
+            "in queue" => 3,
+            "q total" => 6,
+            other => panic!("no column {other}"),
+        };
+        let answer = self.ask("stats");
+        let row = answer.lines().last().unwrap_or_default();
+        row.split_whitespace()
+            .nth(at)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_else(|| panic!("no {column} in: {answer}"))
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.path().join("cbpx.log")
+    }
+
+    pub fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(SOON)
+    }
+
+    pub fn wait_within(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        eventually(limit, "the proxy ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it as an operator would, and returns its exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.ask("quit force");
+        self.wait()
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// How many threads and descriptors it has.
+    pub fn threads_and_descriptors(&self) -> (usize, usize) {
+        let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.pid())).unwrap().count();
+        (count("task"), count("fd"))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            eprintln!("the proxy's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Reads to the end.
+pub fn finish(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    let result = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(result.is_ok(), "the answer broke off ({result:?}) after: {answer}");
+    stream.shutdown(Shutdown::Both).ok();
+    answer
+}

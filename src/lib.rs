@@ -1,4 +1,73 @@
+//! cbpx moves all clients of a TCP service from one server to another without one of them noticing.
+//!
+//! ```text
+//!                         control: telnet, nc, cbpx ctl, console
+//!                                      | commands     ^ answers, streamed
+//!                                      v              |
+//!   clients --> listen-cbpx --> [ coordinator: core::State ] --> script-1  (promote the standby)
+//!                 accepted        events in | actions out
+//!                                           v
+//!                          client-7 (dials, then copies up)   }  a pair of threads
+//!                          backend-7 (copies down)            }  per granted client
+//!                                 |                  |
+//!                        upstream "active"   upstream "standby"
+//! ```
+//!
+//! On `switch` the gate shuts: clients that arrive are held (a socket, no thread). Dials under way are called off and
+//! those clients held too. When the last granted client has left, the script runs; when it exits with 0 the service
+//! moves. Whatever the outcome, the gate opens and the held clients are served in order of arrival.
+//!
+//! # Promises
+//!
+//! Each has tests that can fail.
+//!
+//! 1. A byte that was read is written, in order, or the other side sees the connection fail. Half-close is passed on as
+//!    half-close, a reset as a reset.
+//! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is granted.
+//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order. One that
+//!    has hung up never reaches a backend.
+//! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
+//!    gate open.
+//! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
+//!    descriptors, threads or memory refuses the newest client and nothing else.
+//! 6. Control listens on loopback or a Unix socket unless told otherwise.
+//! 7. The program stops when told to, and every thread it started is joined. (Two may be left behind when the system
+//!    itself hangs: the log's in a write, the resolver's in a look-up. The console's is never joined: it owns nothing.)
+//!
+//! # Modules, in reading order
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends |
+//! | [`endpoint`] | where to listen or connect, and the addresses of names |
+//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log |
+//! | [`engine`] | every effect on behalf of a service; its coordinator thread owns the core |
+//! | `net`, `listen`, `threads` | sockets and their options; the accept loop; names of threads |
+//! | [`control`] | sessions and console; the table of command words |
+//! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
+//! | `observe` | counters, the log, and the words for every outcome; fed by the core's notes |
+//! | `signals`, [`serve`] | what a signal means; bind, start, run, stop |
+//! | [`cli`] | from argv to an invocation; one file per dialect |
+//! | [`demo`] | the main job on built-in servers |
+//!
+//! Imports point one way: `cli -> config`; `serve -> engine, control, observe`; `engine, control -> core::msg`;
+//! `core -> config, endpoint` and nothing else. A test (`tests/it/tidy.rs`) reads the `use` lines.
+//!
+//! # Where this differs from the first design, and why
+//!
+//! - Dials under way when a switch begins are called off rather than waited for: no byte of those clients has been sent,
+//!   and a dead backend would keep the drain from completing for the whole connect timeout.
+//! - The first connect of a dial is begun by the coordinator, without waiting: so connects begin in the order in which
+//!   clients were released, whatever the scheduler does with their threads.
+//! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to
+//!   serve: who has been held must not be refused on release for want of a descriptor.
+//! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of a
+//!   hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
+//!   that sent a request and then closed its sending side is waiting for the answer.
+
 #![forbid(unsafe_code)]
+// The documentation is for readers of the code: it may point at what is not public.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
 pub mod config;
@@ -8,7 +77,7 @@ pub mod demo;
 pub mod endpoint;
 pub mod engine;
 mod listen;
-pub mod net;
+mod net;
 mod observe;
 pub mod serve;
 mod settings;

@@ -111,7 +111,7 @@ impl State {
 
     pub(super) fn switch_timer(&mut self, timer: TimerId, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
-        if running.deadline == timer {
+        if running.deadline == timer || self.broken(Mutation::TakeAnyTimer) {
             self.fail(Failure::Timeout, out);
         }
     }
@@ -119,8 +119,9 @@ impl State {
     /// Undoes the running switchover, if there is one.
     pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
-        if let Stage::Scripting(run) = running.stage {
-            out.push(Action::KillScript(run));
+        match running.stage {
+            Stage::Scripting(run) if !self.broken(Mutation::SpareTheScript) => out.push(Action::KillScript(run)),
+            Stage::Scripting(_) | Stage::Draining => {}
         }
         self.finish(Outcome::Failed(failure), out);
     }

@@ -1,0 +1,141 @@
+//! Commands, and the end of the program: told to stop, clients finish within the grace period; told to end, everybody is
+//! cut; then `Exit`, once.
+
+use std::time::Duration;
+
+use super::State;
+use super::msg::{Action, Answer, Command, Failure, Note, RunId, Ticket, TimerId, Why};
+
+/// From start to end of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Life {
+    Running,
+    /// Told to stop; clients may finish until the timer fires.
+    Stopping(TimerId),
+    /// Everybody was cut; their last reports are awaited until the timer fires.
+    Closing(TimerId),
+    Over,
+}
+
+/// How long the last reports of cut clients are awaited.
+const CLOSING: Duration = Duration::from_secs(1);
+/// Within this time a second Ctrl-C stops the program.
+const SECOND_INTERRUPT: Duration = Duration::from_secs(5);
+
+impl State {
+    pub(super) fn asked(&mut self, ticket: Ticket, command: Command, out: &mut Vec<Action>) {
+        let answer = match command {
+            // Answered when it ends.
+            Command::Switch => return self.start_switch(ticket, out),
+            Command::Abort if self.switching() => {
+                self.fail(Failure::Aborted, out);
+                Answer::Undone
+            }
+            Command::Abort => Answer::NoSwitchRunning,
+            Command::Set(setting) => {
+                self.settings.apply(setting);
+                out.push(Action::Note(Note::SettingChanged));
+                Answer::Changed
+            }
+            Command::Quit if self.switching() || !self.clients.is_empty() => {
+                Answer::InUse { granted: self.granted, held: self.held.len() }
+            }
+            Command::Quit | Command::QuitForce => {
+                self.close_all(Failure::Quit, out);
+                Answer::Ending
+            }
+            Command::Interrupt => self.interrupt(out),
+            Command::Stop => {
+                self.stop(out);
+                Answer::Ending
+            }
+        };
+        out.push(Action::Answer(ticket, answer));
+    }
+
+    pub(super) fn interrupt(&mut self, out: &mut Vec<Action>) -> Answer {
+        if self.switching() {
+            self.fail(Failure::CtrlC, out);
+            return Answer::Undone;
+        }
+        let (granted, held) = (self.granted, self.held.len());
+        match self.life {
+            Life::Running if self.clients.is_empty() => self.close_all(Failure::CtrlC, out),
+            Life::Running if self.interrupted.is_none() => {
+                self.interrupted = Some(self.arm(SECOND_INTERRUPT, out));
+                out.push(Action::Note(Note::InterruptIgnored { granted, held }));
+                return Answer::StillInUse { granted, held };
+            }
+            Life::Running | Life::Stopping(_) | Life::Closing(_) | Life::Over => self.stop(out),
+        }
+        Answer::Ending
+    }
+
+    pub(super) fn stop(&mut self, out: &mut Vec<Action>) {
+        match self.life {
+            Life::Running => {
+                self.fail(Failure::Stopped, out);
+                let timer = self.arm(self.rules.grace, out);
+                self.life = Life::Stopping(timer);
+                out.push(Action::StopListening);
+                out.push(Action::Note(Note::Stopping { granted: self.granted, held: self.held.len() }));
+            }
+            Life::Stopping(_) => self.close_all(Failure::Stopped, out),
+            Life::Closing(_) | Life::Over => {}
+        }
+    }
+
+    /// Ends the program whoever is there. Held clients are not released first: there is nobody to release them to.
+    pub(super) fn close_all(&mut self, failure: Failure, out: &mut Vec<Action>) {
+        if self.closing() {
+            return;
+        }
+        let timer = self.arm(CLOSING, out);
+        if self.life == Life::Running {
+            out.push(Action::StopListening);
+        }
+        self.life = Life::Closing(timer);
+        self.fail(failure, out);
+        for client in std::mem::take(&mut self.held) {
+            self.turn_away(client, Why::Shutdown, out);
+        }
+        out.extend(self.clients.keys().map(|&client| Action::Cut(client)));
+    }
+
+    pub(super) fn fired(&mut self, timer: TimerId, out: &mut Vec<Action>) {
+        if self.interrupted == Some(timer) {
+            self.interrupted = None;
+        }
+        match self.life {
+            Life::Running => self.switch_timer(timer, out),
+            Life::Stopping(grace) if grace == timer => self.close_all(Failure::Stopped, out),
+            Life::Closing(limit) if limit == timer => self.exit(out),
+            Life::Stopping(_) | Life::Closing(_) | Life::Over => {}
+        }
+    }
+
+    pub(super) fn exit(&mut self, out: &mut Vec<Action>) {
+        self.life = Life::Over;
+        out.push(Action::Exit);
+    }
+
+    /// Nobody is served any more.
+    pub(super) fn closing(&self) -> bool {
+        match self.life {
+            Life::Running | Life::Stopping(_) => false,
+            Life::Closing(_) | Life::Over => true,
+        }
+    }
+
+    pub(super) fn arm(&mut self, after: Duration, out: &mut Vec<Action>) -> TimerId {
+        let timer = TimerId(self.next_timer);
+        self.next_timer += 1;
+        out.push(Action::Arm(timer, after));
+        timer
+    }
+
+    pub(super) fn new_run(&mut self) -> RunId {
+        self.next_run += 1;
+        RunId(self.next_run)
+    }
+}

@@ -1,0 +1,42 @@
+//! What an engine may report about a client and about the script: the environment of the core.
+
+use cbpx::core::msg::{ClientId, DialFailure, Event, ScriptEnd, Why};
+
+use super::witness::{Client, Place, Told};
+
+/// Every way a script can end.
+pub const SCRIPT_ENDS: [ScriptEnd; 4] =
+    [ScriptEnd::Exited(0), ScriptEnd::Exited(1), ScriptEnd::Signalled(9), ScriptEnd::NotStarted(2)];
+
+impl Client {
+    /// Every report about this client that means something now.
+    pub fn possible(&self, id: ClientId, reports: &mut Vec<Event>) {
+        match self.place {
+            Place::Held => reports.push(Event::HungUp(id)),
+            Place::Dialling(_) => {
+                reports.push(Event::Connected(id));
+                reports.push(Event::Refused(id, DialFailure::Backend));
+                reports.push(Event::Refused(id, DialFailure::Local));
+                reports.push(Event::Closed(id, Why::Panicked));
+                match self.told {
+                    Told::CallOff | Told::Cut => reports.push(Event::Refused(id, DialFailure::CalledOff)),
+                    Told::Nothing | Told::Dismiss => {}
+                }
+            }
+            Place::Open(_) => reports.extend([Event::BackendEnded(id), Event::Closed(id, Why::ClientEnded)]),
+            Place::Ending(_) => reports.push(Event::Closed(id, Why::Lingered)),
+        }
+    }
+}
+
+/// One of every kind of report about one client, in order of life.
+pub fn about(id: ClientId) -> [Event; 6] {
+    [
+        Event::HungUp(id),
+        Event::Connected(id),
+        Event::Refused(id, DialFailure::Backend),
+        Event::Refused(id, DialFailure::CalledOff),
+        Event::BackendEnded(id),
+        Event::Closed(id, Why::BackendFailed),
+    ]
+}

@@ -1,0 +1,123 @@
+//! Evidence that something was reached: how often each answer, outcome and reason was decided.
+
+use std::collections::BTreeMap;
+
+use cbpx::core::msg::{Action, Answer, Failure, Note, Outcome, ScriptEnd, Why};
+
+/// Counts by name.
+#[derive(Default, Debug)]
+pub struct Evidence(pub BTreeMap<&'static str, u64>);
+
+/// Everything the core may answer, every reason it may give, and its rarer decisions.
+pub const REACHABLE: [&str; 30] = [
+    "Moved by script",
+    "Moved without script",
+    "Timeout",
+    "QueueFull",
+    "Script exited",
+    "Script signalled",
+    "Script not started",
+    "CtrlC",
+    "Aborted",
+    "Quit",
+    "Stopped",
+    "HungUp",
+    "NoBackend",
+    "NoRoom",
+    "Shutdown",
+    "Switched",
+    "SwitchRunning",
+    "Undone",
+    "NoSwitchRunning",
+    "Changed",
+    "InUse",
+    "StillInUse",
+    "Ending",
+    "TooLate",
+    "CallOff",
+    "Dismiss",
+    "Cut",
+    "KillScript",
+    "QueueOverLimit",
+    "Exit",
+];
+
+impl Evidence {
+    pub fn collect(&mut self, actions: &[Action]) {
+        for action in actions {
+            let name = match action {
+                Action::Answer(_, answer) => name_of_answer(*answer),
+                Action::Note(Note::SwitchEnded { outcome, .. }) => name_of_outcome(*outcome),
+                Action::Refuse(_, why) => name_of_refusal(*why),
+                Action::Note(Note::QueueOverLimit { .. }) => "QueueOverLimit",
+                Action::CallOff(_) => "CallOff",
+                Action::Dismiss(_) => "Dismiss",
+                Action::Cut(_) => "Cut",
+                Action::KillScript(_) => "KillScript",
+                Action::Exit => "Exit",
+                Action::Dial(..)
+                | Action::Arm(..)
+                | Action::RunScript { .. }
+                | Action::Note(_)
+                | Action::StopListening => continue,
+            };
+            *self.0.entry(name).or_default() += 1;
+        }
+    }
+
+    /// # Panics
+    /// When one of `names` was never reached.
+    pub fn assert_reached(&self, names: &[&str]) {
+        for name in names {
+            assert!(self.0.contains_key(name), "{name} was never reached: {self:?}");
+        }
+    }
+}
+
+fn name_of_answer(answer: Answer) -> &'static str {
+    match answer {
+        Answer::Switched(_) => "Switched",
+        Answer::SwitchRunning => "SwitchRunning",
+        Answer::Undone => "Undone",
+        Answer::NoSwitchRunning => "NoSwitchRunning",
+        Answer::Changed => "Changed",
+        Answer::InUse { .. } => "InUse",
+        Answer::StillInUse { .. } => "StillInUse",
+        Answer::Ending => "Ending",
+        Answer::TooLate => "TooLate",
+    }
+}
+
+fn name_of_outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Moved { script: true } => "Moved by script",
+        Outcome::Moved { script: false } => "Moved without script",
+        Outcome::Failed(Failure::Timeout) => "Timeout",
+        Outcome::Failed(Failure::QueueFull) => "QueueFull",
+        Outcome::Failed(Failure::Script(ScriptEnd::Exited(_))) => "Script exited",
+        Outcome::Failed(Failure::Script(ScriptEnd::Signalled(_))) => "Script signalled",
+        Outcome::Failed(Failure::Script(ScriptEnd::NotStarted(_))) => "Script not started",
+        Outcome::Failed(Failure::CtrlC) => "CtrlC",
+        Outcome::Failed(Failure::Aborted) => "Aborted",
+        Outcome::Failed(Failure::Quit) => "Quit",
+        Outcome::Failed(Failure::Stopped) => "Stopped",
+    }
+}
+
+/// The core refuses for four reasons; the others come from the engine.
+fn name_of_refusal(why: Why) -> &'static str {
+    match why {
+        Why::HungUp => "HungUp",
+        Why::NoBackend => "NoBackend",
+        Why::NoRoom => "NoRoom",
+        Why::Shutdown => "Shutdown",
+        Why::ClientEnded
+        | Why::BackendEnded
+        | Why::Lingered
+        | Why::Dismissed
+        | Why::ClientFailed
+        | Why::BackendFailed
+        | Why::Cut
+        | Why::Panicked => "refused for a reason of the engine's",
+    }
+}

@@ -1,0 +1,221 @@
+//! The rules: what the core may decide freely, and what must hold when it has decided. One sentence each.
+
+use std::fmt::Debug;
+
+use cbpx::core::msg::{Action, Answer, BackendId, ClientId, Note, Outcome, UpstreamId, View, Why};
+
+use super::Rules;
+use super::witness::{Broken, Client, Due, Life, Place, Verdict, Witness};
+
+impl Witness {
+    /// Judges a decision that no event made necessary by itself.
+    pub fn judge(&mut self, rules: &Rules, action: Action, due: &mut Due) -> Verdict {
+        match action {
+            Action::Note(Note::Granted(client, backend)) => self.granting(rules, client, backend, due),
+            Action::Refuse(client, Why::NoBackend) => self.giving_up(rules, client, due),
+            Action::Note(Note::Drained) => {
+                let draining = self.switch.is_some_and(|switch| switch.script.is_none());
+                rule(draining && !due.drained, "only a switchover drains, and once", action)?;
+                due.drained = true;
+                rule(self.granted() == 0, "drained means that nobody is granted", &self.clients)
+            }
+            Action::RunScript { run, from, to, deadline } => {
+                let Some(switch) = self.switch.as_mut() else {
+                    return Err(Broken("only a switchover runs the script".to_owned()));
+                };
+                rule(rules.script && switch.script.is_none(), "the script runs once, if there is one", action)?;
+                rule(due.drained, "the script runs when the drain is complete", action)?;
+                rule((from, to) == (self.active, switch.to), "the script is told where it goes", action)?;
+                rule(deadline == switch.deadline, "the script has the switchover's deadline", action)?;
+                rule(run.0 >= self.next_run, "a run is never used twice", action)?;
+                self.next_run = run.0 + 1;
+                switch.script = Some(run);
+                Ok(())
+            }
+            Action::Note(Note::SwitchEnded { from, to, outcome }) => self.switch_ended(rules, from, to, outcome, due),
+            Action::Note(Note::QueueOverLimit { held, limit }) => {
+                let told = (self.held().count(), self.settings.max_queued);
+                rule((held, limit) == told, "the warning tells the queue and its limit", told)?;
+                rule(!due.warned, "one warning is enough", action)?;
+                due.warned = true;
+                Ok(())
+            }
+            Action::Exit => {
+                let finished = match self.life {
+                    Life::Running | Life::Over => false,
+                    Life::Stopping(_) | Life::Closing(_) => self.clients.is_empty(),
+                };
+                rule(finished || due.exit, "the program ends when told to and nobody is there", &self.clients)?;
+                rule(due.owed.is_empty(), "all is decided before Exit", &due.owed)?;
+                self.life = Life::Over;
+                Ok(())
+            }
+            Action::Dial(..)
+            | Action::CallOff(_)
+            | Action::Refuse(..)
+            | Action::Dismiss(_)
+            | Action::Cut(_)
+            | Action::Arm(..)
+            | Action::KillScript(_)
+            | Action::Answer(..)
+            | Action::StopListening
+            | Action::Note(
+                Note::Arrived(_)
+                | Note::Requeued(_)
+                | Note::Connected(_)
+                | Note::DialFailed(..)
+                | Note::Ended(..)
+                | Note::SwitchStarted { .. }
+                | Note::SettingChanged
+                | Note::Stopping { .. }
+                | Note::InterruptIgnored { .. },
+            ) => Err(Broken(format!("nothing called for {action:?}"))),
+        }
+    }
+
+    fn granting(&mut self, rules: &Rules, id: ClientId, backend: BackendId, due: &mut Due) -> Verdict {
+        rule(self.switch.is_none(), "while the gate is shut nobody is dialled", id)?;
+        rule(!self.closing(), "nobody is served when all are being cut", id)?;
+        rule(self.held().next() == Some(id), "whoever arrived first is served first", (id, &self.clients))?;
+        rule(self.has_room(rules), "nobody is granted beyond the throttle or the dial limit", self.granted())?;
+        rule(rules.of(self.active).any(|one| one == backend), "clients go to the active upstream", backend)?;
+        let group = self.choices(rules, id).next();
+        let chosen = group.is_some_and(|choices| choices.contains(&backend));
+        rule(chosen, "the first group with room serves, nobody twice, none beyond its limit", (id, backend))?;
+        let dialling = due.owed.iter().any(|owed| matches!(owed, Action::Dial(..)));
+        rule(!dialling, "who is granted is dialled before the next is granted", id)?;
+        self.put(id, Place::Dialling(backend));
+        due.owed.push(Action::Dial(id, backend));
+        Ok(())
+    }
+
+    fn giving_up(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
+        rule(self.switch.is_none(), "while the gate is shut everybody waits for the outcome", id)?;
+        rule(self.place(id) == Some(Place::Held), "only a held client is refused", id)?;
+        rule(self.tried_all(rules, id), "a client is given up when every backend has refused it", id)?;
+        self.clients.remove(&id);
+        due.note(Note::Ended(id, Why::NoBackend));
+        Ok(())
+    }
+
+    fn switch_ended(
+        &mut self,
+        rules: &Rules,
+        from: UpstreamId,
+        to: UpstreamId,
+        outcome: Outcome,
+        due: &mut Due,
+    ) -> Verdict {
+        let Some(switch) = self.switch else { return Err(Broken("no switchover was running".to_owned())) };
+        let idle = due.drained && !rules.script;
+        let must = due.outcome.take().or(idle.then_some(Outcome::Moved { script: false }));
+        rule(must == Some(outcome), "the first reason decides the outcome", (must, outcome))?;
+        rule((from, to) == (self.active, switch.to), "the end names what the start named", (from, to))?;
+        let running = due.owed.iter().any(|owed| matches!(owed, Action::KillScript(_)));
+        rule(!running, "the script is killed before the gate opens", outcome)?;
+        if let Outcome::Moved { .. } = outcome {
+            rule(self.granted() == 0, "the upstream changes when nobody is granted", &self.clients)?;
+            self.active = to;
+            self.clients.values_mut().for_each(|client| client.tried.clear());
+        }
+        self.switch = None;
+        due.owed.push(Action::Answer(switch.ticket, Answer::Switched(outcome)));
+        Ok(())
+    }
+
+    /// What must hold when everything that was decided upon an event is known.
+    pub fn at_rest(&mut self, rules: &Rules, warned: bool) -> Verdict {
+        let (held, limit) = (self.held().count(), self.settings.max_queued as usize);
+        rule(self.clients.len() <= rules.max_clients, "no more clients than descriptors", self.clients.len())?;
+        match self.switch {
+            Some(switch) => {
+                let waits = self.granted() > 0 || switch.script.is_some();
+                rule(waits, "a switchover waits for a client or for its script", switch)?;
+            }
+            None => {
+                let waits = self.held().next().is_none_or(|oldest| {
+                    let nobody_has_room = self.choices(rules, oldest).next().is_none();
+                    !self.has_room(rules) || (nobody_has_room && !self.tried_all(rules, oldest))
+                });
+                rule(waits, "nobody is held while the gate is open and there is room", &self.clients)?;
+            }
+        }
+        match self.life {
+            Life::Running | Life::Over => {}
+            Life::Stopping(_) | Life::Closing(_) => {
+                rule(!self.clients.is_empty(), "the program ends when the last client has left", self.life)?;
+            }
+        }
+        let over = held > limit && self.switch.is_none();
+        rule(warned == (over && !self.over_limit), "a queue above its limit is told once", held)?;
+        self.over_limit = over;
+        Ok(())
+    }
+
+    /// What an operator is shown is what is.
+    pub fn agrees(&self, view: View) -> Verdict {
+        let (held, granted) = (self.held().count(), self.granted());
+        let (active, switching, settings) = (self.active, self.switch.is_some(), self.settings);
+        let own = View { active, held, granted, switching, settings };
+        rule(own == view, "the view is what happened", (view, own))
+    }
+
+    fn has_room(&self, rules: &Rules) -> bool {
+        let granted = self.granted();
+        let dialling = self.clients.values().filter(|client| matches!(client.place, Place::Dialling(_))).count();
+        dialling < rules.max_dials && self.settings.max_open.is_none_or(|limit| granted < limit as usize)
+    }
+
+    /// Whom a client may be given, group by group; groups without anybody are left out.
+    fn choices(&self, rules: &Rules, id: ClientId) -> impl Iterator<Item = Vec<BackendId>> {
+        let tried = self.clients.get(&id).map_or(&[][..], |client| &client.tried);
+        let may = |backend: &&BackendId| {
+            let load = self.clients.values().filter(|client| client.backend() == Some(**backend)).count();
+            !tried.contains(backend) && rules.limits[backend.0].is_none_or(|limit| load < limit as usize)
+        };
+        let groups = rules.backends[self.active.0].iter();
+        groups.map(move |group| group.iter().filter(may).copied().collect::<Vec<_>>()).filter(|some| !some.is_empty())
+    }
+
+    fn tried_all(&self, rules: &Rules, id: ClientId) -> bool {
+        let tried = self.clients.get(&id).map_or(&[][..], |client| &client.tried);
+        rules.of(self.active).all(|backend| tried.contains(&backend))
+    }
+
+    fn closing(&self) -> bool {
+        match self.life {
+            Life::Running | Life::Stopping(_) => false,
+            Life::Closing(_) | Life::Over => true,
+        }
+    }
+}
+
+impl Client {
+    fn backend(&self) -> Option<BackendId> {
+        match self.place {
+            Place::Held => None,
+            Place::Dialling(backend) | Place::Open(backend) | Place::Ending(backend) => Some(backend),
+        }
+    }
+}
+
+/// Breaks off with the rule and what broke it.
+pub fn rule(holds: bool, words: &str, by: impl Debug) -> Verdict {
+    if holds { Ok(()) } else { Err(Broken(format!("{words}: {by:?}"))) }
+}
+
+/// Whether an action may follow Exit: it needs no engine.
+pub fn is_harmless(action: Action) -> bool {
+    match action {
+        Action::Refuse(..) | Action::Answer(..) | Action::Note(_) => true,
+        Action::Dial(..)
+        | Action::CallOff(_)
+        | Action::Dismiss(_)
+        | Action::Cut(_)
+        | Action::Arm(..)
+        | Action::RunScript { .. }
+        | Action::KillScript(_)
+        | Action::StopListening
+        | Action::Exit => false,
+    }
+}

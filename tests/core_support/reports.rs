@@ -1,0 +1,52 @@
+//! Which reports mean something in a state, and which do not.
+
+use cbpx::core::msg::{ClientId, Event, RunId, ScriptEnd, TimerId};
+
+use crate::core_support::events::{SCRIPT_ENDS, about};
+use crate::core_support::witness::{Life, Place, Witness};
+
+impl Witness {
+    /// Every report that means something now, but for arrivals and questions. A timer may fire as soon as it is armed:
+    /// time is what happens between two events.
+    pub fn possible(&self, reports: &mut Vec<Event>) {
+        for (&id, client) in &self.clients {
+            client.possible(id, reports);
+        }
+        if let Some(run) = self.switch.and_then(|switch| switch.script) {
+            reports.extend(SCRIPT_ENDS.map(|end| Event::ScriptEnded(run, end)));
+        }
+        reports.extend(self.live_timers().map(Event::Fired));
+    }
+
+    /// Reports that are too late, too early, doubled or about nobody: each must change nothing.
+    pub fn meaningless(&self, reports: &mut Vec<Event>) {
+        for (&id, client) in &self.clients {
+            reports.push(Event::Arrived(id));
+            let about = about(id);
+            match client.place {
+                Place::Held => reports.extend(&about[1..]),
+                Place::Dialling(_) => reports.extend([about[0], about[4]]),
+                Place::Open(_) => reports.extend(&about[..4]),
+                Place::Ending(_) => reports.extend(&about[..5]),
+            }
+        }
+        reports.extend(about(UNKNOWN));
+        let live = |timer: &u64| self.live_timers().all(|live| live.0 != *timer);
+        reports.extend((0..self.next_timer + 1).filter(live).map(|timer| Event::Fired(TimerId(timer))));
+        let run = self.switch.and_then(|switch| switch.script).map(|run| run.0);
+        let stale = (0..self.next_run + 1).filter(|other| Some(*other) != run);
+        reports.extend(stale.map(|run| Event::ScriptEnded(RunId(run), ScriptEnd::Exited(0))));
+    }
+
+    /// Timers whose firing means something now; every other one is stale.
+    fn live_timers(&self) -> impl Iterator<Item = TimerId> {
+        let life = match self.life {
+            Life::Running | Life::Over => None,
+            Life::Stopping(timer) | Life::Closing(timer) => Some(timer),
+        };
+        self.switch.map(|switch| switch.deadline).into_iter().chain(life).chain(self.second)
+    }
+}
+
+/// A client that never arrived.
+const UNKNOWN: ClientId = ClientId(1 << 40);

@@ -61,6 +61,9 @@
 //!   clients were released, whatever the scheduler does with their threads.
 //! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to
 //!   serve: who has been held must not be refused on release for want of a descriptor.
+//! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and nobody
+//!   holds its output any more, or three seconds later. So a guard the script leaves behind can put things back (un-fence the
+//!   old primary) before the first client arrives there.
 //! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of a
 //!   hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
 //!   that sent a request and then closed its sending side is waiting for the answer.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::endpoint::Address;
@@ -44,7 +45,6 @@ impl Stream {
     pub fn begin_connect(to: &Address) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
         let stream = Stream { socket: Socket::new(domain, Type::STREAM, None)?, is_tcp: domain != Domain::UNIX };
-        stream.tune();
         stream.socket.set_nonblocking(true)?;
         match stream.socket.connect(&address) {
             Ok(()) => Ok(stream),
@@ -138,6 +138,14 @@ impl Stream {
     /// Whether bytes have arrived that nobody has read.
     pub fn has_unread_bytes(&self) -> bool {
         rustix::io::ioctl_fionread(&self.socket).is_ok_and(|unread| unread > 0)
+    }
+
+    /// Writes what there is room for and does not wait: `WouldBlock` when there is none.
+    ///
+    /// # Errors
+    /// What `send(2)` says.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     /// The other side's address; a Unix peer has none.

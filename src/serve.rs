@@ -6,7 +6,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{Config, LogTarget};
+use crate::config::{Config, LogTarget, Service};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -89,21 +89,27 @@ impl Proxy {
             };
             StartError::Log { path, cause }
         })?;
-        let started = Proxy::start_services(config, descriptors, logging);
-        if let Err(e) = &started {
-            log::error!("{e}");
+        match Proxy::start_services(config, descriptors) {
+            Ok(proxy) => Ok(Proxy { logging, ..proxy }),
+            Err(e) => {
+                log::error!("{e}");
+                Err(e)
+            }
         }
-        started
     }
 
-    fn start_services(config: &Config, descriptors: u64, logging: Option<Logging>) -> Result<Proxy, StartError> {
+    /// Everything but the log, which must outlive what goes wrong here.
+    fn start_services(config: &Config, descriptors: u64) -> Result<Proxy, StartError> {
+        // Control last: whoever reaches it can be sure that clients are listened for, too.
+        let bind = |service: &Service| {
+            bind_all(&service.listeners, service.backlog, |at, cause| StartError::Listen { at, cause })
+        };
+        let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let control_listeners =
             bind_all(&config.control.listeners, CONTROL_BACKLOG, |at, cause| StartError::Control { at, cause })?;
         let mut engines = Vec::new();
         let mut listening = Vec::new();
-        for service in &config.services {
-            let listeners =
-                bind_all(&service.listeners, service.backlog, |at, cause| StartError::Listen { at, cause })?;
+        for (service, listeners) in config.services.iter().zip(bound) {
             let endpoints = service.upstreams.iter().flat_map(|upstream| upstream.backends());
             let addresses = Addresses::resolve(endpoints.map(|backend| &backend.endpoint)).map_err(|e| {
                 let is_active = service
@@ -135,7 +141,7 @@ impl Proxy {
         };
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
         let control = Server::start(control_listeners, &desk).map_err(|cause| StartError::Thread { cause })?;
-        let proxy = Proxy { control: Some(control), engines, desk, listening, controlled_at, logging };
+        let proxy = Proxy { control: Some(control), engines, desk, listening, controlled_at, logging: None };
         log::info!(
             "{} {} started: listening on {}, room for {} clients",
             env!("CARGO_PKG_NAME"),
@@ -192,24 +198,29 @@ impl Proxy {
 /// # Errors
 /// Why it could not start or go on.
 pub fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
+    close_fds::set_fds_cloexec(3, &[]);
     let proxy = Proxy::start(config)?;
-    let console = if config.control.console { Console::start(proxy.desk().clone())? } else { None };
-    let interrupts = console.as_ref().map(Console::interrupts);
     let (outlets, reopener) = (proxy.outlets(), proxy.reopener());
-    let _signals =
-        signals::Listener::start(move |signal| heed(signal, &outlets, interrupts.as_ref(), reopener.as_ref()))?;
+    let interrupts = Interrupts::default();
+    let _signals = signals::Listener::start({
+        let interrupts = interrupts.clone();
+        move |signal| heed(signal, &outlets, &interrupts, reopener.as_ref())
+    })?;
+    // After the signals: its first line may be followed by Ctrl-C.
+    let _console = if config.control.console { Console::start(proxy.desk().clone(), interrupts)? } else { None };
     proxy.wait()?;
     Ok(())
 }
 
-fn heed(signal: Signal, outlets: &[Outlet], interrupts: Option<&Interrupts>, reopener: Option<&Reopener>) {
+fn heed(signal: Signal, outlets: &[Outlet], interrupts: &Interrupts, reopener: Option<&Reopener>) {
     let command = match signal {
         Signal::Reopen => {
             log::info!("SIGHUP: opening the log file again");
             return reopener.map_or((), Reopener::reopen);
         }
         // A command at the console that repeats takes its Ctrl-C for itself.
-        Signal::Interrupt if interrupts.is_some_and(Interrupts::interrupt) => return,
+        Signal::Interrupt if interrupts.interrupt() => return,
         Signal::Interrupt => Command::Interrupt,
         Signal::Stop => Command::Stop,
     };

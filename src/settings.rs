@@ -12,7 +12,7 @@ pub struct Row {
     pub kind: Kind,
     /// The least and the greatest value `set` takes, both included.
     pub range: [f64; 2],
-    /// The greatest and least value at the start, where programs in the field use more than `set` allows.
+    /// The same at the start, where programs in the field use more than `set` allows.
     pub range_at_start: [f64; 2],
     make: fn(f64) -> Setting,
     show: fn(&Settings) -> String,
@@ -86,6 +86,16 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Refusal {
+    /// For those who may not remember what they gave: a command line in a file.
+    pub fn with_the_value(&self, given: &str) -> String {
+        match self {
+            Refusal::OutOfRange { .. } => format!("{self} (given: {given})"),
+            Refusal::WrongType { .. } => self.to_string(),
+        }
+    }
+}
+
 /// The row of a name.
 pub fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
@@ -104,12 +114,14 @@ impl Row {
         self.within(value, self.range)
     }
 
-    /// A value as the command line takes it.
+    /// A value as the command line takes it. There a negative throttle is none, too.
     ///
     /// # Errors
     /// Like `parse`.
     pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, Refusal> {
-        self.within(self.number(text)?, self.range_at_start)
+        let value = self.number(text)?;
+        let value = if self.name == "max_open_conns" { value.max(0.0) } else { value };
+        self.within(value, self.range_at_start)
     }
 
     /// The current value, as `set` lists it.

@@ -59,7 +59,7 @@ fn holds(model: &Model, states: usize) -> Report {
 
 #[test]
 fn the_promises_hold_for_three_clients_three_switches_and_three_commands() {
-    let report = holds(&Model { bounds: Bounds { arrivals: 3, switches: 3, commands: 3 }, ..SMALL }, 1_009_590);
+    let report = holds(&Model { bounds: Bounds { arrivals: 3, switches: 3, commands: 3 }, ..SMALL }, 1_773_047);
     assert!(report.states >= 1_000_000, "the search is smaller than it should be");
     let scripted: Vec<&str> = REACHABLE.iter().copied().filter(|name| *name != "Moved without script").collect();
     report.evidence.assert_reached(&scripted);
@@ -75,20 +75,20 @@ fn the_promises_hold_without_a_script_under_a_throttle() {
 #[test]
 fn the_promises_hold_for_two_backends_of_one_group() {
     let choice = Choice { shape: PAIR, ..SMALL.choice };
-    holds(&Model { choice, bounds: Bounds { switches: 1, ..SMALL.bounds }, ..SMALL }, 104_590);
+    holds(&Model { choice, bounds: Bounds { switches: 1, ..SMALL.bounds }, ..SMALL }, 122_966);
 }
 
 #[test]
 fn the_promises_hold_for_two_groups_one_dial_at_a_time_and_few_descriptors() {
     let choice = Choice { shape: FALLBACK, max_dials: 1, max_clients: 2, ..SMALL.choice };
-    let report = holds(&Model { choice, bounds: Bounds { commands: 2, ..SMALL.bounds }, ..SMALL }, 101_862);
+    let report = holds(&Model { choice, bounds: Bounds { commands: 2, ..SMALL.bounds }, ..SMALL }, 154_003);
     report.evidence.assert_reached(&["NoRoom", "NoBackend", "Moved by script"]);
 }
 
 #[test]
 fn the_promises_hold_for_three_upstreams() {
     let choice = Choice { shape: ROUND, max_queued: 1, ..SMALL.choice };
-    holds(&Model { choice, bounds: Bounds { switches: 4, ..SMALL.bounds }, ..SMALL }, 120_540);
+    holds(&Model { choice, bounds: Bounds { switches: 4, ..SMALL.bounds }, ..SMALL }, 251_221);
 }
 
 /// The witness sees each broken rule by itself, whether or not an assertion of the core's own fails first.

@@ -16,6 +16,7 @@ use crate::settings::{self, Row};
 #[command(
     name = "cbpx",
     version,
+    rename_all = "snake_case",
     infer_long_args = true,
     disable_help_subcommand = true,
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
@@ -82,8 +83,8 @@ struct Typed {
     surplus: Vec<String>,
 }
 
-/// Dials under way at once: enough to fill a link, too few to overrun an accept queue of the usual length.
-const MAX_DIALS: usize = 256;
+/// Dials under way at once: enough to fill a link, half of the shortest usual accept queue (128).
+const MAX_DIALS: usize = 64;
 
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     let typed = match Typed::try_parse_from(arguments) {
@@ -140,7 +141,7 @@ impl Mistakes {
 
     fn setting(&mut self, flag: &str, row: Option<&'static Row>, text: &str) -> Option<Setting> {
         let row = row?;
-        self.note(flag, row.parse_at_start(text).map_err(|refusal| format!("{refusal} (given: {text})")))
+        self.note(flag, row.parse_at_start(text).map_err(|refusal| refusal.with_the_value(text)))
     }
 
     fn into_usage(self) -> Usage {

@@ -11,10 +11,12 @@ use super::{Invocation, Usage, refused};
 use crate::control::{CTL_VERDICT, CTL_WORD};
 use crate::endpoint::Endpoint;
 use crate::net::Stream;
+use crate::observe::words::system_words;
 
 #[derive(Debug, Parser)]
 #[command(
     name = "cbpx ctl",
+    bin_name = "cbpx ctl",
     about = "Sends one command to a running cbpx and prints the answer as it comes",
     after_help = "Exit status: 0 the command succeeded (switch: the clients were moved), 1 it was refused or failed, \
                   2 usage, 3 no answer: cbpx cannot be reached, or went silent."
@@ -27,7 +29,7 @@ struct Typed {
     #[arg(long, value_name = "SEC", default_value = "30")]
     timeout: f64,
     /// The command and its arguments: `help` lists them
-    #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<String>,
 }
 
@@ -71,7 +73,7 @@ impl Request {
     pub fn run(&self, out: &mut impl Write) -> io::Result<Outcome> {
         match self.connect() {
             Ok(stream) => self.converse(&stream, out),
-            Err(e) => Ok(Outcome::Unreachable(format!("cannot reach cbpx at {}: {e}", self.to))),
+            Err(e) => Ok(Outcome::Unreachable(format!("cannot reach cbpx at {}: {}", self.to, system_words(&e)))),
         }
     }
 
@@ -87,28 +89,29 @@ impl Request {
     }
 
     fn converse(&self, stream: &Stream, out: &mut impl Write) -> io::Result<Outcome> {
-        let lost = |e: &io::Error| Outcome::Unreachable(format!("no answer from cbpx at {}: {e}", self.to));
-        let asked = stream
-            .set_read_timeout(Some(self.timeout))
-            .and_then(|()| writeln!(&mut &*stream, "{CTL_WORD} {}", self.command));
-        if let Err(e) = asked {
-            return Ok(lost(&e));
-        }
+        let lost = |words: &str| Outcome::Unreachable(format!("no answer from cbpx at {}: {words}", self.to));
+        // If it has closed the connection already it has said why, and that is read below.
+        let asked = writeln!(&mut &*stream, "{CTL_WORD} {}", self.command);
         stream.shutdown(Shutdown::Write);
+        if let Err(e) = stream.set_read_timeout(Some(self.timeout)) {
+            return Ok(lost(&system_words(&e)));
+        }
         let mut pending = Vec::new();
         let mut verdict = None;
         let mut received = [0; 4096];
-        let silent_since = Instant::now();
+        let mut silent_since = Instant::now();
         loop {
             match (&mut &*stream).read(&mut received) {
                 Ok(0) => break,
-                Ok(length) => pending.extend_from_slice(&received[..length]),
+                Ok(length) => {
+                    pending.extend_from_slice(&received[..length]);
+                    silent_since = Instant::now();
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let words = format!("silent for {} s", silent_since.elapsed().as_secs().max(1));
-                    return Ok(lost(&io::Error::new(io::ErrorKind::TimedOut, words)));
+                    return Ok(lost(&format!("silent for {:.1} s", silent_since.elapsed().as_secs_f64())));
                 }
-                Err(e) => return Ok(lost(&e)),
+                Err(e) => return Ok(lost(&system_words(&asked.err().unwrap_or(e)))),
             }
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();

@@ -2,7 +2,7 @@
 //! it sits in a read that nothing can end, and must not hold up the end of the program.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -25,30 +25,23 @@ const HISTORY: &str = ".cbpx_history";
 
 /// A running console. Dropping it gives the terminal its settings back, which line editing has changed.
 pub struct Console {
-    interrupts: Interrupts,
     before: Option<Termios>,
 }
 
 impl Console {
     /// Starts the console if there is a terminal to read from and write to; without one there is none, and the proxy
-    /// serves on.
+    /// serves on. `interrupts` is told of Ctrl-C.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(desk: Desk) -> io::Result<Option<Console>> {
+    pub fn start(desk: Desk, interrupts: Interrupts) -> io::Result<Option<Console>> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(None);
         }
-        let interrupts = Interrupts::default();
-        let console = Console { interrupts: interrupts.clone(), before: tcgetattr(io::stdin()).ok() };
+        let console = Console { before: tcgetattr(io::stdin()).ok() };
         // Detached: see above.
         drop(threads::spawn("console", move || converse(&desk, &interrupts))?);
         Ok(Some(console))
-    }
-
-    /// For the thread that receives Ctrl-C.
-    pub fn interrupts(&self) -> Interrupts {
-        self.interrupts.clone()
     }
 }
 
@@ -66,14 +59,16 @@ fn converse(desk: &Desk, interrupts: &Interrupts) {
         Ok(editor) => editor,
         Err(e) => return log::error!("no console: {e}"),
     };
-    println!("{} {}: 'help' lists the commands", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    // A terminal that cannot be written to is noticed by the first command.
+    let mut out = io::stdout();
+    writeln!(out, "{} {}: 'help' lists the commands", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).ok();
     loop {
         let line = match editor.readline(concat!(env!("CARGO_PKG_NAME"), "> ")) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             // Ctrl-D is a new prompt; a terminal that has gone away ends the console, not the program.
             Err(ReadlineError::Eof) if tcgetattr(io::stdin()).is_ok() => {
-                println!();
+                writeln!(out).ok();
                 continue;
             }
             Err(e) => return log::info!("console closed: {e}"),
@@ -83,7 +78,6 @@ fn converse(desk: &Desk, interrupts: &Interrupts) {
         }
         remember(&mut editor, &line);
         log::info!("console: {}", table::printable(&line));
-        let mut out = io::stdout();
         let mut terminal = Terminal::new(&mut out, Stop::CtrlC(interrupts));
         if table::run(desk, &line, &mut terminal).is_err() {
             return log::info!("console closed: nobody reads it");

@@ -9,7 +9,7 @@ pub mod terminal;
 mod words;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use crate::engine::resolve::Refresher;
 use crate::listen::{Acceptor, Listening};
 use crate::net::{Listener, Stream};
 use crate::observe::stats::Board;
+use crate::observe::words::system_words;
 
 /// A line that begins with this word is answered with one more line at its end, which tells whether it succeeded.
 /// `cbpx ctl` sends it.
@@ -35,6 +36,7 @@ pub const CTL_VERDICT: &str = " ctl: ";
 
 /// Sessions at once. The next one is told so and closed.
 const SESSIONS: usize = 64;
+const TOO_MANY: &str = "too many control sessions, at most 64 at once";
 /// How long sessions may go on writing when the program ends.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -52,7 +54,7 @@ impl Desk {
     fn ask(&self, command: Command) -> Option<Answer> {
         self.outlet.ask(command).iter().find_map(|reply| match reply {
             Reply::Answer(answer, _) => Some(answer),
-            Reply::SwitchStarted { .. } | Reply::ScriptLine(_) => None,
+            Reply::SwitchStarted { .. } | Reply::ScriptLine(_) | Reply::SettingChanged => None,
         })
     }
 }
@@ -116,6 +118,22 @@ impl Fixed {
     }
 }
 
+/// A connection to control.
+struct Guest {
+    stream: Arc<Stream>,
+    /// Not one of those who are only told that there is no room.
+    served: bool,
+}
+
+/// What becomes of a new connection.
+enum Welcome {
+    Serve,
+    /// Told why, on a thread: an answer that is not to be lost takes time.
+    TurnAway,
+    /// Not even that.
+    Close,
+}
+
 /// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written is
 /// given a moment to get out.
 pub struct Server {
@@ -129,7 +147,7 @@ pub struct Server {
 /// Who is connected.
 #[derive(Default)]
 struct Sessions {
-    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    open: Mutex<BTreeMap<u64, Guest>>,
     ended: Condvar,
 }
 
@@ -165,9 +183,9 @@ impl Drop for Server {
         let deadline = Instant::now() + FAREWELL;
         let mut open = self.sessions.open.lock();
         // Who is waited for as a reader ends now; who is still being answered gets the rest of the answer.
-        open.values().for_each(|stream| stream.shutdown(Shutdown::Read));
+        open.values().for_each(|guest| guest.stream.shutdown(Shutdown::Read));
         while !open.is_empty() && !self.sessions.ended.wait_until(&mut open, deadline).timed_out() {}
-        open.values().for_each(|stream| stream.abort());
+        open.values().for_each(|guest| guest.stream.abort());
         drop(open);
         self.workers.join();
     }
@@ -190,20 +208,26 @@ impl Acceptor for Door {
         let id = (self.next << 8) | self.door;
         self.next += 1;
         let stream = Arc::new(stream);
-        if !self.sessions.admit(id, &stream) {
-            return turn_away(&stream, "too many control sessions, at most 64 at once", &peer);
-        }
+        let served = match self.sessions.admit(id, &stream) {
+            Welcome::Serve => true,
+            Welcome::TurnAway => false,
+            Welcome::Close => return log::warn!("control session from {peer}: closed: {TOO_MANY}"),
+        };
         let (desk, sessions, closed) = (self.desk.clone(), Arc::clone(&self.sessions), self.closed.clone());
         let own = Arc::clone(&stream);
         let peer_name = peer.to_string();
         let run = self.workers.run(format!("session-{}", self.next), move || {
             let _leaves = Leaves { id, sessions: &sessions };
-            session::serve(&desk, &own, &peer_name, &closed);
+            if served {
+                session::serve(&desk, &own, &peer_name, &closed);
+            } else {
+                log::warn!("control session from {peer_name}: closed: {TOO_MANY}");
+                session::turn_away(&own, TOO_MANY);
+            }
         });
         if let Err(e) = run {
             self.sessions.leave(id);
-            log::error!("cannot serve a control session: {e}");
-            turn_away(&stream, "no thread for another control session", &peer);
+            log::error!("control session from {peer}: closed: no thread for it: {}", system_words(&e));
         }
     }
 
@@ -212,21 +236,15 @@ impl Acceptor for Door {
     }
 }
 
-/// Says why, without waiting: a new connection has room for one line.
-fn turn_away(stream: &Stream, reason: &str, peer: &Address) {
-    log::warn!("control session from {peer}: closed: {reason}");
-    // Nothing is lost if even that fails: the close says enough.
-    writeln!(&mut &*stream, " Closing: {reason}").ok();
-}
-
 impl Sessions {
-    fn admit(&self, id: u64, stream: &Arc<Stream>) -> bool {
+    fn admit(&self, id: u64, stream: &Arc<Stream>) -> Welcome {
         let mut open = self.open.lock();
-        let room = open.len() < SESSIONS;
-        if room {
-            open.insert(id, Arc::clone(stream));
+        let served = open.values().filter(|guest| guest.served).count() < SESSIONS;
+        if !served && open.len() >= 2 * SESSIONS {
+            return Welcome::Close;
         }
-        room
+        open.insert(id, Guest { stream: Arc::clone(stream), served });
+        if served { Welcome::Serve } else { Welcome::TurnAway }
     }
 
     fn leave(&self, id: u64) {

@@ -41,7 +41,15 @@ pub fn serve(desk: &Desk, stream: &Stream, peer: &str, closing: &Receiver<()>) {
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
     let mut session = Session { desk, stream, peer, closing, buffer: LineBuffer::default(), prompting: false };
     if session.run().is_ok() {
-        session.say_farewell();
+        say_farewell(stream);
+    }
+}
+
+/// Tells somebody who is not served why, and closes.
+pub fn turn_away(stream: &Stream, reason: &str) {
+    stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
+    if writeln!(&mut &*stream, " Closing: {reason}").is_ok() {
+        say_farewell(stream);
     }
 }
 
@@ -100,6 +108,10 @@ impl Session<'_> {
             if self.buffer.len() > LONGEST {
                 return Err(NoLine::Closed("the line is longer than 4 KiB"));
             }
+            // Also for a peer that keeps sending: a byte now and then, or telnet's negotiation without end.
+            if !self.prompting && Instant::now() >= deadline {
+                return Err(NoLine::Closed("no complete line within 10 s"));
+            }
             if self.stream.set_read_timeout(self.limit(deadline)).is_err() {
                 return Err(NoLine::Gone);
             }
@@ -110,10 +122,7 @@ impl Session<'_> {
                 Ok(length) => self.buffer.push(&received[..length]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock && !self.prompting => {
-                    if Instant::now() >= deadline {
-                        return Err(NoLine::Closed("no complete line within 10 s"));
-                    }
-                    if !self.buffer.is_empty() {
+                    if !self.buffer.is_empty() && Instant::now() < deadline {
                         return self.rest();
                     }
                 }
@@ -145,22 +154,22 @@ impl Session<'_> {
         }
         Ok(line)
     }
+}
 
-    /// Ends our side, and waits a little for the peer to end its own.
-    fn say_farewell(&self) {
-        self.stream.shutdown(Shutdown::Write);
-        let deadline = Instant::now() + FAREWELL;
-        let mut received = [0; 16 * 1024];
-        let mut total = 0;
-        while total < FAREWELL_BYTES {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-                return;
-            }
-            match (&mut &*self.stream).read(&mut received) {
-                Ok(0) | Err(_) => return,
-                Ok(length) => total += length,
-            }
+/// Ends our side, and waits a little for the peer to end its own.
+fn say_farewell(stream: &Stream) {
+    stream.shutdown(Shutdown::Write);
+    let deadline = Instant::now() + FAREWELL;
+    let mut received = [0; 16 * 1024];
+    let mut total = 0;
+    while total < FAREWELL_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match (&mut &*stream).read(&mut received) {
+            Ok(0) | Err(_) => return,
+            Ok(length) => total += length,
         }
     }
 }

@@ -76,10 +76,18 @@ pub fn run(desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> std::io::Res
     Ok(verdict)
 }
 
-/// What somebody sent, fit to be shown to somebody else.
+/// What somebody sent, fit to be shown to somebody else; the beginning will do.
 pub fn printable(text: &str) -> String {
     const SHOWN: usize = 64;
-    text.chars().take(SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => visible(&text[..end]) + "...",
+        None => visible(text),
+    }
+}
+
+/// Likewise, all of it.
+pub fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::table::{ROWS, Verdict, printable};
+use super::table::{ROWS, Verdict, printable, visible};
 use super::terminal::Terminal;
 use super::{Desk, Fixed};
 use crate::core::msg::{Answer, Command, Outcome};
@@ -66,10 +66,10 @@ pub fn quit(desk: &Desk, arguments: &[&str], terminal: &mut Terminal<'_>) -> Sai
     };
     match desk.ask(command) {
         Some(Answer::InUse { granted: 0, held: 0 }) => refused(terminal, " Not quitting: a switch is running"),
-        Some(Answer::InUse { granted, held }) => {
-            let text = format!(" Not quitting: {granted} connections are open and {held} are queued");
-            refused(terminal, &text)
-        }
+        Some(Answer::InUse { granted, held }) => refused(
+            terminal,
+            &format!(" Not quitting: clients connected: {granted}, held: {held} ('quit force' cuts them)"),
+        ),
         Some(_) => {
             terminal.line(words)?;
             Ok(Verdict::Done)
@@ -97,7 +97,7 @@ fn change(desk: &Desk, name: &str, value: &str, terminal: &mut Terminal<'_>) -> 
     };
     let setting = match row.parse(value) {
         Ok(setting) => setting,
-        Err(refusal) => return refused(terminal, &format!(" {}", printable(&refusal.to_string()))),
+        Err(refusal) => return refused(terminal, &format!(" {}", visible(&refusal.to_string()))),
     };
     match desk.ask(Command::Set(setting)) {
         Some(_) => {
@@ -172,11 +172,12 @@ pub fn switch(desk: &Desk, _: &[&str], terminal: &mut Terminal<'_>) -> Said {
 
 /// Streams a switchover until its outcome is known, which is printed the moment it is.
 fn follow(desk: &Desk, replies: &Receiver<Reply>, terminal: &mut Terminal<'_>) -> Said {
-    let mut next_row: Option<Instant> = None;
+    let interval = || desk.board.read().view.settings.switch_loop_wait;
+    let mut last_row: Option<Instant> = None;
+    let mut wait = interval();
     loop {
-        let wait = next_row.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-        let reply = match next_row {
-            Some(_) => replies.recv_timeout(wait),
+        let reply = match last_row {
+            Some(at) => replies.recv_deadline(at + wait),
             None => replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match reply {
@@ -188,10 +189,11 @@ fn follow(desk: &Desk, replies: &Receiver<Reply>, terminal: &mut Terminal<'_>) -
                 terminal.line("")?;
                 headings(terminal)?;
                 let now = desk.board.read();
-                next_row = Some(Instant::now() + now.view.settings.switch_loop_wait);
+                last_row = Some(Instant::now());
                 // A switchover that had nothing to wait for may be over by now; this row is about its start.
                 terminal.line(&row(&Snapshot { switch_time: Some(0.0), active: from, ..now }))?;
             }
+            Ok(Reply::SettingChanged) => wait = interval(),
             Ok(Reply::ScriptLine(line)) => terminal.line(&format!(" script: {line}"))?,
             Ok(Reply::Answer(Answer::Switched(outcome), timings)) => {
                 if let Some(timings) = timings {
@@ -209,9 +211,8 @@ fn follow(desk: &Desk, replies: &Receiver<Reply>, terminal: &mut Terminal<'_>) -
             }
             Ok(Reply::Answer(_, _)) | Err(RecvTimeoutError::Disconnected) => return too_late(terminal),
             Err(RecvTimeoutError::Timeout) => {
-                let now = desk.board.read();
-                terminal.line(&row(&now))?;
-                next_row = Some(Instant::now() + now.view.settings.switch_loop_wait);
+                last_row = Some(Instant::now());
+                terminal.line(&row(&desk.board.read()))?;
             }
         }
     }

@@ -126,7 +126,9 @@ impl State {
         if let Gate::Shut(running) = self.gate {
             match running.stage {
                 Stage::Draining => assert!(self.granted > 0, "drained, and nothing happens"),
-                Stage::Scripting(_) => assert_eq!(self.granted, 0, "the script runs while clients are granted"),
+                Stage::Scripting(_) | Stage::Undoing { .. } => {
+                    assert_eq!(self.granted, 0, "the script runs while clients are granted")
+                }
             }
         }
     }

@@ -54,12 +54,12 @@ impl State {
     }
 
     pub(super) fn interrupt(&mut self, out: &mut Vec<Action>) -> Answer {
-        if self.switching() {
-            self.fail(Failure::CtrlC, out);
-            return Answer::Undone;
-        }
         let (granted, held) = (self.granted, self.held.len());
         match self.life {
+            Life::Running if self.switching() => {
+                self.fail(Failure::CtrlC, out);
+                return Answer::Undone;
+            }
             Life::Running if self.clients.is_empty() => self.close_all(Failure::CtrlC, out),
             Life::Running if self.interrupted.is_none() => {
                 self.interrupted = Some(self.arm(SECOND_INTERRUPT, out));
@@ -106,11 +106,11 @@ impl State {
         if self.interrupted == Some(timer) {
             self.interrupted = None;
         }
+        self.switch_timer(timer, out);
         match self.life {
-            Life::Running => self.switch_timer(timer, out),
             Life::Stopping(grace) if grace == timer => self.close_all(Failure::Stopped, out),
             Life::Closing(limit) if limit == timer => self.exit(out),
-            Life::Stopping(_) | Life::Closing(_) | Life::Over => {}
+            Life::Running | Life::Stopping(_) | Life::Closing(_) | Life::Over => {}
         }
     }
 

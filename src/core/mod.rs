@@ -149,7 +149,7 @@ impl State {
         }
         self.warned = over;
         match self.life {
-            Life::Stopping(_) | Life::Closing(_) if self.clients.is_empty() => self.exit(out),
+            Life::Stopping(_) | Life::Closing(_) if self.clients.is_empty() && !self.switching() => self.exit(out),
             Life::Running | Life::Stopping(_) | Life::Closing(_) | Life::Over => {}
         }
     }

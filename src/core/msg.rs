@@ -102,7 +102,7 @@ pub enum Answer {
     Switched(Outcome),
     /// To `Switch`, when another one is running.
     SwitchRunning,
-    /// To `Abort` and `Interrupt`: the switchover has been undone.
+    /// To `Abort` and `Interrupt`: the switchover is being undone.
     Undone,
     /// To `Abort`: there is none.
     NoSwitchRunning,
@@ -163,7 +163,7 @@ pub enum Action {
     Arm(TimerId, Duration),
     /// Start the script; it is killed when `deadline` fires. Ends in `ScriptEnded`.
     RunScript { run: RunId, from: UpstreamId, to: UpstreamId, deadline: TimerId },
-    /// Kill the script and all of its process group. `ScriptEnded` may still come and is ignored.
+    /// Kill the script and all of its process group. Its end is still awaited.
     KillScript(RunId),
     /// Reply to a ticket.
     Answer(Ticket, Answer),

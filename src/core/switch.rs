@@ -1,4 +1,4 @@
-//! The switchover: hold, drain, script, flip, release. The gate is shut for exactly as long as one runs, and
+//! The switchover: hold, drain, script, flip (or undo), release. The gate is shut for exactly as long as one runs, and
 //! [`State::finish`] is the only function that opens it: it answers, moves the service or leaves it, and lets the held
 //! clients go. The first outcome wins; whatever comes later finds no switchover and is ignored.
 
@@ -30,7 +30,14 @@ pub(super) enum Stage {
     Draining,
     /// The end of this run of the script.
     Scripting(RunId),
+    /// The end of this run, which was killed: whatever it left behind to undo its work is done then. Not longer than the
+    /// timer, and not for another outcome.
+    Undoing { run: RunId, failure: Failure, limit: TimerId },
 }
+
+/// How long the end of a killed script is awaited. The engine reports it within three seconds; only a process that even
+/// SIGKILL does not end takes longer.
+const UNDOING: Duration = Duration::from_secs(4);
 
 impl State {
     pub(super) fn switching(&self) -> bool {
@@ -82,7 +89,7 @@ impl State {
             if self.broken(Mutation::ForgetTheDialling) { self.granted - self.dialling } else { self.granted };
         match running.stage {
             Stage::Draining if waiting_for == 0 => {}
-            Stage::Draining | Stage::Scripting(_) => return,
+            Stage::Draining | Stage::Scripting(_) | Stage::Undoing { .. } => return,
         }
         out.push(Action::Note(Note::Drained));
         if !self.rules.script {
@@ -98,7 +105,8 @@ impl State {
         let Gate::Shut(running) = self.gate else { return };
         match running.stage {
             Stage::Scripting(run) if run == ended => {}
-            Stage::Draining | Stage::Scripting(_) => return,
+            Stage::Undoing { run, failure, .. } if run == ended => return self.finish(Outcome::Failed(failure), out),
+            Stage::Draining | Stage::Scripting(_) | Stage::Undoing { .. } => return,
         }
         let outcome = match end {
             ScriptEnd::Exited(0) => Outcome::Moved { script: true },
@@ -111,19 +119,41 @@ impl State {
 
     pub(super) fn switch_timer(&mut self, timer: TimerId, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
-        if running.deadline == timer || self.broken(Mutation::TakeAnyTimer) {
-            self.fail(Failure::Timeout, out);
+        match running.stage {
+            Stage::Undoing { failure, limit, .. } if limit == timer => self.finish(Outcome::Failed(failure), out),
+            Stage::Undoing { .. } => {}
+            Stage::Draining | Stage::Scripting(_) => {
+                if running.deadline == timer || self.broken(Mutation::TakeAnyTimer) {
+                    self.fail(Failure::Timeout, out);
+                }
+            }
         }
     }
 
-    /// Undoes the running switchover, if there is one.
+    /// Undoes the running switchover, if there is one. A script is killed, and the gate stays shut until it has ended:
+    /// nobody reaches the old upstream while something is still being put back there. When the program ends nobody is
+    /// let through any more, and nothing is waited for.
     pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
-        let Gate::Shut(running) = self.gate else { return };
-        match running.stage {
-            Stage::Scripting(run) if !self.broken(Mutation::SpareTheScript) => out.push(Action::KillScript(run)),
-            Stage::Scripting(_) | Stage::Draining => {}
+        let Gate::Shut(mut running) = self.gate else { return };
+        let failure = match running.stage {
+            Stage::Draining => return self.finish(Outcome::Failed(failure), out),
+            Stage::Scripting(run) => {
+                if !self.broken(Mutation::SpareTheScript) {
+                    out.push(Action::KillScript(run));
+                }
+                if !self.closing() {
+                    let limit = self.arm(UNDOING, out);
+                    running.stage = Stage::Undoing { run, failure, limit };
+                    self.gate = Gate::Shut(running);
+                }
+                failure
+            }
+            // The first reason stays.
+            Stage::Undoing { failure, .. } => failure,
+        };
+        if self.closing() {
+            self.finish(Outcome::Failed(failure), out);
         }
-        self.finish(Outcome::Failed(failure), out);
     }
 
     /// The one end of every switchover: answers, moves the service or not, and opens the gate.

@@ -11,6 +11,7 @@ use super::dial::{Attempt, Failed, blame};
 use super::inbox::{Ending, Message, Outlet};
 use super::leash::{Leash, Over};
 use super::relay::Pair;
+use super::room::Room;
 use super::watch::Watch;
 use super::workers::Workers;
 use crate::core::msg::{ClientId, DialFailure, Why};
@@ -19,8 +20,9 @@ use crate::net::Stream;
 use crate::observe::journal::Facts;
 
 /// All clients, held and granted.
-#[derive(Default)]
 pub struct Clients {
+    /// Each client here has a place; so has each that is still on its way from a listener.
+    room: Room,
     table: HashMap<ClientId, Record>,
     /// Clients that came into the queue during this event: watched after it, if they are still there.
     unwatched: Vec<ClientId>,
@@ -47,6 +49,10 @@ pub struct Grant {
 }
 
 impl Clients {
+    pub fn new(room: Room) -> Clients {
+        Clients { room, table: HashMap::new(), unwatched: Vec::new(), next: 0, held: 0 }
+    }
+
     /// A new client, held. Ids are given in the order of this call.
     pub fn admit(&mut self, stream: Stream, peer: Address) -> ClientId {
         let id = ClientId(self.next);
@@ -87,9 +93,7 @@ impl Clients {
     /// Begins to connect, and hands the client to a thread of its own.
     pub fn dial(&mut self, id: ClientId, grant: Grant, watch: &Watch, workers: &Workers, outlet: &Outlet) {
         let Some(record) = self.table.get_mut(&id) else { return };
-        let attempt = Attempt::begin(grant.addresses, grant.timeout);
-        let leash = Arc::new(Leash::new(attempt.stream()));
-        let seat = std::mem::replace(&mut record.seat, Seat::Granted(Arc::clone(&leash)));
+        let seat = std::mem::replace(&mut record.seat, Seat::Gone);
         let Seat::Held { stream, watched } = seat else {
             record.seat = seat;
             return;
@@ -99,6 +103,7 @@ impl Clients {
         if watched {
             watch.remove(&stream);
         }
+        // First, so that a client for whom there is no thread costs the backend nothing.
         let claimed = match workers.claim() {
             Ok(claimed) => claimed,
             Err(cause) => {
@@ -106,6 +111,9 @@ impl Clients {
                 return outlet.send(Message::Refused { client: id, stream, failure, cause });
             }
         };
+        let attempt = Attempt::begin(grant.addresses, grant.timeout);
+        let leash = Arc::new(Leash::new(attempt.stream()));
+        record.seat = Seat::Granted(Arc::clone(&leash));
         let (own, outlet) = (workers.clone(), outlet.clone());
         claimed.run(format!("client-{}", id.0), move || {
             Client { id, leash, workers: own, outlet, buffer_size: grant.buffer_size }.serve(stream, attempt);
@@ -161,11 +169,24 @@ impl Clients {
 
     /// A client that is gone and has been told of.
     pub fn forget(&mut self, client: ClientId) {
-        self.table.remove(&client);
+        if self.table.remove(&client).is_some() {
+            self.room.leave();
+        }
     }
 
     pub fn held(&self) -> usize {
         self.held
+    }
+}
+
+/// Clients do not outlive the coordinator, also not when it panics: nobody could end them any more.
+impl Drop for Clients {
+    fn drop(&mut self) {
+        for record in self.table.values() {
+            if let Seat::Granted(leash) = &record.seat {
+                leash.cut();
+            }
+        }
     }
 }
 

@@ -236,6 +236,9 @@ impl Coordinator {
             Note::SettingChanged => {
                 let size = self.state.view().settings.net_buffer_size;
                 self.buffer_size.store(size, Ordering::Relaxed);
+                if let Some(course) = &self.course {
+                    self.reply(course.ticket, Reply::SettingChanged);
+                }
             }
             Note::Arrived(_)
             | Note::Requeued(_)

@@ -59,9 +59,13 @@ impl Attempt {
                 Err(error) => error,
             };
             leash.check().map_err(Failed::Over)?;
-            self.at += 1;
-            if self.at >= self.addresses.len() || is_local(&error) {
-                return Err(Failed::Error(error));
+            if queue_is_full(&error) && left > FULL {
+                std::thread::sleep(FULL);
+            } else {
+                self.at += 1;
+                if self.at >= self.addresses.len() || is_local(&error) {
+                    return Err(Failed::Error(error));
+                }
             }
             self.current = connect(self.addresses.get(self.at));
             if let Ok(stream) = &self.current {
@@ -70,6 +74,10 @@ impl Attempt {
         }
     }
 }
+
+/// The pause before a Unix listener whose queue was full is tried again. There is nothing to wait for: the system tells
+/// a connect that does not block when a queue is full, and nobody when it is not any more.
+const FULL: Duration = Duration::from_millis(5);
 
 /// Whose fault a failed dial was.
 pub fn blame(error: &io::Error) -> DialFailure {
@@ -102,7 +110,14 @@ fn wait(stream: &Stream, limit: Duration) -> io::Result<()> {
     if stream.peer().is_none() {
         return Err(io::Error::from(io::ErrorKind::NotConnected));
     }
+    // Here, on the client's own thread, rather than in `begin`, on everybody's.
+    stream.tune();
     stream.set_blocking()
+}
+
+/// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.
+fn queue_is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::AGAIN.raw_os_error())
 }
 
 /// Whether this process, not the backend, was short of something.

@@ -51,12 +51,19 @@ pub struct Ending {
     pub cause: Option<io::Error>,
 }
 
-/// What somebody who asked is told: for `Switch` the start and each line of the script as it comes; for every command
-/// one answer, last.
+/// What somebody who asked is told: for `Switch` the start, and each line of the script and each changed setting as it
+/// comes; for every command one answer, last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    SwitchStarted { from: String, to: String, timeout: Duration, max_queued: u32 },
+    SwitchStarted {
+        from: String,
+        to: String,
+        timeout: Duration,
+        max_queued: u32,
+    },
     ScriptLine(String),
+    /// The interval of the progress rows may be another one now.
+    SettingChanged,
     Answer(Answer, Option<Timings>),
 }
 

@@ -1,8 +1,9 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `inbox` (what reaches the coordinator), `coordinator` (the thread that owns the core), `clients`
-//! (sockets and leashes), `dial`, `leash`, `relay` (a connected pair), `workers` (threads, reused), `watch` (held
-//! clients), `script`, `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
+//! In reading order: `room` (how many clients there may be), `inbox` (what reaches the coordinator), `coordinator` (the
+//! thread that owns the core), `clients` (sockets and leashes), `dial`, `leash`, `relay` (a connected pair), `workers`
+//! (threads, reused), `watch` (held clients), `script`, `resolve`, `timers`. Who may be dialled when is none of their
+//! business: see `core`.
 
 mod clients;
 mod coordinator;
@@ -11,6 +12,7 @@ pub mod inbox;
 mod leash;
 mod relay;
 pub mod resolve;
+mod room;
 pub mod script;
 mod timers;
 mod watch;
@@ -23,14 +25,17 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use self::clients::Clients;
 use self::coordinator::Coordinator;
 use self::inbox::{Message, Outlet};
 use self::resolve::{Addresses, Refresher, Resolver};
+use self::room::Room;
 use self::timers::Timers;
 use self::watch::Watch;
 pub use self::workers::Workers;
 use crate::config::Service;
 use crate::core::State;
+use crate::core::msg::Why;
 use crate::endpoint::Address;
 use crate::listen::{Acceptor, Listening};
 use crate::net::{Listener, Stream};
@@ -66,8 +71,9 @@ impl Engine {
         let board = Board::new(state.view(), service.upstreams.iter().map(first).collect());
         let resolver = Resolver::start(&addresses)?;
         let watch = Watch::start(outlet.clone())?;
-        let listen =
-            |listener| Listening::start(listener, &format!("listen-{}", service.name), Clients(outlet.clone()));
+        let room = Room::new(max_clients);
+        let door = || Door { outlet: outlet.clone(), room: room.clone() };
+        let listen = |listener| Listening::start(listener, &format!("listen-{}", service.name), door());
         let listening = listeners.into_iter().map(listen).collect::<io::Result<_>>()?;
         let workers = Workers::default();
         let coordinator = Coordinator {
@@ -88,7 +94,7 @@ impl Engine {
             exiting: false,
             failure: None,
             watch,
-            clients: Default::default(),
+            clients: Clients::new(room),
         };
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
@@ -137,15 +143,21 @@ impl Drop for Engine {
 }
 
 /// What becomes of clients that a listener accepts.
-struct Clients(Outlet);
+struct Door {
+    outlet: Outlet,
+    room: Room,
+}
 
-impl Acceptor for Clients {
+impl Acceptor for Door {
     fn accepted(&mut self, stream: Stream, peer: Address) {
+        if !self.room.enter() {
+            return log::warn!("client from {peer}: closed: {}", Why::NoRoom);
+        }
         stream.tune();
-        self.0.send(Message::Accepted { stream, peer });
+        self.outlet.send(Message::Accepted { stream, peer });
     }
 
     fn failed(&mut self, cause: io::Error) {
-        self.0.send(Message::ListenerFailed(cause));
+        self.outlet.send(Message::ListenerFailed(cause));
     }
 }

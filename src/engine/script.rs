@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
@@ -50,6 +50,8 @@ const LINE: usize = 4 * 1024;
 const OUTPUT: usize = 64 * 1024;
 /// What a pipe holds (pipe(7)).
 const PIPE: usize = 64 * 1024;
+/// How long somebody may put things back after a kill, before clients are let through.
+const PUTTING_BACK: Duration = Duration::from_secs(3);
 
 impl Running {
     /// SIGKILL for the script and everything it started in its group. When this returns none of them runs another
@@ -80,7 +82,7 @@ impl Running {
     /// `None` when it was killed before it began.
     fn start(&self, order: &Order) -> io::Result<Option<(Child, PipeReader)>> {
         let (output, writer) = io::pipe()?;
-        let mut command = Command::new(&order.script);
+        let mut command = Command::new(file(&order.script));
         command
             .args(&order.arguments)
             .env("CBPX_SECONDS_LEFT", format!("{:.2}", order.time_left.as_secs_f64()))
@@ -114,14 +116,15 @@ impl Running {
     }
 
     /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
-    /// not waited for.
+    /// not waited for, except after a kill, which may have left somebody behind who puts things back.
     fn attend(&self, mut child: Child, output: PipeReader, run: RunId, outlet: &Outlet) -> ScriptEnd {
         let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(run, line)));
         let ended = Pid::from_raw(child.id() as i32)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(io::Error::from)
-            .and_then(|process| read_until_end(&process, &output, &mut lines));
+            .and_then(|process| read_until_end(&process, &output, &mut lines))
+            .and_then(|()| if self.is_killed() { read_until_closed(&output, &mut lines) } else { Ok(()) });
         if let Err(e) = ended {
             log::warn!("cannot read what the switch script says: {e}");
         }
@@ -141,6 +144,11 @@ impl Running {
             Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
         }
     }
+}
+
+/// A bare name is a file in the working directory, not something to be searched for in `PATH`.
+fn file(script: &Path) -> PathBuf {
+    if script.is_absolute() { script.to_owned() } else { Path::new(".").join(script) }
 }
 
 fn how(status: ExitStatus) -> ScriptEnd {
@@ -174,6 +182,29 @@ fn read_until_end(process: &OwnedFd, output: &PipeReader, lines: &mut Lines<impl
                 left_after_end = left_after_end.saturating_sub(length);
             }
         } else if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until nobody holds the pipe any more, for a limited time. A script that must not leave things half done when it
+/// is killed starts a process of its own session that inherits standard output and closes it when all is put back.
+fn read_until_closed(output: &PipeReader, lines: &mut Lines<impl FnMut(String)>) -> io::Result<()> {
+    let deadline = Instant::now() + PUTTING_BACK;
+    let mut buffer = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(()),
+            Ok(_) => match (&mut &*output).read(&mut buffer)? {
+                0 => return Ok(()),
+                length => lines.push(&buffer[..length]),
+            },
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if left.is_zero() {
             return Ok(());
         }
     }
@@ -216,11 +247,12 @@ impl<F: FnMut(String)> Lines<F> {
         }
         // An operator's terminal must not be steered by a script.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        if text.len() >= self.left {
+        // Its end counts too: empty lines are not free, the coordinator handles each.
+        if text.len() + 1 >= self.left {
             self.left = 0;
             return (self.tell)("(more output than 64 KiB: the rest is not shown)".to_owned());
         }
-        self.left -= text.len();
+        self.left -= text.len() + 1;
         (self.tell)(text);
     }
 }
@@ -229,7 +261,7 @@ impl<F: FnMut(String)> Lines<F> {
 ///
 /// # Errors
 /// What is missing.
-pub fn look_at(script: &std::path::Path) -> io::Result<()> {
+pub fn look_at(script: &Path) -> io::Result<()> {
     File::open(script).and_then(|file| file.metadata()).and_then(|found| {
         let runnable = found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
         if runnable { Ok(()) } else { Err(io::Error::from(Errno::ACCESS)) }
@@ -261,6 +293,7 @@ mod tests {
         let told = lines_of(&vec![&[&long[..1023], b"\n"].concat()[..]; 1000]);
         assert!(told.iter().map(String::len).sum::<usize>() < 66 * 1024);
         assert!(told.last().unwrap().contains("64 KiB"), "the cut is told");
+        assert!(lines_of(&[&[b'\n'; 1_000_000]]).len() <= 64 * 1024, "empty lines count");
     }
 
     #[test]

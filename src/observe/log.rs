@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
+use super::words::system_words;
 use crate::config::{Log, LogTarget};
 use crate::threads;
 
@@ -20,7 +23,9 @@ const QUEUE: usize = 8192;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 enum Entry {
-    Line(String),
+    /// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a
+    /// disk that may hang, and takes more stack than a client's thread has.
+    Line(Timestamp, String),
     Reopen,
     End,
 }
@@ -71,18 +76,19 @@ pub fn start(log: &Log) -> io::Result<Option<Logging>> {
         .format(|out, message, record| {
             threads::with_name(|thread| {
                 out.finish(format_args!(
-                    "{} {:<7} [{thread:<10}] ({}) [L:{}] {message}",
-                    jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S,%3f"),
+                    "{:<7} [{thread:<10}] ({}) [L:{}] {message}",
                     level_word(record.level()),
                     record.module_path().unwrap_or("?"),
                     record.line().unwrap_or(0),
                 ));
             });
         })
-        .chain(fern::Output::call(move |record| match sender.try_send(Entry::Line(record.args().to_string())) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                lost.fetch_add(1, Ordering::Relaxed);
+        .chain(fern::Output::call(move |record| {
+            match sender.try_send(Entry::Line(Timestamp::now(), record.args().to_string())) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }));
     // Fails when this process has a logger already (a test, a second proxy in one process): lines then go there.
@@ -98,8 +104,9 @@ impl Logging {
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.entries.send_timeout(Entry::End, PATIENCE).ok();
-        match self.ended.recv_timeout(PATIENCE) {
+        let deadline = Instant::now() + PATIENCE;
+        self.entries.send_deadline(Entry::End, deadline).ok();
+        match self.ended.recv_deadline(deadline) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 self.thread.take().map(JoinHandle::join);
             }
@@ -135,7 +142,10 @@ impl Writer {
     fn run(mut self, inbox: &Receiver<Entry>) {
         while let Ok(entry) = inbox.recv() {
             match entry {
-                Entry::Line(line) => self.write(&line),
+                Entry::Line(at, text) => {
+                    let date = at.to_zoned(TimeZone::system());
+                    self.write(&format!("{} {text}", date.strftime("%Y-%m-%d %H:%M:%S,%3f")));
+                }
                 Entry::Reopen => self.reopen(),
                 Entry::End => return,
             }
@@ -149,7 +159,11 @@ impl Writer {
             Ok(()) => self.complained = false,
             Err(e) => {
                 self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-                self.complain(&format!("cannot write to log file {}: {e}; lines are lost", self.path.display()));
+                self.complain(&format!(
+                    "cannot write to log file {}: {}; lines are lost",
+                    self.path.display(),
+                    system_words(&e)
+                ));
             }
         }
     }
@@ -157,7 +171,11 @@ impl Writer {
     fn reopen(&mut self) {
         match open(&self.path) {
             Ok(file) => self.file = file,
-            Err(e) => self.complain(&format!("cannot reopen log file {}: {e}; the old one stays", self.path.display())),
+            Err(e) => self.complain(&format!(
+                "cannot reopen log file {}: {}; the old one stays",
+                self.path.display(),
+                system_words(&e)
+            )),
         }
     }
 

@@ -43,7 +43,7 @@ impl Witness {
             Action::Exit => {
                 let finished = match self.life {
                     Life::Running | Life::Over => false,
-                    Life::Stopping(_) | Life::Closing(_) => self.clients.is_empty(),
+                    Life::Stopping(_) | Life::Closing(_) => self.clients.is_empty() && self.switch.is_none(),
                 };
                 rule(finished || due.exit, "the program ends when told to and nobody is there", &self.clients)?;
                 rule(due.owed.is_empty(), "all is decided before Exit", &due.owed)?;
@@ -143,7 +143,8 @@ impl Witness {
         match self.life {
             Life::Running | Life::Over => {}
             Life::Stopping(_) | Life::Closing(_) => {
-                rule(!self.clients.is_empty(), "the program ends when the last client has left", self.life)?;
+                let waits = !self.clients.is_empty() || self.switch.is_some();
+                rule(waits, "the program ends when the last client has left", self.life)?;
             }
         }
         let over = held > limit && self.switch.is_none();

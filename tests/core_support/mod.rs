@@ -1,5 +1,6 @@
 //! What `tests/model.rs` and `tests/sim.rs` share: services to try, and the witness that judges every decision.
 
+pub mod account;
 pub mod events;
 pub mod evidence;
 mod judge;

@@ -44,7 +44,8 @@ impl Witness {
             Life::Running | Life::Over => None,
             Life::Stopping(timer) | Life::Closing(timer) => Some(timer),
         };
-        self.switch.map(|switch| switch.deadline).into_iter().chain(life).chain(self.second)
+        let switch = self.switch.map(|switch| switch.undoing.map_or(switch.deadline, |(_, limit)| limit));
+        switch.into_iter().chain(life).chain(self.second)
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use cbpx::config::Settings;
 use cbpx::core::msg::{
-    Action, Answer, BackendId, ClientId, Command, DialFailure, Event, Failure, Note, Outcome, RunId, ScriptEnd, Ticket,
+    Action, Answer, BackendId, ClientId, Command, DialFailure, Event, Failure, Note, Outcome, ScriptEnd, Ticket,
     TimerId, UpstreamId, Why,
 };
 
 use super::Rules;
+pub use super::account::{Client, Life, Place, Switch, Told};
 use super::judge::{is_harmless, rule};
 
 /// The engine's side of one service.
@@ -34,47 +35,6 @@ pub struct Witness {
     /// No timer and no run had this number yet.
     pub next_timer: u64,
     pub next_run: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Client {
-    pub place: Place,
-    pub told: Told,
-    /// Backends of the active upstream that refused this client.
-    pub tried: Vec<BackendId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    Held,
-    Dialling(BackendId),
-    Open(BackendId),
-    Ending(BackendId),
-}
-
-/// What the engine was last told to do with a granted client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Told {
-    Nothing,
-    CallOff,
-    Dismiss,
-    Cut,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Switch {
-    pub ticket: Ticket,
-    pub to: UpstreamId,
-    pub deadline: TimerId,
-    pub script: Option<RunId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
-    Running,
-    Stopping(TimerId),
-    Closing(TimerId),
-    Over,
 }
 
 /// The promise that was broken, and by what.
@@ -100,6 +60,8 @@ pub struct Due<'a> {
 const SECOND_INTERRUPT: Duration = Duration::from_secs(5);
 /// `quit force` is promised to take two seconds at most.
 const CLOSING: Duration = Duration::from_secs(1);
+/// The end of a killed script is awaited this long.
+const UNDOING: Duration = Duration::from_secs(4);
 
 impl Witness {
     pub fn new(settings: Settings) -> Witness {
@@ -146,7 +108,7 @@ impl Witness {
     /// Takes down what has happened and what must be decided upon it.
     fn happened(&mut self, rules: &Rules, event: Event, due: &mut Due) -> Verdict {
         match event {
-            Event::Arrived(id) => self.arrived(rules, id, due),
+            Event::Arrived(id) => return self.arrived(rules, id, due),
             Event::HungUp(id) => {
                 if self.place(id) == Some(Place::Held) {
                     self.turn_away(id, Why::HungUp, due);
@@ -180,8 +142,12 @@ impl Witness {
             },
             Event::ScriptEnded(run, end) => {
                 if self.switch.is_some_and(|switch| switch.script == Some(run)) {
-                    let (moved, failed) = (Outcome::Moved { script: true }, Outcome::Failed(Failure::Script(end)));
-                    due.outcome = Some(if end == ScriptEnd::Exited(0) { moved } else { failed });
+                    let undoing = self.switch.and_then(|switch| switch.undoing);
+                    due.outcome = Some(match (undoing, end) {
+                        (Some((failure, _)), _) => Outcome::Failed(failure),
+                        (None, ScriptEnd::Exited(0)) => Outcome::Moved { script: true },
+                        (None, end) => Outcome::Failed(Failure::Script(end)),
+                    });
                 }
             }
             Event::Fired(timer) => return self.fired(timer, due),
@@ -190,9 +156,9 @@ impl Witness {
         Ok(())
     }
 
-    fn arrived(&mut self, rules: &Rules, id: ClientId, due: &mut Due) {
+    fn arrived(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
         if self.clients.contains_key(&id) {
-            return;
+            return Ok(());
         }
         let full = self.held().count() >= self.settings.max_queued as usize;
         let room = self.clients.len() < rules.max_clients;
@@ -201,12 +167,13 @@ impl Witness {
                 self.clients.insert(id, Client { place: Place::Held, told: Told::Nothing, tried: Vec::new() });
                 due.note(Note::Arrived(id));
                 if full {
-                    self.undo(Failure::QueueFull, due);
+                    self.undo(Failure::QueueFull, due)?;
                 }
             }
             Life::Running | Life::Stopping(_) => self.turn_away(id, Why::NoRoom, due),
             Life::Closing(_) | Life::Over => self.turn_away(id, Why::Shutdown, due),
         }
+        Ok(())
     }
 
     fn refused(&mut self, id: ClientId, backend: BackendId, failure: DialFailure, due: &mut Due) {
@@ -230,8 +197,12 @@ impl Witness {
         if self.second == Some(timer) {
             self.second = None;
         }
-        if self.switch.is_some_and(|switch| switch.deadline == timer) {
-            self.undo(Failure::Timeout, due);
+        match self.switch {
+            Some(Switch { undoing: Some((failure, limit)), .. }) if limit == timer => {
+                due.outcome = Some(Outcome::Failed(failure));
+            }
+            Some(switch) if switch.deadline == timer => self.undo(Failure::Timeout, due)?,
+            Some(_) | None => {}
         }
         if self.life == Life::Closing(timer) {
             due.exit = true;
@@ -247,7 +218,7 @@ impl Witness {
             Command::Switch if self.life == Life::Running => return self.start_switch(rules, ticket, due),
             Command::Switch => Answer::TooLate,
             Command::Abort if switching => {
-                self.undo(Failure::Aborted, due);
+                self.undo(Failure::Aborted, due)?;
                 Answer::Undone
             }
             Command::Abort => Answer::NoSwitchRunning,
@@ -261,8 +232,8 @@ impl Witness {
                 self.close(Failure::Quit, due)?;
                 Answer::Ending
             }
-            Command::Interrupt if switching => {
-                self.undo(Failure::CtrlC, due);
+            Command::Interrupt if switching && self.life == Life::Running => {
+                self.undo(Failure::CtrlC, due)?;
                 Answer::Undone
             }
             Command::Interrupt if self.life == Life::Running && idle => {
@@ -288,10 +259,9 @@ impl Witness {
         let (timeout, max_queued) = (self.settings.switch_max_time, self.settings.max_queued);
         due.note(Note::SwitchStarted { ticket, from, to, timeout, max_queued });
         let deadline = self.armed(timeout, due)?;
-        self.switch = Some(Switch { ticket, to, deadline, script: None });
+        self.switch = Some(Switch { ticket, to, deadline, script: None, undoing: None });
         if timeout == Duration::ZERO {
-            self.undo(Failure::Timeout, due);
-            return Ok(());
+            return self.undo(Failure::Timeout, due);
         }
         let orders = self.clients.iter().filter_map(|(&id, client)| match client.place {
             Place::Held | Place::Open(_) => None,
@@ -307,7 +277,7 @@ impl Witness {
     fn stop(&mut self, rules: &Rules, due: &mut Due) -> Verdict {
         match self.life {
             Life::Running => {
-                self.undo(Failure::Stopped, due);
+                self.undo(Failure::Stopped, due)?;
                 self.life = Life::Stopping(self.armed(rules.grace, due)?);
                 due.owed.push(Action::StopListening);
                 due.note(Note::Stopping { granted: self.granted(), held: self.held().count() });
@@ -324,7 +294,12 @@ impl Witness {
             Life::Stopping(_) => {}
             Life::Closing(_) | Life::Over => return Ok(()),
         }
-        self.undo(failure, due);
+        // Nothing is waited for any more.
+        if let Some(switch) = self.switch {
+            let undoing = switch.undoing.map(|(first, _)| first);
+            due.outcome = Some(Outcome::Failed(undoing.unwrap_or(failure)));
+            due.owed.extend(switch.script.filter(|_| undoing.is_none()).map(Action::KillScript));
+        }
         self.life = Life::Closing(self.armed(CLOSING, due)?);
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             match self.place(id) {
@@ -335,11 +310,18 @@ impl Witness {
         Ok(())
     }
 
-    /// A running switchover must end in this failure now, and its script be killed.
-    fn undo(&mut self, failure: Failure, due: &mut Due) {
-        let Some(switch) = self.switch else { return };
-        due.outcome = Some(Outcome::Failed(failure));
-        due.owed.extend(switch.script.map(Action::KillScript));
+    /// A running switchover must end in this failure: now, or when its script has ended, which must be killed.
+    fn undo(&mut self, failure: Failure, due: &mut Due) -> Verdict {
+        match self.switch {
+            Some(Switch { script: None, .. }) => due.outcome = Some(Outcome::Failed(failure)),
+            Some(mut switch @ Switch { script: Some(run), undoing: None, .. }) => {
+                due.owed.push(Action::KillScript(run));
+                switch.undoing = Some((failure, self.armed(UNDOING, due)?));
+                self.switch = Some(switch);
+            }
+            Some(Switch { undoing: Some(_), .. }) | None => {}
+        }
+        Ok(())
     }
 
     /// The one timer armed upon this event: a new one, for this time.

@@ -1,5 +1,30 @@
 //! The program from outside: real sockets, real processes, real clients.
 
 mod backend;
+mod demo;
+mod cli;
+mod command;
+mod console;
+mod control;
+mod ctl;
+mod ends;
+mod hold;
+mod hostile;
+mod log;
+mod postgres;
 mod proxy;
+mod relay;
+mod script;
+mod settings;
+mod signals;
+mod starved;
+mod stats;
+mod stop;
+mod stubborn;
 mod support;
+mod switch;
+mod talk;
+mod throttle;
+mod tidy;
+mod tools;
+mod vitals;

@@ -52,7 +52,7 @@ impl Proxy {
         eventually(SOON, "the proxy answers", || {
             let ended = proxy.child.try_wait().unwrap();
             assert!(ended.is_none(), "the proxy ended: {ended:?}; its log:\n{}", proxy.log());
-            TcpStream::connect(proxy.control()).is_ok()
+            greets(proxy.control())
         });
         proxy
     }
@@ -121,8 +121,13 @@ impl Proxy {
         self.child.id()
     }
 
-    /// Sends a signal.
+    /// Sends a signal, once the proxy listens to it.
     pub fn signal(&self, signal: rustix::process::Signal) {
+        eventually(SOON, "the signal is caught", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+        });
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
@@ -170,6 +175,14 @@ impl Drop for Proxy {
             eprintln!("the proxy's log:\n{}", self.log());
         }
     }
+}
+
+/// Whether control answers: by then everything has been bound and started.
+fn greets(control: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(control) else { return false };
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut answer = String::new();
+    stream.write_all(b"hello\n").is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("Hello")
 }
 
 /// Reads to the end.

@@ -43,7 +43,9 @@ struct Course {
     /// The client's direction has ended.
     up_ended: bool,
     down_ended: bool,
-    /// The first reason wins.
+    /// A failure has aborted both sockets: nothing is waited for any more.
+    aborted: bool,
+    /// The first failure wins over everything, the first end in order over later ones.
     why: Option<(Why, Option<io::Error>)>,
 }
 
@@ -97,9 +99,14 @@ impl Pair {
         }
     }
 
-    /// Both sides see the connection fail, and both threads wake up. The first reason wins.
+    /// Both sides see the connection fail, and both threads wake up.
     pub fn abort(&self, why: Why, cause: Option<io::Error>) {
-        self.course.lock().why.get_or_insert((why, cause));
+        let mut course = self.course.lock();
+        course.aborted = true;
+        if course.why.as_ref().is_none_or(|(first, _)| yields(*first, why)) {
+            course.why = Some((why, cause));
+        }
+        drop(course);
         if let Some((client, backend)) = &self.sockets {
             client.abort();
             backend.abort();
@@ -133,16 +140,18 @@ impl Pair {
 
     /// Reports that only the client may still send, and closes it once it has sent nothing for a while.
     fn linger(&self) {
+        let Some((client, _)) = &self.sockets else { return };
         let mut course = self.course.lock();
         if course.up_ended {
             return;
         }
         self.outlet.send(Message::BackendEnded(self.id));
         let mut seen = self.up.load(Ordering::Relaxed);
-        while !course.up_ended && !failed(&course) {
+        while !course.up_ended && !course.aborted {
             let timed_out = self.changed.wait_for(&mut course, LINGER).timed_out();
             let now = self.up.load(Ordering::Relaxed);
-            if timed_out && now == seen {
+            // A client whose bytes wait for a slow backend has sent something.
+            if timed_out && now == seen && !client.has_unread_bytes() {
                 drop(course);
                 return self.dismiss(Why::Lingered);
             }
@@ -153,22 +162,15 @@ impl Pair {
     }
 }
 
-/// Whether the reason is one that has aborted both sockets.
-fn failed(course: &Course) -> bool {
-    match course.why {
-        Some((Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked, _)) => true,
-        Some((
-            Why::HungUp
-            | Why::NoBackend
-            | Why::NoRoom
-            | Why::Shutdown
-            | Why::ClientEnded
-            | Why::BackendEnded
-            | Why::Lingered
-            | Why::Dismissed,
-            _,
-        ))
-        | None => false,
+/// Whether an end in order, told so far, turns out to have been a failure: a half-closed connection is not done before
+/// the other half is. A backend that had ended is not at fault when it takes no more bytes.
+fn yields(first: Why, failure: Why) -> bool {
+    match first {
+        Why::ClientEnded => true,
+        Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
+        Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked => false,
+        // Never told of a pair.
+        Why::HungUp | Why::NoBackend | Why::NoRoom | Why::Shutdown => false,
     }
 }
 

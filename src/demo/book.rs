@@ -1,0 +1,168 @@
+//! What clients and servers have seen: the one account that rows and verdict are made from.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Cheap to clone; all clones are the same book.
+#[derive(Clone, Debug, Default)]
+pub struct Book(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    totals: Totals,
+    first_error: Option<String>,
+    /// Nobody listens at the proxy's address any more.
+    proxy_gone: bool,
+    /// Waits of requests that met no switch; at most [`SAMPLES`].
+    ordinary: Vec<Duration>,
+    longest_ordinary: Duration,
+    /// The switch that is being watched.
+    switch: Option<Window>,
+}
+
+/// Enough for a median; `--stay` may run for days.
+const SAMPLES: usize = 200_000;
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests answered in full.
+    pub requests: u64,
+    /// Requests that were not.
+    pub errors: u64,
+    /// Requests that reached a server which was not the primary, counted by that server.
+    pub wrong: u64,
+}
+
+/// From the moment `switch` was typed until its answer was complete.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    ended: Option<Instant>,
+    /// Waits of requests under way at some moment of it.
+    waits: Vec<Duration>,
+}
+
+/// Longest and median of some waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    pub longest: Duration,
+    pub median: Duration,
+}
+
+impl Book {
+    /// A client that began to ask at `asked` has its answer.
+    pub fn answered(&self, asked: Instant) {
+        let now = Instant::now();
+        let wait = now - asked;
+        let mut book = self.0.lock();
+        book.totals.requests += 1;
+        match &mut book.switch {
+            Some(switch) if now >= switch.began && switch.ended.is_none_or(|ended| asked <= ended) => {
+                switch.waits.push(wait);
+            }
+            Some(_) | None => {
+                book.longest_ordinary = book.longest_ordinary.max(wait);
+                if book.ordinary.len() < SAMPLES {
+                    book.ordinary.push(wait);
+                }
+            }
+        }
+    }
+
+    /// A client has no answer, or not all of it.
+    pub fn failed(&self, because: &str) {
+        let mut book = self.0.lock();
+        book.totals.errors += 1;
+        book.first_error.get_or_insert_with(|| because.to_owned());
+    }
+
+    /// A client was refused a connection: only a proxy that has ended does that.
+    pub fn proxy_is_gone(&self) {
+        self.0.lock().proxy_gone = true;
+    }
+
+    /// A server that is not the primary was asked for something.
+    pub fn reached_wrong_server(&self) {
+        self.0.lock().totals.wrong += 1;
+    }
+
+    /// `switch` is about to be typed.
+    pub fn switch_begins(&self) {
+        self.0.lock().switch = Some(Window { began: Instant::now(), ended: None, waits: Vec::new() });
+    }
+
+    /// The answer to `switch` is complete. Requests that are under way still belong to it.
+    pub fn switch_ended(&self) {
+        if let Some(switch) = &mut self.0.lock().switch {
+            switch.ended = Some(Instant::now());
+        }
+    }
+
+    /// The waits of requests that met the last switch.
+    pub fn switch_waits(&self) -> Waits {
+        let mut waits = self.0.lock().switch.as_ref().map(|switch| switch.waits.clone()).unwrap_or_default();
+        let longest = waits.iter().max().copied().unwrap_or_default();
+        Waits { longest, median: median(&mut waits) }
+    }
+
+    /// The waits of all other requests.
+    pub fn ordinary_waits(&self) -> Waits {
+        let (mut waits, longest) = {
+            let book = self.0.lock();
+            (book.ordinary.clone(), book.longest_ordinary)
+        };
+        Waits { longest, median: median(&mut waits) }
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.0.lock().totals
+    }
+
+    /// What the first error was about.
+    pub fn first_error(&self) -> Option<String> {
+        self.0.lock().first_error.clone()
+    }
+
+    pub fn proxy_has_gone(&self) -> bool {
+        self.0.lock().proxy_gone
+    }
+}
+
+fn median(waits: &mut [Duration]) -> Duration {
+    if waits.is_empty() {
+        return Duration::ZERO;
+    }
+    let middle = waits.len() / 2;
+    *waits.select_nth_unstable(middle).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_under_way_during_a_switch_belongs_to_it_and_no_other_does() {
+        let book = Book::default();
+        let long_ago = Instant::now();
+        book.answered(Instant::now());
+        book.switch_begins();
+        book.answered(long_ago);
+        let inside = Instant::now();
+        book.answered(inside);
+        book.switch_ended();
+        book.answered(inside);
+        std::thread::sleep(Duration::from_millis(1));
+        book.answered(Instant::now());
+        let switch = book.0.lock().switch.as_ref().map(|switch| switch.waits.len());
+        assert_eq!((switch, book.0.lock().ordinary.len(), book.totals().requests), (Some(3), 2, 5));
+    }
+
+    #[test]
+    fn the_median_of_nothing_is_nothing() {
+        assert_eq!(median(&mut []), Duration::ZERO);
+        assert_eq!(median(&mut [3, 1, 2].map(Duration::from_secs)), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,234 @@
+//! What is seen: text, and one row per half second. On a terminal a row grows while it lasts, with a bar for every
+//! sample, so that a pause can be seen; in a pipe there are only finished rows, without bars, colours or control codes.
+
+use std::env;
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::time::Duration;
+
+use rustix::termios::tcgetwinsize;
+
+/// Standard output.
+pub struct Screen {
+    out: Stdout,
+    colour: bool,
+    /// From lowest to highest; `None`: no bars.
+    bars: Option<[char; 8]>,
+    /// A row is shown that is not finished.
+    growing: bool,
+    /// The highest bar so far is the full height.
+    highest: u64,
+    rows: u32,
+}
+
+/// How text may be emphasized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ink {
+    Bold,
+    Dim,
+    Blue,
+    Green,
+    Yellow,
+    Red,
+}
+
+/// What happened between two samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Requests answered.
+    pub answered: u64,
+    /// Clients held at its end.
+    pub held: usize,
+}
+
+/// Half a second, or the part of it that is over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    /// Since the clients began.
+    pub time: Duration,
+    pub active: &'static str,
+    pub granted: usize,
+    pub held: usize,
+    pub per_second: u64,
+    pub errors: u64,
+    pub samples: Vec<Sample>,
+}
+
+/// Rows of a long stay after which the headings are repeated.
+const HEADINGS_EVERY: u32 = 20;
+/// What a row with its bars needs.
+const COLUMNS: u16 = 76;
+const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const ASCII: [char; 8] = ['_', '_', '-', '-', '=', '=', '#', '#'];
+const ERASE: &str = "\r\x1b[K";
+
+impl Screen {
+    /// As much as standard output can show.
+    pub fn new() -> Screen {
+        let out = io::stdout();
+        let capable = out.is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let wide = tcgetwinsize(&out).map_or(true, |size| size.ws_col == 0 || size.ws_col >= COLUMNS);
+        let bars = if speaks_utf8() { BLOCKS } else { ASCII };
+        Screen {
+            colour: capable && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            bars: (capable && wide).then_some(bars),
+            out,
+            growing: false,
+            highest: 1,
+            rows: 0,
+        }
+    }
+
+    /// Bars start anew to find their full height.
+    pub fn lower_ceiling(&mut self) {
+        self.highest = 1;
+    }
+
+    /// Whether rows have bars.
+    pub fn has_bars(&self) -> bool {
+        self.bars.is_some()
+    }
+
+    /// The text, emphasized if that is possible.
+    pub fn ink(&self, ink: Ink, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        let code = match ink {
+            Ink::Bold => "1",
+            Ink::Dim => "2",
+            Ink::Blue => "94",
+            Ink::Green => "32",
+            Ink::Yellow => "33",
+            Ink::Red => "31",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    /// A server's name in its own colour, padded to `width`.
+    pub fn server(&self, name: &str, width: usize) -> String {
+        let padded = format!("{name:<width$}");
+        match name {
+            "blue" => self.ink(Ink::Blue, &padded),
+            "green" => self.ink(Ink::Green, &padded),
+            _ => padded,
+        }
+    }
+
+    /// One line, or several.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        let erase = if std::mem::take(&mut self.growing) { ERASE } else { "" };
+        self.put(&format!("{erase}{text}\n"))
+    }
+
+    /// Headings for rows that follow.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn headings(&mut self) -> io::Result<()> {
+        self.rows = 0;
+        let (title, rule) = if self.has_bars() { (" requests as they end", " --------------------") } else { ("", "") };
+        let titles = format!("   time active backend active in queue  req/s errors{title}");
+        self.say(&self.ink(Ink::Dim, &titles))?;
+        self.say(&self.ink(Ink::Dim, &format!(" ------ -------------- ------ -------- ------ ------{rule}")))
+    }
+
+    /// A row that is over.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn row(&mut self, row: &Row) -> io::Result<()> {
+        if self.rows == HEADINGS_EVERY {
+            self.headings()?;
+        }
+        self.rows += 1;
+        let line = self.line(row);
+        self.say(&line)
+    }
+
+    /// A row so far; shown where it can be erased again, and only there.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn growing_row(&mut self, row: &Row) -> io::Result<()> {
+        if !self.has_bars() {
+            return Ok(());
+        }
+        let line = self.line(row);
+        self.growing = true;
+        self.put(&format!("{ERASE}{line}"))
+    }
+
+    /// Leaves a row as far as it has grown.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn interrupted(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.growing) { self.put("\n") } else { Ok(()) }
+    }
+
+    fn put(&mut self, text: &str) -> io::Result<()> {
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        written.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}")))
+    }
+
+    fn line(&mut self, row: &Row) -> String {
+        let numbers = format!("{:>6} {:>8} {:>6}", row.granted, row.held, row.per_second);
+        let errors = format!("{:>6}", row.errors);
+        let errors = if row.errors > 0 { self.ink(Ink::Red, &errors) } else { errors };
+        let bars: String = row.samples.iter().map(|sample| self.bar(*sample)).collect();
+        let gap = if bars.is_empty() { "" } else { " " };
+        let (time, active) = (row.time.as_secs_f64(), self.server(row.active, 14));
+        format!(" {time:>6.1} {active} {numbers} {errors}{gap}{bars}")
+    }
+
+    fn bar(&mut self, sample: Sample) -> String {
+        let Some(bars) = self.bars else { return String::new() };
+        self.highest = self.highest.max(sample.answered);
+        match sample.answered {
+            0 if sample.held > 0 => self.ink(Ink::Yellow, "."),
+            0 => " ".to_owned(),
+            answered => {
+                let level = (answered * bars.len() as u64).div_ceil(self.highest).max(1) - 1;
+                bars.get(level as usize).map(char::to_string).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// As the locale says; the first of the three that is set decides.
+fn speaks_utf8() -> bool {
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
+    let locale = set.unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn screen(bars: Option<[char; 8]>) -> Screen {
+        Screen { out: io::stdout(), colour: false, bars, growing: false, highest: 1, rows: 0 }
+    }
+
+    fn row() -> Row {
+        let samples = [(80, 0), (40, 0), (0, 55), (0, 0)];
+        let samples = samples.map(|(answered, held)| Sample { answered, held }).to_vec();
+        let time = Duration::from_millis(1500);
+        Row { time, active: "blue", granted: 12, held: 55, per_second: 5120, errors: 0, samples }
+    }
+
+    #[test]
+    fn a_pause_can_be_seen_among_the_bars() {
+        let mut screen = screen(Some(BLOCKS));
+        screen.highest = 80;
+        assert_eq!(screen.line(&row()), "    1.5 blue               12       55   5120      0 █▄. ");
+    }
+
+    #[test]
+    fn in_a_pipe_a_row_is_numbers_only() {
+        assert_eq!(screen(None).line(&row()), "    1.5 blue               12       55   5120      0");
+    }
+}

@@ -1,0 +1,190 @@
+//! Sets the stage: a temporary directory with the switch script, both servers, and a proxy configured like a user's.
+//! Fields are dropped in order: the proxy ends before the servers do, the directory goes last.
+
+use std::error::Error;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::book::Book;
+use super::servers::{Bound, Primary, Server};
+use crate::config::{Config, Control, Log, LogTarget, Service, Settings, Upstream};
+use crate::endpoint::{Address, Endpoint};
+use crate::serve::Proxy;
+
+/// Everything but clients and operator.
+pub struct Stage {
+    pub proxy: Proxy,
+    pub blue: Server,
+    pub green: Server,
+    pub directory: Directory,
+    pub book: Book,
+    /// Where clients connect.
+    pub listening: SocketAddr,
+    /// Where operators connect.
+    pub control: SocketAddr,
+}
+
+impl Stage {
+    /// Starts it all; nobody is connected yet.
+    ///
+    /// # Errors
+    /// The first thing that is not to be had.
+    pub fn set() -> Result<Stage, Box<dyn Error>> {
+        let directory = Directory::new()?;
+        let (blue, green) = (Bound::new("blue")?, Bound::new("green")?);
+        directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
+        directory.put(BEHIND, "")?;
+        let proxy = Proxy::start(&configuration(blue.address, green.address, directory.script()))?;
+        let board = proxy.desk().board.clone();
+        let primary = Arc::new(Primary {
+            file: directory.path.join(PRIMARY),
+            switching: Box::new(move || board.read().view.switching),
+        });
+        let book = Book::default();
+        let (blue, green) = (blue.open(&primary, &book)?, green.open(&primary, &book)?);
+        let listening = tcp(proxy.listening())?;
+        let control = tcp(proxy.controlled_at())?;
+        Ok(Stage { proxy, blue, green, directory, book, listening, control })
+    }
+
+    /// The name of the server at this address, as the proxy shows it.
+    pub fn name_of(&self, address: &str) -> &'static str {
+        let servers = [&self.blue, &self.green];
+        servers.iter().find(|server| server.address.to_string() == address).map_or("?", |server| server.name)
+    }
+
+    /// Lets the next switch script succeed.
+    ///
+    /// # Errors
+    /// When somebody has meddled with the directory.
+    pub fn standby_catches_up(&self) -> io::Result<()> {
+        fs::remove_file(self.directory.path.join(BEHIND))
+    }
+
+    /// What a user would have typed for this proxy.
+    pub fn command_line(&self) -> [String; 2] {
+        [
+            format!("cbpx -p {} -a {} -s {} \\", self.listening.port(), self.blue.address, self.green.address),
+            format!("-t 5 -c 1000 -o 0 -r {} -x {}", self.control.port(), self.directory.script().display()),
+        ]
+    }
+}
+
+/// Which server may serve (see [`Primary`]).
+const PRIMARY: &str = "primary";
+/// Exists while the standby cannot be promoted.
+const BEHIND: &str = "standby-is-behind";
+
+/// What promotes a server here. `sh`, `mv` and `sleep` are all it needs.
+const SCRIPT: &str = r#"#!/bin/sh
+# The switch script of `cbpx demo`. cbpx runs it when the last client has left the old server, with these words:
+#   $1 $2  host and port of the server in use
+#   $3 $4  host and port of the one to move to
+# Exit 0 lets everybody through to the new server, anything else back to the old one.
+#
+# A real script promotes a standby, say with `pg_ctl promote`. Here the file `primary` names the port of the server
+# that may serve; the servers look it up for each request.
+set -e
+cd "${0%/*}"
+primary() {
+    echo "$*" > primary.new
+    mv primary.new primary
+}
+
+echo "port $2 is asked to step down"
+primary demoted "$2"
+sleep 0.3
+if [ -e standby-is-behind ]; then
+    echo "port $4 has not caught up: giving up, port $2 takes its role back"
+    primary "$2"
+    exit 1
+fi
+primary "$4"
+echo "port $4 is the primary now"
+"#;
+
+fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config {
+    let endpoint = |address: SocketAddr| Endpoint::tcp(address.ip().to_string(), address.port());
+    let anywhere = || Endpoint::tcp("127.0.0.1", 0);
+    Config {
+        services: vec![Service {
+            name: "cbpx".to_owned(),
+            listeners: vec![anywhere()],
+            backlog: 512,
+            upstreams: vec![Upstream::single(endpoint(blue)), Upstream::single(endpoint(green))],
+            settings: Settings {
+                switch_max_time: Duration::from_secs(5),
+                max_queued: 1000,
+                max_open: None,
+                switch_loop_wait: Duration::from_millis(100),
+                net_buffer_size: 2048,
+            },
+            script: Some(script),
+            connect_timeout: Duration::from_secs(5),
+            max_dials: 256,
+            grace: Duration::from_secs(6),
+        }],
+        control: Control { listeners: vec![anywhere()], console: false },
+        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info },
+    }
+}
+
+/// The first address, which is TCP because that was asked for.
+fn tcp(addresses: &[Address]) -> io::Result<SocketAddr> {
+    match addresses.first() {
+        Some(Address::Tcp(address)) => Ok(*address),
+        Some(Address::Unix(_)) | None => Err(io::Error::other("the proxy does not tell where it listens")),
+    }
+}
+
+/// A directory of this run's own, with the switch script in it. Removed with everything in it when dropped.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    fn new() -> Result<Directory, String> {
+        let base = std::env::temp_dir();
+        let failed = |path: &Path, e: &io::Error| format!("cannot make a temporary directory {}: {e}", path.display());
+        for attempt in 0..100 {
+            let path = base.join(format!("cbpx-demo-{}-{attempt}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {
+                    let directory = Directory { path };
+                    directory.write_script().map_err(|e| failed(&directory.path, &e))?;
+                    return Ok(directory);
+                }
+                // A number that another process had before: its directory is not ours to use.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed(&path, &e)),
+            }
+        }
+        Err(format!("cannot make a temporary directory in {}: all names are taken", base.display()))
+    }
+
+    fn write_script(&self) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(self.script())?;
+        file.write_all(SCRIPT.as_bytes())
+    }
+
+    fn put(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.path.join(name), text)
+    }
+
+    pub fn script(&self) -> PathBuf {
+        self.path.join("switch.sh")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be removed has been removed by somebody else, or is theirs.
+        fs::remove_dir_all(&self.path).ok();
+    }
+}

@@ -1,0 +1,119 @@
+//! The verdict: what all clients and servers saw together, against the time the script took for itself.
+
+use std::io;
+use std::time::Duration;
+
+use super::book::{Book, Totals, Waits};
+use super::clients::{LONG, SHORT};
+use super::operator::Report;
+use super::screen::{Ink, Screen};
+
+/// One act as it went.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    pub name: &'static str,
+    pub report: Report,
+    /// The switch ended as it was meant to.
+    pub as_expected: bool,
+    /// Of all requests under way during the switch.
+    pub waits: Waits,
+}
+
+impl Scene {
+    /// What the longest wait had to be, and what is left.
+    pub fn account(&self) -> String {
+        let [drain, script, rest] = self.parts();
+        format!("{drain} for running transactions to end, {script} for the script, {rest} for all the rest")
+    }
+
+    fn sum(&self) -> String {
+        let [drain, script, rest] = self.parts();
+        format!(" = {drain:>12} + {script:>6} + {rest:>6}")
+    }
+
+    fn parts(&self) -> [String; 3] {
+        let Report { drain, script, .. } = self.report;
+        [drain, script, self.waits.longest.saturating_sub(drain + script)].map(milliseconds)
+    }
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    totals: Totals,
+    first_error: Option<String>,
+    ordinary: Waits,
+    scenes: Vec<Scene>,
+}
+
+impl Verdict {
+    pub fn new(book: &Book, scenes: Vec<Scene>) -> Verdict {
+        Verdict { totals: book.totals(), first_error: book.first_error(), ordinary: book.ordinary_waits(), scenes }
+    }
+
+    /// No error, nobody at the wrong server, and each switch ended as it was meant to.
+    pub fn is_good(&self) -> bool {
+        let Totals { requests, errors, wrong } = self.totals;
+        requests > 0 && errors == 0 && wrong == 0 && self.scenes.iter().all(|scene| scene.as_expected)
+    }
+
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn tell(&self, screen: &mut Screen) -> io::Result<()> {
+        let Totals { requests, errors, wrong } = self.totals;
+        let count = |bad: u64| if bad == 0 { bad.to_string() } else { screen.ink(Ink::Red, &bad.to_string()) };
+        let counts = format!(
+            "{requests} requests by {} clients, {} errors, {} at the wrong server",
+            SHORT + LONG,
+            count(errors),
+            count(wrong)
+        );
+        screen.say(&format!("\n{} {counts}.", screen.ink(Ink::Bold, "Verdict:")))?;
+        if let Some(words) = &self.first_error {
+            screen.say(&format!("The first error: {words}"))?;
+        }
+        let [first, second] = ["how long requests waited      median  longest", " = transactions + script +   rest"];
+        screen.say(&screen.ink(Ink::Dim, &format!("\n  {first}{second}")))?;
+        screen.say(&waits("between the switches", self.ordinary))?;
+        for scene in &self.scenes {
+            screen.say(&format!("{}{}", waits(scene.name, scene.waits), scene.sum()))?;
+        }
+        let (ink, words) = match (self.is_good(), self.scenes.iter().all(|scene| scene.as_expected)) {
+            (true, _) => (Ink::Green, "Good: two switches under load, and all that a client could notice was a wait."),
+            (false, true) => (Ink::Red, "Bad: there were clients who noticed."),
+            (false, false) => (Ink::Red, "Bad: a switch did not end as it should have."),
+        };
+        screen.say(&format!("\n{}", screen.ink(ink, words)))
+    }
+}
+
+fn waits(name: &str, waits: Waits) -> String {
+    format!("  {name:<28} {:>7}  {:>7}", milliseconds(waits.median), milliseconds(waits.longest))
+}
+
+/// With a decimal where it matters.
+pub fn milliseconds(time: Duration) -> String {
+    let milliseconds = time.as_secs_f64() * 1000.0;
+    if milliseconds < 10.0 { format!("{milliseconds:.1} ms") } else { format!("{milliseconds:.0} ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(totals: Totals, as_expected: bool) -> bool {
+        let waits = Waits::default();
+        let scene = Scene { name: "act", report: Report::default(), as_expected, waits };
+        Verdict { totals, first_error: None, ordinary: waits, scenes: vec![scene] }.is_good()
+    }
+
+    #[test]
+    fn a_single_error_wrong_server_or_unexpected_end_spoils_the_verdict() {
+        let clean = Totals { requests: 9, errors: 0, wrong: 0 };
+        assert!(verdict(clean, true));
+        assert!(!verdict(Totals { errors: 1, ..clean }, true));
+        assert!(!verdict(Totals { wrong: 1, ..clean }, true));
+        assert!(!verdict(clean, false));
+        assert!(!verdict(Totals { requests: 0, ..clean }, true), "nobody was there");
+    }
+}

@@ -1,0 +1,209 @@
+//! `cbpx demo` as a person or a CI job runs it: in a pipe, to the end, or interrupted.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::proxy::{CBPX, finish};
+use crate::support::{SOON, TempDir, eventually};
+
+/// A running demo with a temporary directory of its own.
+struct Demo {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    /// Everything read so far.
+    seen: String,
+    dir: TempDir,
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Demo {
+        let dir = TempDir::new("demo");
+        let mut command = Command::new(CBPX);
+        command.arg("demo").args(arguments).env("TMPDIR", dir.path());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Demo { child, lines, seen: String::new(), dir }
+    }
+
+    /// Reads on until a line has this in it.
+    fn read_until(&mut self, words: &str) -> String {
+        loop {
+            let before = self.seen.len();
+            self.lines.read_line(&mut self.seen).unwrap();
+            let line = &self.seen[before..];
+            assert!(!line.is_empty(), "the demo ended without '{words}':\n{}", self.seen);
+            if line.contains(words) {
+                return line.to_owned();
+            }
+        }
+    }
+
+    fn read_to_end(&mut self) {
+        while self.lines.read_line(&mut self.seen).unwrap() > 0 {}
+    }
+
+    /// The port in the line `echo WORD | nc 127.0.0.1 PORT`.
+    fn port(&mut self, word: &str) -> u16 {
+        let line = self.read_until(&format!("echo {word} | nc 127.0.0.1 "));
+        let port = line.split_once("127.0.0.1 ").unwrap().1.split_whitespace().next().unwrap();
+        port.parse().unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually(SOON, "the demo ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Nothing is left in its temporary directory.
+    fn assert_clean(&self) {
+        let left: Vec<_> = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Types one line at a port and returns the answer.
+fn ask(port: u16, line: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    writeln!(stream, "{line}").unwrap();
+    finish(stream)
+}
+
+/// `N` in a line with `N errors`.
+fn number_before(line: &str, word: &str) -> u64 {
+    let before = line.split_once(word).unwrap_or_else(|| panic!("no '{word}' in: {line}")).0;
+    before.split_whitespace().last().unwrap().parse().unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+#[test]
+fn the_demo_moves_everybody_without_an_error_and_says_so() {
+    let mut demo = Demo::start(&[]);
+    let control = demo.port("stats");
+    let stats = ask(control, "stats");
+    assert!(stats.contains("Current backend") && stats.lines().count() == 3, "{stats}");
+    demo.read_to_end();
+    assert!(demo.wait().success(), "{}", demo.seen);
+    let seen = &demo.seen;
+    let act = |number| seen.find(&format!("Act {number}:")).unwrap_or_else(|| panic!("no act {number}:\n{seen}"));
+    let (first, second) = (&seen[act(1)..act(2)], &seen[act(2)..]);
+    assert!(first.contains("Switch failed: script exited with code: 1") && first.contains("Blue serves"), "{seen}");
+    assert!(second.contains("Switch OK!") && second.contains("Green serves"), "{seen}");
+    assert!(!first.contains("Switch OK") && !second.contains("Switch failed"), "{seen}");
+    let verdict = seen.lines().find(|line| line.starts_with("Verdict:")).unwrap_or_else(|| panic!("{seen}"));
+    assert_eq!((number_before(verdict, " errors"), number_before(verdict, " at the wrong server")), (0, 0));
+    assert!(number_before(verdict, " requests") > 100, "{verdict}");
+    assert!(seen.contains("\nGood:") && !seen.contains("\nBad:"), "{seen}");
+    let rows = seen.lines().filter(|line| line.contains(" blue  ") || line.contains(" green  "));
+    assert!(rows.count() >= 10, "a row each half second:\n{seen}");
+    assert!(!seen.contains(['\x1b', '\r']), "control codes in a pipe: {seen:?}");
+    demo.assert_clean();
+}
+
+#[test]
+fn a_demo_that_stays_takes_switches_both_ways_and_ends_in_order_on_ctrl_c() {
+    let mut demo = Demo::start(&["--stay"]);
+    let (control, proxy) = (demo.port("stats"), demo.port("hello"));
+    demo.read_until("Ctrl-C ends the demo");
+    assert_eq!(ask(proxy, "hello"), "green\n", "the second act moved everybody");
+    for server in ["blue\n", "green\n"] {
+        let answer = ask(control, "switch");
+        assert!(answer.contains("Switch OK!"), "{answer}");
+        assert_eq!(ask(proxy, "hello"), server);
+    }
+    demo.signal(Signal::INT);
+    demo.read_to_end();
+    assert!(demo.wait().success(), "{}", demo.seen);
+    let since = demo.seen.lines().last().unwrap_or_default();
+    assert_eq!((number_before(since, " errors"), number_before(since, " at the wrong server")), (0, 0), "{since}");
+    demo.assert_clean();
+}
+
+#[test]
+fn a_script_that_is_killed_half_way_does_not_send_the_demos_clients_to_a_demoted_server() {
+    let mut demo = Demo::start(&["--stay"]);
+    let control = demo.port("stats");
+    demo.read_until("Ctrl-C ends the demo");
+    let mut switch = TcpStream::connect((Ipv4Addr::LOCALHOST, control)).unwrap();
+    switch.set_read_timeout(Some(SOON)).unwrap();
+    writeln!(switch, "switch").unwrap();
+    let mut answer = BufReader::new(switch);
+    let mut line = String::new();
+    while !line.contains("asked to step down") {
+        line.clear();
+        assert!(answer.read_line(&mut line).unwrap() > 0, "the switch ended before its script began");
+    }
+    let undone = ask(control, "abort");
+    assert!(undone.contains("undone"), "{undone}");
+    for _ in 0..4 {
+        demo.read_until("  green  ");
+    }
+    demo.signal(Signal::INT);
+    demo.read_to_end();
+    let since = demo.seen.lines().last().unwrap_or_default();
+    assert_eq!((number_before(since, " errors"), number_before(since, " at the wrong server")), (0, 0), "{since}");
+    assert!(demo.wait().success(), "{}", demo.seen);
+}
+
+#[test]
+fn ctrl_c_in_the_middle_of_a_switch_ends_the_demo_without_a_verdict() {
+    let mut demo = Demo::start(&[]);
+    demo.read_until("asked to step down");
+    demo.signal(Signal::INT);
+    demo.read_to_end();
+    assert_eq!(demo.wait().code(), Some(1), "{}", demo.seen);
+    assert!(demo.seen.contains("no verdict") && !demo.seen.contains("Verdict:"), "{}", demo.seen);
+    demo.assert_clean();
+}
+
+#[test]
+fn quit_force_at_the_control_port_ends_the_demo() {
+    let mut demo = Demo::start(&["--stay"]);
+    let control = demo.port("stats");
+    demo.read_until("  blue  ");
+    ask(control, "quit force");
+    demo.read_to_end();
+    assert_eq!(demo.wait().code(), Some(1), "{}", demo.seen);
+    assert!(demo.seen.contains("told to quit"), "{}", demo.seen);
+    demo.assert_clean();
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_demo_and_nothing_stays_behind() {
+    let dir = TempDir::new("demo");
+    let mut command = Command::new(CBPX);
+    command.args(["demo", "--stay"]).env("TMPDIR", dir.path()).stderr(Stdio::piped());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("cannot write to standard output"), "{words}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_unknown_flag_of_the_demo_is_a_usage_error() {
+    let output = Command::new(CBPX).args(["demo", "--forever"]).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert!(words.contains("--forever") && words.contains("Usage: cbpx demo"), "{words}");
+}

@@ -1,0 +1,136 @@
+//! Both ends of one connection through the proxy, in the hands of the test: the client's and the server's.
+
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::support::{SOON, eventually};
+
+/// A server that does what the test does with the connections it takes from here.
+pub struct Server(TcpListener);
+
+impl Server {
+    pub fn new() -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Server(listener)
+    }
+
+    pub fn address(&self) -> String {
+        self.0.local_addr().unwrap().to_string()
+    }
+
+    /// The next client to reach it.
+    pub fn accept(&self) -> TcpStream {
+        let mut accepted = None;
+        eventually(SOON, "a client reaches the server", || {
+            accepted = self.try_accept();
+            accepted.is_some()
+        });
+        accepted.unwrap()
+    }
+
+    /// Likewise, if there is one.
+    pub fn try_accept(&self) -> Option<TcpStream> {
+        let stream = match self.0.accept() {
+            Ok((stream, _)) => stream,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return None,
+            Err(e) => panic!("accept: {e}"),
+        };
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        Some(stream)
+    }
+}
+
+/// A server that drops SYNs: it never accepts, and its queue is full.
+pub struct Deaf {
+    listener: Socket,
+    _queued: Vec<Socket>,
+}
+
+impl Deaf {
+    pub fn new() -> Deaf {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        // A queue of length 0 takes one. The first that is not taken shows that it is full.
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let taken = socket.connect_timeout(&address, Duration::from_millis(200)).is_ok();
+            queued.push(socket);
+            if !taken {
+                return Deaf { listener, _queued: queued };
+            }
+        }
+    }
+
+    pub fn address(&self) -> String {
+        self.listener.local_addr().unwrap().as_socket().unwrap().to_string()
+    }
+}
+
+/// Closes with a reset.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Reads on, and returns how much came before the connection was reset.
+///
+/// # Panics
+/// When the stream ends in order, or not at all.
+pub fn read_until_reset(mut stream: &TcpStream) -> usize {
+    let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => panic!("after {total} bytes the stream ended in order"),
+            Ok(length) => total += length,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::ConnectionReset, "after {total} bytes");
+                return total;
+            }
+        }
+    }
+}
+
+/// Reads exactly this much.
+pub fn read_text(mut stream: &TcpStream, length: usize) -> String {
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+/// Reads to an end in order.
+pub fn read_rest(mut stream: &TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    rest
+}
+
+/// Bytes in which each lost, doubled or moved one shows.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+}
+
+/// Writes until nothing more is taken, and returns how much was. The reading side is not reading.
+pub fn fill(mut stream: &TcpStream) -> usize {
+    use std::io::Write;
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let (chunk, mut total) = (vec![7; 64 * 1024], 0);
+    loop {
+        match stream.write(&chunk) {
+            Ok(length) => total += length,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::WouldBlock, "after {total} bytes");
+                stream.set_write_timeout(Some(SOON)).unwrap();
+                return total;
+            }
+        }
+    }
+}

@@ -156,8 +156,9 @@ mod tests {
         book.answered(inside);
         std::thread::sleep(Duration::from_millis(1));
         book.answered(Instant::now());
-        let switch = book.0.lock().switch.as_ref().map(|switch| switch.waits.len());
-        assert_eq!((switch, book.0.lock().ordinary.len(), book.totals().requests), (Some(3), 2, 5));
+        let inner = book.0.lock();
+        let switch = inner.switch.as_ref().map(|switch| switch.waits.len());
+        assert_eq!((switch, inner.ordinary.len(), inner.totals.requests), (Some(3), 2, 5));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -29,9 +30,11 @@ impl Demo {
         Demo { child, lines, seen: String::new(), dir }
     }
 
-    /// Reads on until a line has this in it.
+    /// Reads on until a line has this in it. A demo that stays goes on writing rows, so this cannot wait for ever.
     fn read_until(&mut self, words: &str) -> String {
+        let deadline = Instant::now() + SOON;
         loop {
+            assert!(Instant::now() < deadline, "not within {SOON:?}: '{words}':\n{}", self.seen);
             let before = self.seen.len();
             self.lines.read_line(&mut self.seen).unwrap();
             let line = &self.seen[before..];
@@ -154,7 +157,7 @@ fn a_script_that_is_killed_half_way_does_not_send_the_demos_clients_to_a_demoted
     let undone = ask(control, "abort");
     assert!(undone.contains("undone"), "{undone}");
     for _ in 0..4 {
-        demo.read_until("  green  ");
+        demo.read_until(" green  ");
     }
     demo.signal(Signal::INT);
     demo.read_to_end();
@@ -178,7 +181,7 @@ fn ctrl_c_in_the_middle_of_a_switch_ends_the_demo_without_a_verdict() {
 fn quit_force_at_the_control_port_ends_the_demo() {
     let mut demo = Demo::start(&["--stay"]);
     let control = demo.port("stats");
-    demo.read_until("  blue  ");
+    demo.read_until(" blue  ");
     ask(control, "quit force");
     demo.read_to_end();
     assert_eq!(demo.wait().code(), Some(1), "{}", demo.seen);

@@ -1,12 +1,12 @@
 //! The program from outside: real sockets, real processes, real clients.
 
 mod backend;
-mod demo;
 mod cli;
 mod command;
 mod console;
 mod control;
 mod ctl;
+mod demo;
 mod ends;
 mod hold;
 mod hostile;

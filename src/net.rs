@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
@@ -138,6 +139,16 @@ impl Stream {
     /// Whether bytes have arrived that nobody has read.
     pub fn has_unread_bytes(&self) -> bool {
         rustix::io::ioctl_fionread(&self.socket).is_ok_and(|unread| unread > 0)
+    }
+
+    /// Whether the peer has gone as far as can be told: it has reset the connection, or ended its side and left no byte
+    /// to be read.
+    pub fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        // An error is a defect here, and says nothing about the peer.
+        let state = poll(&mut fds, Some(&Timespec::default())).map_or(PollFlags::empty(), |_| fds[0].revents());
+        state.intersects(PollFlags::HUP | PollFlags::ERR)
+            || state.contains(PollFlags::RDHUP) && !self.has_unread_bytes()
     }
 
     /// Writes what there is room for and does not wait: `WouldBlock` when there is none.

@@ -5,7 +5,10 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -23,8 +26,15 @@ use crate::threads;
 /// In the working directory, as the original had it.
 const HISTORY: &str = ".cbpx_history";
 
-/// A running console. Dropping it gives the terminal its settings back, which line editing has changed.
+/// How long the end of the program waits for an answer that is being written.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// A running console. Dropping it lets the command at work finish its answer, and gives the terminal its settings back,
+/// which line editing has changed.
 pub struct Console {
+    interrupts: Interrupts,
+    /// Locked while a command is at work; true when no more are to be read.
+    closing: Arc<Mutex<bool>>,
     before: Option<Termios>,
 }
 
@@ -38,15 +48,21 @@ impl Console {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(None);
         }
-        let console = Console { before: tcgetattr(io::stdin()).ok() };
+        let closing = Arc::new(Mutex::new(false));
+        let before = tcgetattr(io::stdin()).ok();
+        let console = Console { interrupts: interrupts.clone(), closing: Arc::clone(&closing), before };
         // Detached: see above.
-        drop(threads::spawn("console", move || converse(&desk, &interrupts))?);
+        drop(threads::spawn("console", move || converse(&desk, &interrupts, &closing))?);
         Ok(Some(console))
     }
 }
 
 impl Drop for Console {
     fn drop(&mut self) {
+        self.interrupts.interrupt();
+        if let Some(mut closing) = self.closing.try_lock_for(FAREWELL) {
+            *closing = true;
+        }
         if let Some(before) = &self.before {
             // The terminal may be gone.
             tcsetattr(io::stdin(), OptionalActions::Now, before).ok();
@@ -54,7 +70,7 @@ impl Drop for Console {
     }
 }
 
-fn converse(desk: &Desk, interrupts: &Interrupts) {
+fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
     let mut editor = match editor() {
         Ok(editor) => editor,
         Err(e) => return log::error!("no console: {e}"),
@@ -78,9 +94,14 @@ fn converse(desk: &Desk, interrupts: &Interrupts) {
         }
         remember(&mut editor, &line);
         log::info!("console: {}", table::printable(&line));
+        let closing = closing.lock();
         let mut terminal = Terminal::new(&mut out, Stop::CtrlC(interrupts));
         if table::run(desk, &line, &mut terminal).is_err() {
             return log::info!("console closed: nobody reads it");
+        }
+        // Another prompt would take the terminal's settings again that are just being given back.
+        if *closing || terminal.ending {
+            return;
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Terminal<'a> {
     stop: Stop<'a>,
     /// Set by `prompt`.
     pub keep_open: bool,
+    /// Set by `quit`, when it is about to happen.
+    pub ending: bool,
 }
 
 /// What ends a command that would repeat for ever.
@@ -38,7 +40,7 @@ impl Interrupts {
 
 impl<'a> Terminal<'a> {
     pub fn new(out: &'a mut dyn Write, stop: Stop<'a>) -> Terminal<'a> {
-        Terminal { out, stop, keep_open: false }
+        Terminal { out, stop, keep_open: false, ending: false }
     }
 
     /// Writes one line, at once.

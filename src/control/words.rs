@@ -71,6 +71,7 @@ pub fn quit(desk: &Desk, arguments: &[&str], terminal: &mut Terminal<'_>) -> Sai
             &format!(" Not quitting: clients connected: {granted}, held: {held} ('quit force' cuts them)"),
         ),
         Some(_) => {
+            terminal.ending = true;
             terminal.line(words)?;
             Ok(Verdict::Done)
         }

@@ -102,6 +102,11 @@ impl Clients {
         record.facts.granted = Some(Instant::now());
         if watched {
             watch.remove(&stream);
+            // What the watch has to tell may still be on its way.
+            if stream.has_hung_up() {
+                let ending = Ending { why: Why::HungUp, up: 0, down: 0, cause: None };
+                return outlet.send(Message::Closed(id, ending));
+            }
         }
         // First, so that a client for whom there is no thread costs the backend nothing.
         let claimed = match workers.claim() {

@@ -2,7 +2,7 @@
 //! next timer, and on nothing else; whatever may wait (connects, the script, the disk) is somebody else's.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -39,7 +39,7 @@ pub struct Coordinator {
     /// Who waits for an answer.
     pub tickets: BTreeMap<Ticket, Sender<Reply>>,
     pub next_ticket: u64,
-    pub script: Option<(RunId, Running)>,
+    pub script: Option<Script>,
     /// The running switchover, as the operator sees it.
     pub course: Option<Course>,
     pub exiting: bool,
@@ -47,6 +47,14 @@ pub struct Coordinator {
     pub failure: Option<io::Error>,
     pub watch: Watch,
     pub clients: Clients,
+}
+
+/// The running script.
+pub struct Script {
+    run: RunId,
+    running: Running,
+    /// Closed with this: nobody waits for the script any more.
+    _awaited: PipeWriter,
 }
 
 /// When the parts of a switchover began.
@@ -112,7 +120,7 @@ impl Coordinator {
                 None
             }
             Message::ScriptEnded(run, end) => {
-                if self.script.as_ref().is_some_and(|(current, _)| *current == run) {
+                if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
                 self.journal.script_ended(end);
@@ -154,10 +162,10 @@ impl Coordinator {
             Action::Arm(timer, after) => self.timers.arm(timer, after),
             Action::RunScript { run, from, to, deadline } => self.run_script(run, from, to, deadline),
             Action::KillScript(run) => {
-                if let Some((current, running)) = &self.script
-                    && *current == run
+                if let Some(script) = &self.script
+                    && script.run == run
                 {
-                    running.kill();
+                    script.running.kill();
                 }
             }
             Action::Answer(ticket, answer) => self.answer(ticket, answer),
@@ -176,12 +184,14 @@ impl Coordinator {
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
         self.journal.script_started(&script, &arguments);
-        let order = Order { run, script, arguments, time_left: self.timers.left(deadline) };
-        let running = Running::default();
-        self.script = Some((run, running.clone()));
-        let outlet = self.outlet.clone();
-        let job = move || running.execute(&order, &outlet);
-        if let Err(e) = self.workers.run(format!("script-{}", run.0), job) {
+        let time_left = self.timers.left(deadline);
+        let started = io::pipe().and_then(|(forsaken, awaited)| {
+            let order = Order { run, script, arguments, time_left, forsaken };
+            let (running, outlet) = (Running::default(), self.outlet.clone());
+            self.script = Some(Script { run, running: running.clone(), _awaited: awaited });
+            self.workers.run(format!("script-{}", run.0), move || running.execute(&order, &outlet))
+        });
+        if let Err(e) = started {
             let code = e.raw_os_error().unwrap_or(rustix::io::Errno::AGAIN.raw_os_error());
             self.outlet.send(Message::ScriptEnded(run, ScriptEnd::NotStarted(code)));
         }
@@ -189,7 +199,7 @@ impl Coordinator {
 
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
-        let current = self.script.as_ref().is_some_and(|(current, _)| *current == run);
+        let current = self.script.as_ref().is_some_and(|script| script.run == run);
         self.journal.script_line(&line);
         if let (true, Some(course)) = (current, &self.course) {
             self.reply(course.ticket, Reply::ScriptLine(line));

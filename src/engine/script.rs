@@ -20,7 +20,7 @@ use super::inbox::{Message, Outlet};
 use crate::core::msg::{RunId, ScriptEnd};
 
 /// What is to be run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Order {
     pub run: RunId,
     pub script: PathBuf,
@@ -28,6 +28,8 @@ pub struct Order {
     pub arguments: [String; 4],
     /// Until the time limit; the script finds it in `CBPX_SECONDS_LEFT`.
     pub time_left: Duration,
+    /// Closed when nobody waits for the end of this run any more.
+    pub forsaken: PipeReader,
 }
 
 /// A run that can be killed, also before its process exists and after it has ended.
@@ -72,7 +74,7 @@ impl Running {
     /// Runs the script on the calling thread, from start to end, and reports its lines and how it ended.
     pub fn execute(&self, order: &Order, outlet: &Outlet) {
         let end = match self.start(order) {
-            Ok(Some((child, output))) => self.attend(child, output, order.run, outlet),
+            Ok(Some((child, output))) => self.attend(child, output, order, outlet),
             Ok(None) => ScriptEnd::Signalled(Signal::KILL.as_raw()),
             Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
         };
@@ -117,14 +119,17 @@ impl Running {
 
     /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
     /// not waited for, except after a kill, which may have left somebody behind who puts things back.
-    fn attend(&self, mut child: Child, output: PipeReader, run: RunId, outlet: &Outlet) -> ScriptEnd {
-        let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(run, line)));
+    fn attend(&self, mut child: Child, output: PipeReader, order: &Order, outlet: &Outlet) -> ScriptEnd {
+        let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(order.run, line)));
         let ended = Pid::from_raw(child.id() as i32)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(io::Error::from)
             .and_then(|process| read_until_end(&process, &output, &mut lines))
-            .and_then(|()| if self.is_killed() { read_until_closed(&output, &mut lines) } else { Ok(()) });
+            .and_then(|()| match self.is_killed() {
+                true => read_until_closed(&output, &order.forsaken, &mut lines),
+                false => Ok(()),
+            });
         if let Err(e) = ended {
             log::warn!("cannot read what the switch script says: {e}");
         }
@@ -189,14 +194,21 @@ fn read_until_end(process: &OwnedFd, output: &PipeReader, lines: &mut Lines<impl
 
 /// Waits until nobody holds the pipe any more, for a limited time. A script that must not leave things half done when it
 /// is killed starts a process of its own session that inherits standard output and closes it when all is put back.
-fn read_until_closed(output: &PipeReader, lines: &mut Lines<impl FnMut(String)>) -> io::Result<()> {
+/// Nor is it waited for when nobody lets clients through any more.
+fn read_until_closed(
+    output: &PipeReader,
+    forsaken: &PipeReader,
+    lines: &mut Lines<impl FnMut(String)>,
+) -> io::Result<()> {
     let deadline = Instant::now() + PUTTING_BACK;
     let mut buffer = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        match poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&timeout)) {
+        let mut fds = [PollFd::new(forsaken, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
             Ok(0) => return Ok(()),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
             Ok(_) => match (&mut &*output).read(&mut buffer)? {
                 0 => return Ok(()),
                 length => lines.push(&buffer[..length]),

@@ -79,11 +79,6 @@ impl Backend {
     pub fn greetings(&self) -> Vec<String> {
         self.seen.lock().unwrap().greetings.clone()
     }
-
-    /// Clients' addresses as this server saw them, in the order in which they were accepted.
-    pub fn peers(&self) -> Vec<SocketAddr> {
-        self.seen.lock().unwrap().connections.iter().filter_map(|stream| stream.peer_addr().ok()).collect()
-    }
 }
 
 impl Drop for Backend {

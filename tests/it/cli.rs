@@ -13,8 +13,11 @@ use crate::proxy::Proxy;
 use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
+/// Flags and their values.
+type Changes<'a> = &'a [(&'a str, Option<&'a str>)];
+
 /// A complete command line with some flags replaced or added; `None` leaves one out.
-fn with(changes: &[(&str, Option<&str>)]) -> Ran {
+fn with(changes: Changes<'_>) -> Ran {
     let dir = TempDir::new("cli");
     let port = Reserved::new();
     let port = port.port().to_string();
@@ -210,7 +213,7 @@ fn what_keeps_it_from_starting_is_named_with_act_object_and_cause_and_exit_1() {
     let folder = dir.path().display().to_string();
     let used = dir.path().join("used.sock").display().to_string();
     let _used = UnixListener::bind(&used).unwrap();
-    let table: &[(&[(&str, Option<&str>)], [&str; 3])] = &[
+    let table: &[(Changes<'_>, [&str; 3])] = &[
         (&[("-p", Some(&taken_port))], ["cannot listen on", &taken_port, "in use"]),
         (&[("-r", Some(&taken_port))], ["remote control", &taken_port, "in use"]),
         (&[("-a", Some("nosuch.invalid:5432"))], ["active", "nosuch.invalid:5432", "not known"]),
@@ -260,7 +263,9 @@ fn a_script_that_cannot_run_yet_is_a_warning() {
 
 #[test]
 fn ipv6_is_served_on_both_sides() {
-    let six = TcpListener::bind("[::1]:0").unwrap();
+    // A port that the proxy will not be given.
+    let port = Reserved::new();
+    let six = TcpListener::bind(("::1", port.port())).unwrap();
     let address = six.local_addr().unwrap().to_string();
     let serving = thread::spawn(move || {
         for stream in six.incoming().take(2) {

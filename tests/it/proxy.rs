@@ -113,10 +113,6 @@ impl Proxy {
         self.dir.path().join("cbpx.log")
     }
 
-    pub fn dir(&self) -> &TempDir {
-        &self.dir
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

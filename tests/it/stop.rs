@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::ends::{Deaf, Server, fill, read_rest, read_text, read_until_reset};
 use crate::proxy::Proxy;
 use crate::stubborn::Stubborn;
-use crate::support::{Reserved, SOON, eventually};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 
 /// The longest `quit force` may take, whatever clients do.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -76,6 +76,20 @@ fn quit_force_ends_at_once_during_a_switch_whose_script_hangs() {
     held.iter().for_each(|client| assert_eq!(read_rest(client), b""));
     assert_eq!(server.connections(), 0);
     script.is_gone();
+}
+
+#[test]
+fn quit_force_waits_for_nobody_whom_the_script_has_left_behind() {
+    let (server, dir) = (Backend::echo("s"), TempDir::new("stop"));
+    // Has left its process group, and holds the script's output.
+    let text = format!("#!/bin/sh\nsetsid sleep 20 &\ntouch '{}/began'\nsleep 20\n", dir.path().display());
+    let script = dir.script("promote", &text).display().to_string();
+    let mut proxy = Proxy::start(&server.address(), &server.address(), &["-t", "60", "-x", &script]);
+    let switch = proxy.begin("switch");
+    eventually(SOON, "the script runs", || dir.path().join("began").exists());
+    proxy.ask("quit force");
+    is_ended(&mut proxy, AT_ONCE);
+    assert!(crate::proxy::finish(switch).contains("Switch failed: quit force"));
 }
 
 #[test]

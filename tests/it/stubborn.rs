@@ -28,13 +28,13 @@ impl Stubborn {
     /// Waits until both processes are there.
     pub fn runs(&self) {
         eventually(SOON, "the script runs", || self.dir.path().join("pids").exists());
-        assert!(self.processes().iter().all(|pid| is_alive(pid)));
+        assert!(self.processes().iter().all(is_alive));
     }
 
     /// Waits until neither is; then it may be started again.
     pub fn is_gone(&self) {
         let processes = self.processes();
-        eventually(SOON, "neither the script nor its child is left", || !processes.iter().any(|pid| is_alive(pid)));
+        eventually(SOON, "neither the script nor its child is left", || !processes.iter().any(is_alive));
         fs::remove_file(self.dir.path().join("pids")).unwrap();
     }
 

@@ -113,6 +113,24 @@ fn a_client_that_is_being_connected_counts_as_open() {
 }
 
 #[test]
+fn a_client_that_leaves_just_before_its_turn_reaches_no_server() {
+    let server = Server::new();
+    let proxy = Proxy::start(&server.address(), &server.address(), &["-o", "1"]);
+    let mut open = (proxy.connect(), server.accept());
+    for _ in 0..50 {
+        let leaves = proxy.connect();
+        let next = proxy.connect();
+        queue_is(&proxy, 1, 2);
+        drop(leaves);
+        drop(open);
+        let far = server.accept();
+        (&next).write_all(b"x").unwrap();
+        assert_eq!(read_text(&far, 1), "x", "this is the one who stayed");
+        open = (next, far);
+    }
+}
+
+#[test]
 fn waiting_clients_are_not_served_by_a_failed_switch() {
     let server = Backend::echo("s");
     let proxy = Proxy::start(&server.address(), &server.address(), &["-o", "1", "-t", "0.2"]);

@@ -2,6 +2,8 @@
 //! back where they were.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use crate::proxy::Proxy;
 use crate::support::{SOON, eventually};
@@ -41,6 +43,7 @@ impl Vitals {
     /// Waits until the proxy has no more than this.
     pub fn are_back(&self, proxy: &Proxy) {
         eventually(SOON, "busy threads, descriptors and memory are back where they were", || {
+            thread::sleep(Duration::from_millis(20));
             let now = Vitals::of(proxy);
             let back = now.busy.len() <= self.busy.len()
                 && now.descriptors <= self.descriptors

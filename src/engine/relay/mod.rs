@@ -72,11 +72,14 @@ impl Pair {
         let _guard = AbortOnPanic(&self);
         let Some((client, backend)) = &self.sockets else { return };
         match copy(client, backend, &self.up, initial) {
-            End::Eof => match backend.end_writing() {
-                Ok(()) => self.end(|course| course.up_ended = true, Why::ClientEnded),
-                // A backend that had ended and gone is not harmed; one that reset the connection lost bytes.
-                Err(e) => self.abort(Why::BackendFailed, Some(e)),
-            },
+            End::Eof => {
+                self.has_ended(Why::ClientEnded);
+                match backend.end_writing() {
+                    Ok(()) => self.end(|course| course.up_ended = true),
+                    // A backend that had ended and gone is not harmed; one that reset the connection lost bytes.
+                    Err(e) => self.abort(Why::BackendFailed, Some(e)),
+                }
+            }
             End::ReadFailed(e) => self.abort(Why::ClientFailed, Some(e)),
             End::WriteFailed(e) => self.abort(Why::BackendFailed, Some(e)),
         }
@@ -87,13 +90,16 @@ impl Pair {
         let _guard = AbortOnPanic(&self);
         let Some((client, backend)) = &self.sockets else { return };
         match copy(backend, client, &self.down, initial) {
-            End::Eof => match client.end_writing() {
-                Ok(()) => {
-                    self.end(|course| course.down_ended = true, Why::BackendEnded);
-                    self.linger();
+            End::Eof => {
+                self.has_ended(Why::BackendEnded);
+                match client.end_writing() {
+                    Ok(()) => {
+                        self.end(|course| course.down_ended = true);
+                        self.linger();
+                    }
+                    Err(e) => self.abort(Why::ClientFailed, Some(e)),
                 }
-                Err(e) => self.abort(Why::ClientFailed, Some(e)),
-            },
+            }
             End::ReadFailed(e) => self.abort(Why::BackendFailed, Some(e)),
             End::WriteFailed(e) => self.abort(Why::ClientFailed, Some(e)),
         }
@@ -130,11 +136,14 @@ impl Pair {
         }
     }
 
-    /// One direction has ended in order. The first one gives the reason.
-    fn end(&self, mark: impl FnOnce(&mut Course), why: Why) {
-        let mut course = self.course.lock();
-        mark(&mut course);
-        course.why.get_or_insert((why, None));
+    /// One side has ended in order. The first one gives the reason; it is noted before the other side can answer to it.
+    fn has_ended(&self, why: Why) {
+        self.course.lock().why.get_or_insert((why, None));
+    }
+
+    /// One direction has ended in order: its last byte and its end were passed on.
+    fn end(&self, mark: impl FnOnce(&mut Course)) {
+        mark(&mut self.course.lock());
         self.changed.notify_all();
     }
 

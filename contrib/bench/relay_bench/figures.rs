@@ -1,0 +1,133 @@
+//! What is measured, as one table: the names of issue 4, what each figure does, and its goal.
+
+/// One figure.
+#[derive(Debug)]
+pub struct Figure {
+    pub name: &'static str,
+    pub what: &'static str,
+    /// Unit of the median.
+    pub unit: &'static str,
+    pub load: Load,
+    pub goal: Goal,
+    pub cpu: Option<Cpu>,
+}
+
+/// What the generator does. The number is how many connections do it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// 64 bytes there and back again, on connections that stay.
+    Trips(usize),
+    /// Connect, one such trip, close.
+    Requests(usize),
+    /// The server sends as much as it can.
+    Down(usize),
+    /// The client sends as much as it can.
+    Up(usize),
+    /// Clients that have made one trip and then say nothing.
+    Idle,
+}
+
+/// What cbpx aims at.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// At least this times HAProxy's figure.
+    AtLeast(f64),
+    /// At most this, in the figure's unit.
+    AtMost(f64),
+}
+
+/// How the proxy's CPU time is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    pub unit: &'static str,
+    /// Microseconds of CPU for one unit of work (a trip, a request, a byte) times this is the number shown.
+    pub scale: f64,
+    /// At most this times HAProxy's.
+    pub goal: Option<f64>,
+}
+
+const PER_TRIP: Cpu = Cpu { unit: "us/trip", scale: 1.0, goal: None };
+const PER_BYTE: Cpu = Cpu { unit: "ns/KiB", scale: 1024.0 * 1000.0, goal: Some(0.3) };
+
+/// In the order of measuring.
+pub const FIGURES: &[Figure] = &[
+    Figure {
+        name: "rr1",
+        what: "round trips of 64 bytes, 1 connection",
+        unit: "trips/s",
+        load: Load::Trips(1),
+        goal: Goal::AtLeast(1.0),
+        cpu: Some(PER_TRIP),
+    },
+    Figure {
+        name: "rr32",
+        what: "the same, 32 connections",
+        unit: "trips/s",
+        load: Load::Trips(32),
+        goal: Goal::AtLeast(0.85),
+        cpu: Some(Cpu { goal: Some(1.3), ..PER_TRIP }),
+    },
+    Figure {
+        name: "rr500",
+        what: "the same, 500 connections",
+        unit: "trips/s",
+        load: Load::Trips(500),
+        goal: Goal::AtLeast(0.7),
+        cpu: Some(PER_TRIP),
+    },
+    Figure {
+        name: "crr16",
+        what: "connect, one request, close; 16 at once",
+        unit: "conn/s",
+        load: Load::Requests(16),
+        goal: Goal::AtLeast(0.85),
+        cpu: Some(Cpu { unit: "us/conn", scale: 1.0, goal: Some(1.5) }),
+    },
+    Figure {
+        name: "bulk1",
+        what: "server to client, 1 connection",
+        unit: "Gbit/s",
+        load: Load::Down(1),
+        goal: Goal::AtLeast(2.0),
+        cpu: Some(PER_BYTE),
+    },
+    Figure {
+        name: "bulk16",
+        what: "server to client, 16 connections",
+        unit: "Gbit/s",
+        load: Load::Down(16),
+        goal: Goal::AtLeast(1.4),
+        cpu: Some(PER_BYTE),
+    },
+    Figure {
+        name: "push1",
+        what: "client to server, 1 connection",
+        unit: "Gbit/s",
+        load: Load::Up(1),
+        goal: Goal::AtLeast(2.0),
+        cpu: Some(PER_BYTE),
+    },
+    Figure {
+        name: "idle",
+        what: "resident memory per idle client, both directions",
+        unit: "KiB",
+        load: Load::Idle,
+        goal: Goal::AtMost(16.0),
+        cpu: None,
+    },
+];
+
+impl Load {
+    /// Whether bytes are the work, rather than trips.
+    pub fn is_bulk(self) -> bool {
+        match self {
+            Load::Down(_) | Load::Up(_) => true,
+            Load::Trips(_) | Load::Requests(_) | Load::Idle => false,
+        }
+    }
+
+    /// From units of work in a second to the figure's unit.
+    pub fn scale(self) -> f64 {
+        if self.is_bulk() { 8.0 / 1e9 } else { 1.0 }
+    }
+}

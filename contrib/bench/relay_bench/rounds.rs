@@ -1,0 +1,209 @@
+//! Who is measured when.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::bulk::{self, Way};
+use crate::figures::{FIGURES, Figure, Load};
+use crate::load::{Errors, Sample};
+use crate::options::Options;
+use crate::peers::{Kind, Peer, Proxy, Server};
+use crate::{idle, process, requests, trips};
+
+/// What one run does.
+pub struct Plan {
+    figures: Vec<&'static Figure>,
+    peers: Vec<Peer>,
+    rounds: usize,
+    length: Duration,
+    clients: usize,
+}
+
+/// What one run has found.
+pub struct Results {
+    pub peers: Vec<Peer>,
+    pub rounds: usize,
+    pub length: Duration,
+    /// Part of the machine (0 to 1) that processes outside this benchmark took while it ran.
+    pub others: f64,
+    pub rows: Vec<Row>,
+}
+
+pub struct Row {
+    pub figure: &'static Figure,
+    /// One for each of `Results::peers`.
+    pub cells: Vec<Cell>,
+}
+
+/// The rounds of one peer in one figure.
+#[derive(Default)]
+pub struct Cell {
+    /// In the figure's unit; `None` where a round came to nothing.
+    pub rates: Vec<Option<f64>>,
+    /// CPU time of all rounds, and the units of work it was for. /proc counts in hundredths of a second, which is too
+    /// coarse for one round.
+    cpu: Duration,
+    work: u64,
+    pub errors: Errors,
+}
+
+/// Idle clients of peers that start a process for each.
+const FORKED: usize = 200;
+/// Memory varies little, and each round starts fresh processes.
+const IDLE_ROUNDS: usize = 3;
+
+impl Plan {
+    pub fn new(options: &Options) -> io::Result<Plan> {
+        let known = |name: &String| FIGURES.iter().any(|figure| figure.name == name);
+        if let Some(name) = options.only.iter().find(|name| !known(name)) {
+            let names: Vec<_> = FIGURES.iter().map(|figure| figure.name).collect();
+            return Err(io::Error::other(format!("no figure '{name}'; there are {}", names.join(", "))));
+        }
+        let chosen = |figure: &&Figure| options.only.is_empty() || options.only.iter().any(|name| name == figure.name);
+        Ok(Plan {
+            figures: FIGURES.iter().filter(chosen).collect(),
+            peers: peers(options)?,
+            rounds: options.rounds(),
+            length: options.length(),
+            clients: options.clients(),
+        })
+    }
+
+    /// Far beyond the time this takes.
+    pub fn longest(&self) -> Duration {
+        let measurements = (self.figures.len() * self.peers.len() * self.rounds) as u32;
+        (self.length + Duration::from_secs(1)) * measurements * 2 + Duration::from_secs(60)
+    }
+}
+
+/// In the order asked for. Somebody named must be there; by default, whoever is there.
+fn peers(options: &Options) -> io::Result<Vec<Peer>> {
+    let usual: &[&str] = if options.quick {
+        &["haproxy", "cbpx"]
+    } else {
+        &["direct", "haproxy", "haproxy-splice", "nginx", "balance", "socat", "cbpx"]
+    };
+    let named = !options.peers.is_empty();
+    let names: Vec<&str> = if named { options.peers.iter().map(String::as_str).collect() } else { usual.to_vec() };
+    let mut peers: Vec<Peer> = Vec::new();
+    for name in names {
+        let kind = Kind::parse(name, &options.cbpx).ok_or_else(|| io::Error::other(format!("no peer '{name}'")))?;
+        if kind.program().is_none() {
+            match &kind {
+                Kind::Cbpx(path) => return Err(io::Error::other(format!("no program {}", path.display()))),
+                _ if named => return Err(io::Error::other(format!("{name} is not installed"))),
+                _ => {
+                    eprintln!("{name} is not installed, so left out");
+                    continue;
+                }
+            }
+        }
+        let base = name.split_once('=').map_or(name, |(label, _)| label);
+        let taken =
+            peers.iter().filter(|peer| peer.label.trim_end_matches(|c: char| c.is_ascii_digit()) == base).count();
+        let label = if taken == 0 { base.to_owned() } else { format!("{base}{}", taken + 1) };
+        peers.push(Peer { label, kind });
+    }
+    Ok(peers)
+}
+
+/// Removed when dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Measures everything.
+pub fn run(plan: Plan) -> io::Result<Results> {
+    let folder = Folder(process::folder());
+    fs::create_dir_all(&folder.0)?;
+    let server = Server::start()?;
+    // Whoever this process was before `exec` may have had children: the wrapper's compiler.
+    let (began, machine, before) = (Instant::now(), process::machine()?, process::cpu(std::process::id())?);
+    let mut started = plan.peers.len();
+    let mut fresh = |peer: &Peer| {
+        started += 1;
+        Proxy::start(peer, started, &server, &folder.0)
+    };
+    let start = |(number, peer): (usize, &Peer)| Proxy::start(peer, number, &server, &folder.0);
+    let proxies: Vec<Proxy> = plan.peers.iter().enumerate().map(start).collect::<io::Result<_>>()?;
+    let mut rows = Vec::new();
+    for figure in plan.figures {
+        let mut cells: Vec<Cell> = plan.peers.iter().map(|_| Cell::default()).collect();
+        let rounds = if figure.load == Load::Idle { plan.rounds.min(IDLE_ROUNDS) } else { plan.rounds };
+        for round in 1..=rounds {
+            eprint!("\r{}: round {round} of {rounds}   ", figure.name);
+            for ((peer, proxy), cell) in plan.peers.iter().zip(&proxies).zip(&mut cells) {
+                if !peer.kind.takes_part(figure.load) {
+                    continue;
+                }
+                let outcome = match figure.load {
+                    Load::Trips(n) => trips::measure(proxy, n, plan.length),
+                    Load::Requests(n) => requests::measure(proxy, n, plan.length),
+                    Load::Down(n) => bulk::measure(proxy, Way::Down, n, plan.length),
+                    Load::Up(n) => bulk::measure(proxy, Way::Up, n, plan.length),
+                    Load::Idle => fresh(peer).and_then(|proxy| {
+                        let clients = if peer.kind.forks() { plan.clients.min(FORKED) } else { plan.clients };
+                        idle::measure(&proxy, clients)
+                    }),
+                };
+                cell.add(outcome, figure.load.scale(), !peer.kind.forks());
+            }
+        }
+        rows.push(Row { figure, cells });
+    }
+    eprint!("\r{:30}\r", "");
+    let busy = process::machine()?.saturating_sub(machine);
+    // Everything else is a child of this process, running or ended.
+    let own = process::cpu(std::process::id())?.saturating_sub(before);
+    let processors = std::thread::available_parallelism()?.get() as f64;
+    let others = busy.saturating_sub(own).as_secs_f64() / (began.elapsed().as_secs_f64() * processors);
+    Ok(Results { peers: plan.peers, rounds: plan.rounds, length: plan.length, others, rows })
+}
+
+impl Cell {
+    fn add(&mut self, outcome: io::Result<Sample>, scale: f64, cpu_is_known: bool) {
+        match outcome {
+            Ok(sample) => {
+                self.rates.push((sample.rate > 0.0).then_some(sample.rate * scale));
+                if cpu_is_known {
+                    self.cpu += sample.cpu;
+                    self.work += sample.work;
+                }
+                self.errors.merge(sample.errors);
+            }
+            Err(e) => {
+                self.rates.push(None);
+                self.errors.count(e);
+            }
+        }
+    }
+}
+
+impl Cell {
+    /// Microseconds of CPU for one unit of work, if it took any.
+    pub fn cpu(&self) -> Option<f64> {
+        (!self.cpu.is_zero() && self.work > 0).then(|| self.cpu.as_secs_f64() * 1e6 / self.work as f64)
+    }
+}
+
+impl Results {
+    /// Where HAProxy's figures are.
+    pub fn anchor(&self) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.kind == Kind::Haproxy)
+    }
+
+    /// Connections through any cbpx that failed.
+    pub fn cbpx_errors(&self) -> u64 {
+        let ours = |cells: &[Cell]| -> u64 {
+            let both = self.peers.iter().zip(cells);
+            both.filter(|(peer, _)| matches!(peer.kind, Kind::Cbpx(_))).map(|(_, cell)| cell.errors.number).sum()
+        };
+        self.rows.iter().map(|row| ours(&row.cells)).sum()
+    }
+}

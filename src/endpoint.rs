@@ -114,7 +114,7 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Endpoint, BadEndpoint> {
         let bad = |because| BadEndpoint { given: text.to_owned(), because };
-        if text.starts_with('/') {
+        if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
             return Ok(Endpoint::Unix(PathBuf::from(text)));
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn every_form_is_read_and_shown_as_it_was_typed() {
-        for text in ["10.0.0.1:5432", "db.example:5432", "[::1]:80", "/run/db.sock"] {
+        for text in ["10.0.0.1:5432", "db.example:5432", "[::1]:80", "/run/db.sock", "./db.sock"] {
             assert_eq!(parsed(text).to_string(), text);
         }
         assert_eq!(parsed("[::1]:80"), Endpoint::tcp("::1", 80));

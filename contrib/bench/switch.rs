@@ -13,8 +13,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -165,12 +165,38 @@ fn release_of_held_clients(cbpx: &Path, blue: SocketAddr, green: SocketAddr) -> 
         last.push(ms(served.iter().max()));
         finish(switch)?;
     }
+    let mut direct = Vec::new();
+    for _ in 0..ROUNDS {
+        direct.push(all_at_once(blue)?);
+    }
+    println!("for comparison, {HELD} clients at once without a proxy: last served after {:.1} ms", median(direct));
     println!(
         "release of {HELD} held clients: first served {:.1} ms, last {:.1} ms after the script's end (medians of {ROUNDS})",
         median(first),
         median(last)
     );
     Ok(())
+}
+
+/// What the server and the clients of part 2 need by themselves: milliseconds until the last one is served.
+fn all_at_once(to: SocketAddr) -> io::Result<f64> {
+    let start = Arc::new(Barrier::new(HELD + 1));
+    let client = |start: Arc<Barrier>| {
+        move || -> io::Result<u128> {
+            start.wait();
+            request(to)?;
+            Ok(now())
+        }
+    };
+    let spawn = |_| thread::Builder::new().stack_size(64 * 1024).spawn(client(Arc::clone(&start)));
+    let clients: Vec<_> = (0..HELD).map(spawn).collect::<io::Result<_>>()?;
+    start.wait();
+    let began = now();
+    let mut last = began;
+    for client in clients {
+        last = last.max(client.join().map_err(|_| io::Error::other("a client panicked"))??);
+    }
+    Ok((last - began) as f64 / 1e6)
 }
 
 fn now() -> u128 {

@@ -83,7 +83,8 @@ struct Typed {
     surplus: Vec<String>,
 }
 
-/// Dials under way at once: enough to fill a link, half of the shortest usual accept queue (128).
+/// Dials under way at once: enough to fill a link, and what a server that never answers can tie up at most. It does not
+/// protect a short accept queue: connected is not accepted.
 const MAX_DIALS: usize = 64;
 
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {

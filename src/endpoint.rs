@@ -103,7 +103,7 @@ pub struct BadEndpoint {
 
 impl fmt::Display for BadEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}' {} (expected HOST:PORT, [IPV6]:PORT or /PATH)", self.given, self.because)
+        write!(f, "'{}' {} (expected HOST:PORT, [IPV6]:PORT, /PATH or ./PATH)", self.given, self.because)
     }
 }
 

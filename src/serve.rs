@@ -2,7 +2,9 @@
 //! before the first client is accepted. The order of fields is the order of shutdown.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -10,10 +12,10 @@ use crate::config::{Config, LogTarget, Service};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
-use crate::core::msg::Command;
+use crate::core::msg::{Answer, BackendId, Command};
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::Engine;
-use crate::engine::inbox::Outlet;
+use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::Addresses;
 use crate::engine::script;
 use crate::net::Listener;
@@ -24,12 +26,34 @@ use crate::signals::{self, Signal};
 /// Why the program could not start: the act, the object and the cause.
 #[derive(Debug)]
 pub enum StartError {
-    Log { path: String, cause: io::Error },
-    Resolve { role: &'static str, backend: Endpoint, cause: io::Error },
-    ResolveOwn { at: Endpoint, cause: io::Error },
-    Listen { at: Endpoint, cause: io::Error },
-    Control { at: Endpoint, cause: io::Error },
-    Thread { cause: io::Error },
+    Log {
+        path: String,
+        cause: io::Error,
+    },
+    Resolve {
+        role: &'static str,
+        backend: Endpoint,
+        cause: io::Error,
+    },
+    ResolveOwn {
+        at: Endpoint,
+        cause: io::Error,
+    },
+    Listen {
+        at: Endpoint,
+        cause: io::Error,
+    },
+    /// A backend is the proxy itself: every client would come back as a new one.
+    Loop {
+        backend: Endpoint,
+    },
+    Control {
+        at: Endpoint,
+        cause: io::Error,
+    },
+    Thread {
+        cause: io::Error,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -43,6 +67,9 @@ impl fmt::Display for StartError {
                 write!(f, "cannot resolve the address to listen on, {at}: {}", plain(cause))
             }
             StartError::Listen { at, cause } => write!(f, "cannot listen on {at}: {}", plain(cause)),
+            StartError::Loop { backend } => {
+                write!(f, "cannot use {backend} as a backend: this proxy listens there itself")
+            }
             StartError::Control { at, cause } => {
                 write!(f, "cannot listen for remote control on {at}: {}", plain(cause))
             }
@@ -119,6 +146,14 @@ impl Proxy {
                 let role = if is_active { "active" } else { "standby" };
                 StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
             })?;
+            let own: Vec<Address> = listeners.iter().filter_map(|listener| listener.address().ok()).collect();
+            let backends = service.upstreams.iter().flat_map(|upstream| upstream.backends());
+            for (number, backend) in backends.enumerate() {
+                let reached = addresses.of(BackendId(number));
+                if own.iter().any(|own| reached.iter().any(|address| is_same(own, address))) {
+                    return Err(StartError::Loop { backend: backend.endpoint.clone() });
+                }
+            }
             listening.extend(listeners.iter().filter_map(|listener| listener.address().ok()));
             let engine = Engine::start(service.clone(), listeners, addresses, clients_for(descriptors));
             engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
@@ -225,9 +260,22 @@ fn heed(signal: Signal, outlets: &[Outlet], interrupts: &Interrupts, reopener: O
         Signal::Stop => Command::Stop,
     };
     log::info!("signal received: {signal:?}");
-    // The answer is in the log, and in what happens.
-    outlets.iter().for_each(|outlet| drop(outlet.ask(command)));
+    for outlet in outlets {
+        let replies = outlet.ask(command);
+        // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
+        if signal == Signal::Interrupt
+            && let Ok(Reply::Answer(Answer::StillInUse { granted, held }, _)) = replies.recv_timeout(PATIENCE)
+        {
+            let name = env!("CARGO_PKG_NAME");
+            let words = "Ctrl-C again within 5 s stops it all the same";
+            // Nobody may be reading there.
+            writeln!(io::stderr(), "{name}: clients connected: {granted}, held: {held}; {words}").ok();
+        }
+    }
 }
+
+/// How long the coordinator may take to answer a signal, before the next signal is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
@@ -247,6 +295,20 @@ fn bind_all(
         }
     }
     Ok(bound)
+}
+
+/// Whether dialling `to` ends at the listener `own`, as far as can be told without asking which addresses this machine
+/// has.
+fn is_same(own: &Address, to: &Address) -> bool {
+    match (own, to) {
+        (Address::Tcp(own), Address::Tcp(to)) => {
+            let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+            let reaches = own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback();
+            own.port() == to.port() && reaches
+        }
+        (Address::Unix(own), Address::Unix(to)) => own == to,
+        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+    }
 }
 
 /// Raises the soft limit of descriptors to the hard one, and returns it.

@@ -43,7 +43,7 @@ struct Typed {
     #[arg(short = 'o', long, value_name = "N", allow_negative_numbers = true)]
     max_open_conns: Option<String>,
     /// Port for remote control; without it there is a console
-    #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
+    #[arg(aliases = ["rc", "rc_"], short, long, value_name = "PORT", allow_negative_numbers = true)]
     rc_port: Option<String>,
     /// Length of the listen queue [default: 512]
     #[arg(short = 'b', long, value_name = "N", allow_negative_numbers = true)]
@@ -237,7 +237,7 @@ impl Typed {
     fn control(&self, mistakes: &mut Mistakes) -> Option<Control> {
         let mut listeners = Vec::new();
         let port = match &self.rc_port {
-            Some(text) => mistakes.integer("-r/--rc_port", text, [i64::MIN, 65_535])?,
+            Some(text) => mistakes.integer("-r/--rc_port", text, [-65_535, 65_535])?,
             None => 0,
         };
         if port > 0 {

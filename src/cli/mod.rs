@@ -7,6 +7,7 @@ pub mod ctl;
 use std::ffi::OsString;
 
 use crate::config::Config;
+use crate::control::is_command;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match arguments.get(1).and_then(|word| word.to_str()) {
         Some("ctl") => ctl::parse(&arguments[1..]),
         Some("demo") => crate::demo::parse(&arguments[1..]),
+        Some(word) if is_command(word) => {
+            Err(Usage(format!("cbpx: '{word}' is a command for a running cbpx: did you mean 'cbpx ctl {word}'?")))
+        }
         Some(_) | None => cbpx::parse(&arguments),
     }
 }

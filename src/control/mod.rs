@@ -34,6 +34,11 @@ pub const CTL_WORD: &str = "ctl";
 /// What that last line begins with.
 pub const CTL_VERDICT: &str = " ctl: ";
 
+/// Whether this is one of the words the control protocol knows.
+pub fn is_command(word: &str) -> bool {
+    table::ROWS.iter().any(|row| row.name == word)
+}
+
 /// Sessions at once. The next one is told so and closed.
 const SESSIONS: usize = 64;
 const TOO_MANY: &str = "too many control sessions, at most 64 at once";

@@ -15,6 +15,8 @@ use crate::net::Stream;
 
 /// The first line must be complete this long after the connection was made.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// At a prompt somebody may think this long; a forgotten session would otherwise be one less for good.
+const IDLE_PROMPT: Duration = Duration::from_secs(600);
 /// A bare word without a line end is a command when nothing follows for this long. Scripts that send `hello` and wait
 /// are that old.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -126,15 +128,18 @@ impl Session<'_> {
                         return self.rest();
                     }
                 }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    return Err(NoLine::Closed("nothing typed at the prompt for 10 minutes"));
+                }
                 Err(_) => return Err(NoLine::Gone),
             }
         }
     }
 
-    /// What the read may wait: for ever at a prompt, a moment for the rest of a line, else until the deadline.
+    /// What the read may wait: minutes at a prompt, a moment for the rest of a line, else until the deadline.
     fn limit(&self, deadline: Instant) -> Option<Duration> {
         if self.prompting {
-            return None;
+            return Some(IDLE_PROMPT);
         }
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         Some(if self.buffer.is_empty() { left } else { left.min(PAUSE) })
@@ -149,7 +154,7 @@ impl Session<'_> {
         if line.len() > LONGEST {
             return Err(NoLine::Closed("the line is longer than 4 KiB"));
         }
-        if line.trim().is_empty() && !self.prompting {
+        if line.trim_matches([' ', '\t', '\r', ';']).is_empty() && !self.prompting {
             return Err(NoLine::Closed("the line is empty"));
         }
         Ok(line)

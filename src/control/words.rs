@@ -57,10 +57,10 @@ pub fn quit(desk: &Desk, arguments: &[&str], terminal: &mut Terminal<'_>) -> Sai
     let (command, words) = match arguments {
         [] => (Command::Quit, " Exiting..."),
         ["force"] => (Command::QuitForce, " Terminating connections and exiting..."),
-        [word, ..] => {
+        words => {
             return refused(
                 terminal,
-                &format!(" Not quitting: 'quit' takes nothing or 'force', not '{}'", printable(word)),
+                &format!(" Not quitting: 'quit' takes nothing or 'force', not '{}'", printable(&words.join(" "))),
             );
         }
     };

@@ -115,11 +115,14 @@ impl<'a> Play<'a> {
         let transactions = format!("{LONG:>2} clients, {} ms transactions", TRANSACTION.as_millis());
         for line in [
             String::new(),
-            "                                    +------+".to_owned(),
-            format!("  {SHORT} clients, a short request each --> |      | --> {blue}  the primary: it answers"),
-            "                                    | cbpx |".to_owned(),
-            format!("  {transactions:<31} --> |      |     {green}  the standby: it refuses"),
-            "                                    +------+\n".to_owned(),
+            format!("{:40}+------+", ""),
+            format!(
+                "  {:<33} --> |      | --> {blue}  the primary: it answers",
+                format!("{SHORT} clients, a short request each")
+            ),
+            format!("{:40}| cbpx |", ""),
+            format!("  {transactions:<33} --> |      |     {green}  the standby: it refuses"),
+            format!("{:40}+------+\n", ""),
         ] {
             screen.say(&line)?;
         }

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_proce
 
 use super::inbox::{Message, Outlet};
 use crate::core::msg::{RunId, ScriptEnd};
+use crate::observe::words::system_words;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -76,7 +77,13 @@ impl Running {
         let end = match self.start(order) {
             Ok(Some((child, output))) => self.attend(child, output, order, outlet),
             Ok(None) => ScriptEnd::Signalled(Signal::KILL.as_raw()),
-            Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+            Err(e) => {
+                // The system says "no such file" of a script whose interpreter is missing.
+                let hint = if order.script.exists() { " (the file is there: see its first line, #!)" } else { "" };
+                let words = format!("cannot start {}: {}{hint}", order.script.display(), system_words(&e));
+                outlet.send(Message::ScriptLine(order.run, words));
+                ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
+            }
         };
         outlet.send(Message::ScriptEnded(order.run, end));
     }

@@ -11,6 +11,7 @@ mod ends;
 mod hold;
 mod hostile;
 mod log;
+mod mistakes;
 mod postgres;
 mod proxy;
 mod relay;

@@ -43,6 +43,13 @@ pub struct Service {
     pub grace: Duration,
 }
 
+impl Service {
+    /// All backends, upstream by upstream: the core's ids count them in this order.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.upstreams.iter().flat_map(Upstream::backends)
+    }
+}
+
 /// An ordered list of groups, tried in turn for each client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {

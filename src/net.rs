@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -261,6 +261,22 @@ fn remove_stale(path: &std::path::Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::from(Errno::ADDRINUSE)),
         Err(_) => std::fs::remove_file(path),
+    }
+}
+
+/// Waits until something of `fds` happens or the deadline is over; false when it is over. An interrupted wait goes on.
+///
+/// # Errors
+/// When the system is short of memory.
+pub fn wait_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(fds, Some(&timeout)) {
+            Ok(happened) => return Ok(happened > 0),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
 }
 

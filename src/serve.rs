@@ -137,24 +137,9 @@ impl Proxy {
         let mut engines = Vec::new();
         let mut listening = Vec::new();
         for (service, listeners) in config.services.iter().zip(bound) {
-            let endpoints = service.upstreams.iter().flat_map(|upstream| upstream.backends());
-            let addresses = Addresses::resolve(endpoints.map(|backend| &backend.endpoint)).map_err(|e| {
-                let is_active = service
-                    .upstreams
-                    .first()
-                    .is_some_and(|upstream| upstream.backends().any(|backend| backend.endpoint == e.endpoint));
-                let role = if is_active { "active" } else { "standby" };
-                StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
-            })?;
             let own: Vec<Address> = listeners.iter().filter_map(|listener| listener.address().ok()).collect();
-            let backends = service.upstreams.iter().flat_map(|upstream| upstream.backends());
-            for (number, backend) in backends.enumerate() {
-                let reached = addresses.of(BackendId(number));
-                if own.iter().any(|own| reached.iter().any(|address| is_same(own, address))) {
-                    return Err(StartError::Loop { backend: backend.endpoint.clone() });
-                }
-            }
-            listening.extend(listeners.iter().filter_map(|listener| listener.address().ok()));
+            let addresses = resolve_backends(service, &own)?;
+            listening.extend(own);
             let engine = Engine::start(service.clone(), listeners, addresses, clients_for(descriptors));
             engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
             if let Some(script) = &service.script
@@ -295,6 +280,23 @@ fn bind_all(
         }
     }
     Ok(bound)
+}
+
+/// The addresses of all backends, none of which may be one of our `own`.
+fn resolve_backends(service: &Service, own: &[Address]) -> Result<Addresses, StartError> {
+    let addresses = Addresses::resolve(service.backends().map(|backend| &backend.endpoint)).map_err(|e| {
+        let active = service.upstreams.first();
+        let is_active = active.is_some_and(|active| active.backends().any(|backend| backend.endpoint == e.endpoint));
+        let role = if is_active { "active" } else { "standby" };
+        StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
+    })?;
+    for (number, backend) in service.backends().enumerate() {
+        let reached = addresses.of(BackendId(number));
+        if own.iter().any(|own| reached.iter().any(|address| is_same(own, address))) {
+            return Err(StartError::Loop { backend: backend.endpoint.clone() });
+        }
+    }
+    Ok(addresses)
 }
 
 /// Whether dialling `to` ends at the listener `own`, as far as can be told without asking which addresses this machine

@@ -1,7 +1,9 @@
 //! The cbpx command line.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -122,20 +124,23 @@ impl Mistakes {
         self.note(flag, text.parse::<Endpoint>().map_err(|e| e.to_string()))
     }
 
-    fn number(&mut self, flag: &str, text: &str, [low, high]: [f64; 2]) -> Option<f64> {
-        let number = text.parse::<f64>().map_err(|_| format!("'{text}' is not a number"));
-        let within = number.and_then(|number| {
-            let fits = (low..=high).contains(&number);
-            if fits { Ok(number) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
-        });
-        self.note(flag, within)
+    fn number(&mut self, flag: &str, text: &str, range: [f64; 2]) -> Option<f64> {
+        self.within(flag, text, "a number", range)
     }
 
-    fn integer(&mut self, flag: &str, text: &str, [low, high]: [i64; 2]) -> Option<i64> {
-        let number = text.parse::<i64>().map_err(|_| format!("'{text}' is not an integer"));
-        let within = number.and_then(|number| {
-            let fits = (low..=high).contains(&number);
-            if fits { Ok(number) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
+    fn integer(&mut self, flag: &str, text: &str, range: [i64; 2]) -> Option<i64> {
+        self.within(flag, text, "an integer", range)
+    }
+
+    /// A value of this kind within the range, both ends included.
+    fn within<T>(&mut self, flag: &str, text: &str, kind: &str, [low, high]: [T; 2]) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let value = text.parse::<T>().map_err(|_| format!("'{text}' is not {kind}"));
+        let within = value.and_then(|value| {
+            let fits = (&low..=&high).contains(&&value);
+            if fits { Ok(value) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
         });
         self.note(flag, within)
     }

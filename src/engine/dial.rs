@@ -7,13 +7,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::leash::{Leash, Over};
 use crate::core::msg::DialFailure;
 use crate::endpoint::Address;
-use crate::net::Stream;
+use crate::net::{Stream, wait_until};
 
 /// A dial under way.
 #[derive(Debug)]
@@ -91,17 +91,8 @@ fn connect(address: Option<&Address>) -> io::Result<Arc<Stream>> {
 
 /// Waits until the connection stands.
 fn wait(stream: &Stream, limit: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout")),
-            Ok(_) => break,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+    if !wait_until(&mut [PollFd::new(stream, PollFlags::OUT)], Instant::now() + limit)? {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout"));
     }
     if let Some(error) = stream.connection_error()? {
         return Err(error);

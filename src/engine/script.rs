@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
 use super::inbox::{Message, Outlet};
 use crate::core::msg::{RunId, ScriptEnd};
+use crate::net::wait_until;
 use crate::observe::words::system_words;
 
 /// What is to be run.
@@ -209,24 +210,18 @@ fn read_until_closed(
 ) -> io::Result<()> {
     let deadline = Instant::now() + PUTTING_BACK;
     let mut buffer = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+    // Somebody who keeps talking does not get more time.
+    while Instant::now() < deadline {
         let mut fds = [PollFd::new(forsaken, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Ok(()),
-            Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
-            Ok(_) => match (&mut &*output).read(&mut buffer)? {
-                0 => return Ok(()),
-                length => lines.push(&buffer[..length]),
-            },
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        if left.is_zero() {
+        if !wait_until(&mut fds, deadline)? || !fds[0].revents().is_empty() {
             return Ok(());
         }
+        match (&mut &*output).read(&mut buffer)? {
+            0 => return Ok(()),
+            length => lines.push(&buffer[..length]),
+        }
     }
+    Ok(())
 }
 
 /// Cuts a stream of bytes into lines, within the limits.

@@ -47,8 +47,7 @@ pub struct Journal {
 
 impl Journal {
     pub fn new(service: &Service, board: Board) -> Journal {
-        let backends = service.upstreams.iter().flat_map(|upstream| upstream.backends());
-        Journal { board, backends: backends.map(|backend| backend.endpoint.to_string()).collect() }
+        Journal { board, backends: service.backends().map(|backend| backend.endpoint.to_string()).collect() }
     }
 
     /// The situation after an event.

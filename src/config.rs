@@ -27,6 +27,10 @@ pub struct Service {
     pub listeners: Vec<Endpoint>,
     /// The length given to `listen(2)`.
     pub backlog: i32,
+    /// Threads that accept on each listener; at least one.
+    pub accept_threads: usize,
+    /// A connection that has been silent for so long is probed; `None` is never.
+    pub keepalive: Option<Duration>,
     /// At least one; the one at index 0 is active at the start. A switchover goes from the active one to the next,
     /// and from the last one back to the first.
     pub upstreams: Vec<Upstream>,

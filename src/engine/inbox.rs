@@ -1,18 +1,18 @@
-//! What reaches the coordinator, and what comes back to those who asked. The sending side is cheap to clone and never
-//! blocks; when the coordinator has ended, messages are dropped with the sockets in them.
+//! What is told to whom: reports about clients go to the core ([`super::dispatch`]), messages to the coordinator, replies
+//! to those who asked. Sending never waits; when the coordinator has ended, messages to it are dropped.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::core::msg::{Answer, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
+use crate::core::msg::{Action, Answer, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
 use crate::endpoint::Address;
 use crate::net::Stream;
 
-/// One thing that has happened somewhere in the engine.
+/// Something that has happened to a client.
 #[derive(Debug)]
-pub enum Message {
+pub enum Report {
     Accepted {
         stream: Stream,
         peer: Address,
@@ -32,11 +32,24 @@ pub enum Message {
     },
     BackendEnded(ClientId),
     Closed(ClientId, Ending),
+}
+
+/// Something the coordinator has to see to.
+#[derive(Debug)]
+pub enum Message {
+    /// The core has decided this; when, and how many clients were held then.
+    Decided {
+        action: Action,
+        at: Instant,
+        held: usize,
+    },
     ScriptLine(RunId, String),
     ScriptEnded(RunId, ScriptEnd),
     Asked(Command, Sender<Reply>),
     /// A listener cannot go on.
     ListenerFailed(io::Error),
+    /// Something all clients need cannot go on.
+    Failed(io::Error),
 }
 
 /// How a granted client's connection ended.

@@ -38,16 +38,44 @@ impl Facts {
 }
 
 /// Where notes go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Journal {
     board: Board,
     /// As configured, by `BackendId`.
     backends: Vec<String>,
+    /// Lines that tell of a shortage.
+    not_served: Seldom,
+    closed: Seldom,
+}
+
+/// A kind of line that comes in thousands when it comes: one a second is written, with how many were left out before it.
+#[derive(Clone, Debug, Default)]
+struct Seldom {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Seldom {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// What is to be added to the line, if it is time for one.
+    fn turn(&mut self, now: Instant) -> Option<String> {
+        if self.last.is_some_and(|last| now.duration_since(last) < Seldom::INTERVAL) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        match std::mem::take(&mut self.left_out) {
+            0 => Some(String::new()),
+            number => Some(format!(" ({number} more like this since the line before)")),
+        }
+    }
 }
 
 impl Journal {
     pub fn new(service: &Service, board: Board) -> Journal {
-        Journal { board, backends: service.backends().map(|backend| backend.endpoint.to_string()).collect() }
+        let backends = service.backends().map(|backend| backend.endpoint.to_string()).collect();
+        Journal { board, backends, not_served: Seldom::default(), closed: Seldom::default() }
     }
 
     /// The situation after an event.
@@ -61,7 +89,7 @@ impl Journal {
     }
 
     /// One decision. `facts` are those of the client it is about.
-    pub fn note(&self, note: Note, facts: Option<&Facts>) {
+    pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
         match note {
             Note::SwitchStarted { from, to, timeout, max_queued, .. } => info!(
                 "Starting switch: {} -> {}, timeout: {:.2} s, {max_queued} connections buffer",
@@ -106,17 +134,23 @@ impl Journal {
         }
     }
 
-    fn dial_failed(&self, id: u64, backend: BackendId, failure: DialFailure, facts: Option<&Facts>) {
+    fn dial_failed(&mut self, id: u64, backend: BackendId, failure: DialFailure, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
-        let (peer, backend, cause) = (&facts.peer, self.backend(backend), facts.cause());
+        let (peer, cause) = (&facts.peer, facts.cause());
         match failure {
-            DialFailure::Backend => error!("client {id} from {peer}: cannot connect to backend {backend}{cause}"),
-            DialFailure::Local => error!("client {id} from {peer}: cannot serve it{cause}"),
-            DialFailure::CalledOff => debug!("client {id} from {peer}: dial of {backend}{cause}"),
+            DialFailure::Backend => {
+                error!("client {id} from {peer}: cannot connect to backend {}{cause}", self.backend(backend));
+            }
+            DialFailure::Local => {
+                if let Some(more) = self.not_served.turn(Instant::now()) {
+                    error!("client {id} from {peer}: cannot serve it{cause}{more}");
+                }
+            }
+            DialFailure::CalledOff => debug!("client {id} from {peer}: dial of {}{cause}", self.backend(backend)),
         }
     }
 
-    fn ended(&self, id: u64, why: Why, facts: Option<&Facts>) {
+    fn ended(&mut self, id: u64, why: Why, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
         let level = match why {
             Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
@@ -125,9 +159,14 @@ impl Journal {
             }
             Why::Panicked => log::Level::Error,
         };
+        let mut more = String::new();
+        if why == Why::NoRoom {
+            let Some(left_out) = self.closed.turn(Instant::now()) else { return };
+            more = left_out;
+        }
         log::log!(
             level,
-            "client {id} from {}: closed: {why}{}; {} bytes up, {} down, {} in all, {} held",
+            "client {id} from {}: closed: {why}{}{more}; {} bytes up, {} down, {} in all, {} held",
             facts.peer,
             facts.cause(),
             facts.up,
@@ -162,4 +201,19 @@ impl Journal {
 
 fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_thousand_lines_in_a_second_one_is_written_and_the_next_tells_of_the_others() {
+        let (mut lines, start) = (Seldom::default(), Instant::now());
+        assert_eq!(lines.turn(start).as_deref(), Some(""));
+        (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
+        let told = lines.turn(start + Seldom::INTERVAL);
+        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
+        assert_eq!(lines.turn(start + 2 * Seldom::INTERVAL).as_deref(), Some(""));
+    }
 }

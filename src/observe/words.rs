@@ -48,7 +48,7 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Why::HungUp => "left while it was held",
             Why::NoBackend => "no backend took it",
-            Why::NoRoom => "out of descriptors or threads",
+            Why::NoRoom => "out of descriptors or memory",
             Why::Shutdown => "the program ended while it was held",
             Why::ClientEnded => "done, the client ended first",
             Why::BackendEnded => "done, the backend ended first",

@@ -88,6 +88,8 @@ impl Choice {
             name: "test".to_owned(),
             listeners: Vec::new(),
             backlog: 1,
+            accept_threads: 1,
+            keepalive: None,
             upstreams: self
                 .shape
                 .iter()

@@ -14,7 +14,7 @@ use super::relay::Pair;
 use super::room::Room;
 use super::watch::Watch;
 use super::workers::Workers;
-use crate::core::msg::{ClientId, DialFailure, Why};
+use crate::core::msg::{ClientId, DialFailure, Traffic, Why};
 use crate::endpoint::Address;
 use crate::net::Stream;
 use crate::observe::journal::Facts;
@@ -142,11 +142,13 @@ impl Clients {
         }
     }
 
-    pub fn ended(&mut self, client: ClientId, ending: Ending) {
-        if let Some(record) = self.table.get_mut(&client) {
-            (record.facts.up, record.facts.down) = (ending.up, ending.down);
-            record.facts.cause = ending.cause;
-        }
+    /// Returns what its connection has had.
+    pub fn ended(&mut self, client: ClientId, ending: Ending) -> Traffic {
+        let Some(record) = self.table.get_mut(&client) else { return Traffic::default() };
+        (record.facts.up, record.facts.down) = (ending.up, ending.down);
+        record.facts.cause = ending.cause;
+        let time = record.facts.connected.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed());
+        Traffic { up: ending.up, down: ending.down, time }
     }
 
     /// Closes a held client.

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::clients::{Clients, Grant};
 use super::inbox::{Message, Outlet, Reply, Timings};
+use super::probe::Probes;
 use super::resolve::Addresses;
 use super::script::{Order, Running};
 use super::timers::Timers;
@@ -18,7 +19,10 @@ use super::watch::Watch;
 use super::workers::Workers;
 use crate::config::Service;
 use crate::core::State;
-use crate::core::msg::{Action, Answer, ClientId, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
+use crate::core::msg::{
+    Action, Answer, ClientId, Command, Event, Note, ProbeEnd, RunId, ScriptEnd, Ticket, TimerId, UpstreamId,
+};
+use crate::core::pool::hash;
 use crate::endpoint::Endpoint;
 use crate::listen::Listening;
 use crate::observe::journal::Journal;
@@ -40,6 +44,7 @@ pub struct Coordinator {
     pub tickets: BTreeMap<Ticket, Sender<Reply>>,
     pub next_ticket: u64,
     pub script: Option<Script>,
+    pub probes: Probes,
     /// The running switchover, as the operator sees it.
     pub course: Option<Course>,
     pub exiting: bool,
@@ -68,8 +73,9 @@ impl Coordinator {
     /// Works until the core says `Exit`. Returns why, if it was not because somebody asked for it.
     pub fn run(mut self) -> Option<io::Error> {
         let mut actions = Vec::new();
+        let mut first = Some(Event::Started);
         while !self.exiting {
-            let Some(event) = self.next_event() else { continue };
+            let Some(event) = first.take().or_else(|| self.next_event()) else { continue };
             self.state.handle(event, &mut actions);
             // Published first: whoever is answered must find the new situation there.
             self.journal.publish(self.state.view(), &actions);
@@ -97,7 +103,10 @@ impl Coordinator {
     /// Takes over what a message brings along, and says what it means to the core.
     fn receive(&mut self, message: Message) -> Option<Event> {
         match message {
-            Message::Accepted { stream, peer } => Some(Event::Arrived(self.clients.admit(stream, peer))),
+            Message::Accepted { stream, peer } => {
+                let hash = hash::of_client(&peer);
+                Some(Event::Arrived(self.clients.admit(stream, peer), hash))
+            }
             Message::Stirred { client, gone } => {
                 self.clients.has_left(client, gone, &self.watch).then_some(Event::HungUp(client))
             }
@@ -112,8 +121,8 @@ impl Coordinator {
             Message::BackendEnded(client) => Some(Event::BackendEnded(client)),
             Message::Closed(client, ending) => {
                 let why = ending.why;
-                self.clients.ended(client, ending);
-                Some(Event::Closed(client, why))
+                let traffic = self.clients.ended(client, ending);
+                Some(Event::Closed(client, why, traffic))
             }
             Message::ScriptLine(run, line) => {
                 self.script_line(run, line);
@@ -130,6 +139,16 @@ impl Coordinator {
                 let ticket = self.new_ticket();
                 self.tickets.insert(ticket, replies);
                 Some(Event::Asked(ticket, command))
+            }
+            Message::Surveyed(views) => {
+                // Whoever asked may have left.
+                views.send(self.state.backends().collect()).ok();
+                None
+            }
+            Message::Probed(backend, result) => {
+                self.journal.probed(backend, &result);
+                let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
+                Some(Event::Probed(backend, end))
             }
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
@@ -159,6 +178,15 @@ impl Coordinator {
             Action::Dismiss(client) => self.clients.leash(client, |leash| leash.dismiss()),
             Action::Cut(client) => self.clients.leash(client, |leash| leash.cut()),
             Action::Refuse(client, _) => self.clients.refuse(client, &self.watch),
+            Action::Probe(backend) => {
+                let (addresses, timeout) = (self.addresses.of(backend), self.service.connect_timeout);
+                self.probes.begin(backend, addresses, timeout, &self.workers, &self.outlet);
+            }
+            Action::Assign(backend, endpoint) => {
+                if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
+                    self.journal.name_backend(backend, &endpoint);
+                }
+            }
             Action::Arm(timer, after) => self.timers.arm(timer, after),
             Action::RunScript { run, from, to, deadline } => self.run_script(run, from, to, deadline),
             Action::KillScript(run) => {
@@ -220,6 +248,8 @@ impl Coordinator {
             | Answer::Undone
             | Answer::NoSwitchRunning
             | Answer::Changed
+            | Answer::Created(_)
+            | Answer::Unchanged(_)
             | Answer::InUse { .. }
             | Answer::StillInUse { .. }
             | Answer::Ending
@@ -252,10 +282,15 @@ impl Coordinator {
             }
             Note::Arrived(_)
             | Note::Requeued(_)
+            | Note::Paused(_)
             | Note::Granted(..)
             | Note::Connected(_)
             | Note::DialFailed(..)
             | Note::Ended(..)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
             | Note::QueueOverLimit { .. }
             | Note::SwitchEnded { .. }
             | Note::Stopping { .. }
@@ -282,11 +317,16 @@ fn subject(note: Note) -> Option<ClientId> {
     match note {
         Note::Arrived(client)
         | Note::Requeued(client)
+        | Note::Paused(client)
         | Note::Granted(client, _)
         | Note::Connected(client)
         | Note::DialFailed(client, ..)
         | Note::Ended(client, _) => Some(client),
-        Note::QueueOverLimit { .. }
+        Note::BackendFailed(_)
+        | Note::BackendBack(_)
+        | Note::BackendDisabled(_)
+        | Note::PoolChanged(_)
+        | Note::QueueOverLimit { .. }
         | Note::SwitchStarted { .. }
         | Note::Drained
         | Note::SwitchEnded { .. }

@@ -4,9 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::core::msg::{Answer, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
+use crate::core::msg::{Answer, BackendId, BackendView, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
 use crate::endpoint::Address;
 use crate::net::Stream;
 
@@ -35,6 +35,10 @@ pub enum Message {
     ScriptLine(RunId, String),
     ScriptEnded(RunId, ScriptEnd),
     Asked(Command, Sender<Reply>),
+    /// Somebody wants to see the backends.
+    Surveyed(Sender<Vec<BackendView>>),
+    /// A probe has ended; why it failed.
+    Probed(BackendId, io::Result<()>),
     /// A listener cannot go on.
     ListenerFailed(io::Error),
 }
@@ -90,6 +94,13 @@ impl Outlet {
     /// Reports something. After the coordinator's end there is nobody to tell, and the message is dropped.
     pub fn send(&self, message: Message) {
         self.0.send(message).ok();
+    }
+
+    /// Asks for the backends as they are now; the receiver is disconnected without them only if the coordinator has ended.
+    pub fn survey(&self) -> Receiver<Vec<BackendView>> {
+        let (sender, views) = bounded(1);
+        self.send(Message::Surveyed(sender));
+        views
     }
 
     /// Asks for something; the receiver is disconnected without an answer only if the coordinator has ended.

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `room` (how many clients there may be), `inbox` (what reaches the coordinator), `coordinator` (the
 //! thread that owns the core), `clients` (sockets and leashes), `dial`, `leash`, `relay` (a connected pair), `workers`
-//! (threads, reused), `watch` (held clients), `script`, `resolve`, `timers`. Who may be dialled when is none of their
+//! (threads, reused), `watch` (held clients), `script`, `probe`, `resolve`, `timers`. Who may be dialled when is none of their
 //! business: see `core`.
 
 mod clients;
@@ -10,6 +10,7 @@ mod coordinator;
 mod dial;
 pub mod inbox;
 mod leash;
+mod probe;
 mod relay;
 pub mod resolve;
 mod room;
@@ -67,8 +68,7 @@ impl Engine {
     ) -> io::Result<Engine> {
         let (outlet, inbox) = Outlet::new();
         let state = State::new(&service, max_clients);
-        let first = |upstream: &crate::config::Upstream| upstream.first().map(ToString::to_string).unwrap_or_default();
-        let board = Board::new(state.view(), service.upstreams.iter().map(first).collect());
+        let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
         let watch = Watch::start(outlet.clone())?;
         let room = Room::new(max_clients);
@@ -90,6 +90,7 @@ impl Engine {
             tickets: Default::default(),
             next_ticket: 0,
             script: None,
+            probes: Default::default(),
             course: None,
             exiting: false,
             failure: None,

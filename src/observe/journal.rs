@@ -1,17 +1,20 @@
 //! Tells the core's notes to the log and to the board. Every line about a client carries its id and address, so that
 //! one `grep` shows a connection's life.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
+use parking_lot::Mutex;
 
 use super::stats::Board;
 use super::words::system_words;
 use crate::config::Service;
-use crate::core::msg::{Action, BackendId, DialFailure, Note, Outcome, ScriptEnd, UpstreamId, View, Why};
-use crate::endpoint::Address;
+use crate::core::msg::{Action, BackendId, Change, DialFailure, Note, Outcome, ScriptEnd, UpstreamId, View, Why};
+use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
 #[derive(Debug)]
@@ -41,13 +44,31 @@ impl Facts {
 #[derive(Debug)]
 pub struct Journal {
     board: Board,
-    /// As configured, by `BackendId`.
-    backends: Vec<String>,
+    backends: Arc<Mutex<Backends>>,
+}
+
+/// What is known about backends.
+#[derive(Debug)]
+struct Backends {
+    /// As configured or assigned since, by `BackendId`.
+    names: Vec<String>,
+    /// Who has failed, and when.
+    failed: BTreeMap<BackendId, Instant>,
 }
 
 impl Journal {
     pub fn new(service: &Service, board: Board) -> Journal {
-        Journal { board, backends: service.backends().map(|backend| backend.endpoint.to_string()).collect() }
+        let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
+        Journal { board, backends: Arc::new(Mutex::new(Backends { names, failed: BTreeMap::new() })) }
+    }
+
+    /// A backend is somewhere else now, or new.
+    pub fn name_backend(&self, backend: BackendId, endpoint: &Endpoint) {
+        let names = &mut self.backends.lock().names;
+        match names.get_mut(backend.0) {
+            Some(name) => *name = endpoint.to_string(),
+            None => names.push(endpoint.to_string()),
+        }
     }
 
     /// The situation after an event.
@@ -55,7 +76,7 @@ impl Journal {
         self.board.publish(view, actions);
     }
 
-    /// The first endpoint of an upstream.
+    /// An upstream, as it was configured.
     pub fn name(&self, upstream: UpstreamId) -> String {
         self.board.name(upstream)
     }
@@ -74,6 +95,19 @@ impl Journal {
                 Outcome::Moved { .. } => info!("{outcome}; active: {}", self.name(to)),
                 Outcome::Failed(_) => warn!("{outcome}; active: {}", self.name(from)),
             },
+            Note::BackendFailed(backend) => {
+                self.backends.lock().failed.insert(backend, Instant::now());
+                warn!("backend {} has failed: it is passed over where there is another", self.backend(backend));
+            }
+            Note::BackendBack(backend) => {
+                let since = self.backends.lock().failed.remove(&backend);
+                let downtime = since.map(|at| seconds(at.elapsed())).unwrap_or_default();
+                info!("backend {} is back, downtime: {downtime}", self.backend(backend));
+            }
+            Note::BackendDisabled(backend) => {
+                warn!("backend {} has failed and is disabled until somebody enables it", self.backend(backend));
+            }
+            Note::PoolChanged(change) => self.changed(change),
             Note::QueueOverLimit { held, limit } => {
                 warn!("{held} clients in the queue, above the limit of {limit} at which a switch would fail");
             }
@@ -84,6 +118,9 @@ impl Journal {
             }
             Note::Arrived(client) => self.client(client.0, facts, |facts| format!("accepted from {}", facts.peer)),
             Note::Requeued(client) => self.client(client.0, facts, |_| "back in the queue".to_owned()),
+            Note::Paused(client) => {
+                self.client(client.0, facts, |_| "refused by all, will be offered again".to_owned())
+            }
             Note::Granted(client, backend) => {
                 self.client(client.0, facts, |facts| {
                     format!("dials {} after {} held", self.backend(backend), seconds(facts.accepted.elapsed()))
@@ -120,9 +157,13 @@ impl Journal {
         let Some(facts) = facts else { return };
         let level = match why {
             Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
-            Why::NoBackend | Why::NoRoom | Why::Shutdown | Why::ClientFailed | Why::BackendFailed | Why::Cut => {
-                log::Level::Warn
-            }
+            Why::NoBackend
+            | Why::Full
+            | Why::NoRoom
+            | Why::Shutdown
+            | Why::ClientFailed
+            | Why::BackendFailed
+            | Why::Cut => log::Level::Warn,
             Why::Panicked => log::Level::Error,
         };
         log::log!(
@@ -135,6 +176,34 @@ impl Journal {
             seconds(facts.accepted.elapsed()),
             seconds(facts.granted.map_or_else(|| facts.accepted.elapsed(), |at| at.duration_since(facts.accepted))),
         );
+    }
+
+    fn changed(&self, change: Change) {
+        match change {
+            Change::Enable(backend) => info!("backend {} enabled", self.backend(backend)),
+            Change::Disable(backend) => {
+                self.backends.lock().failed.remove(&backend);
+                info!("backend {} disabled", self.backend(backend));
+            }
+            Change::Create(group, _) => info!("backend created in group {}", group.index),
+            Change::Assign(backend, _) => info!("backend {} assigned", self.backend(backend)),
+            Change::Limit(backend, Some(limit)) => info!("backend {}: limit {limit}", self.backend(backend)),
+            Change::Limit(backend, None) => info!("backend {}: no limit", self.backend(backend)),
+            Change::Reset(backend) => info!("backend {}: counters reset", self.backend(backend)),
+            Change::Policy(group, policy, failover) => {
+                info!("group {}: {policy:?}, {failover:?}", group.index);
+            }
+        }
+    }
+
+    /// How a probe ended.
+    pub fn probed(&self, backend: BackendId, result: &io::Result<()>) {
+        match result {
+            Ok(()) => debug!("probe: backend {} takes connections", self.backend(backend)),
+            Err(cause) => {
+                debug!("probe: cannot connect to backend {}: {}", self.backend(backend), system_words(cause));
+            }
+        }
     }
 
     /// The script is about to be started, with these words.
@@ -155,8 +224,8 @@ impl Journal {
         }
     }
 
-    fn backend(&self, backend: BackendId) -> &str {
-        self.backends.get(backend.0).map_or("", String::as_str)
+    fn backend(&self, backend: BackendId) -> String {
+        self.backends.lock().names.get(backend.0).cloned().unwrap_or_default()
     }
 }
 

@@ -179,7 +179,7 @@ fn yields(first: Why, failure: Why) -> bool {
         Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
         Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked => false,
         // Never told of a pair.
-        Why::HungUp | Why::NoBackend | Why::NoRoom | Why::Shutdown => false,
+        Why::HungUp | Why::NoBackend | Why::Full | Why::NoRoom | Why::Shutdown => false,
     }
 }
 

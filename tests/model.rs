@@ -17,7 +17,7 @@ use cbpx::config::Setting;
 use cbpx::core::msg::Command;
 
 use core_support::evidence::REACHABLE;
-use core_support::{Choice, PLAIN};
+use core_support::{Choice, PLAIN, TURNS};
 use search::{Bounds, Model, Report};
 
 /// Two backends of one group (the first takes one client), then one.
@@ -41,7 +41,15 @@ const COMMANDS: &[Command] = &[
 
 /// One backend each, a script, no throttle; `max_queued` is 2.
 const SMALL: Model = Model {
-    choice: Choice { shape: PLAIN, script: true, max_open: None, max_queued: 2, max_dials: 8, max_clients: 8 },
+    choice: Choice {
+        shape: PLAIN,
+        habit: TURNS,
+        script: true,
+        max_open: None,
+        max_queued: 2,
+        max_dials: 8,
+        max_clients: 8,
+    },
     bounds: Bounds { arrivals: 3, switches: 2, commands: 1 },
     commands: COMMANDS,
 };
@@ -75,7 +83,7 @@ fn the_promises_hold_without_a_script_under_a_throttle() {
 #[test]
 fn the_promises_hold_for_two_backends_of_one_group() {
     let choice = Choice { shape: PAIR, ..SMALL.choice };
-    holds(&Model { choice, bounds: Bounds { switches: 1, ..SMALL.bounds }, ..SMALL }, 122_966);
+    holds(&Model { choice, bounds: Bounds { switches: 1, ..SMALL.bounds }, ..SMALL }, 122_512);
 }
 
 #[test]

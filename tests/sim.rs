@@ -18,7 +18,7 @@ use cbpx::core::msg::{Action, ClientId, Command, Event, Note, RunId, Ticket, Tim
 use core_support::events::{SCRIPT_ENDS, about};
 use core_support::evidence::{Evidence, REACHABLE};
 use core_support::witness::{Broken, Client, Life, Place, Witness};
-use core_support::{Choice, PLAIN, Rules, Shape, tell};
+use core_support::{Choice, PLAIN, Rules, Shape, TURNS, hash_of, tell, traffic_of};
 use random::Random;
 
 /// Seeds and events of one run of all tests: 300,000 events, each twice.
@@ -84,6 +84,7 @@ impl Run {
         let mut random = Random::new(seed);
         let choice = Choice {
             shape: random.pick(&SHAPES).unwrap_or(PLAIN),
+            habit: TURNS,
             script: random.chance(70),
             max_open: random.pick(&[None, None, Some(1), Some(7), Some(200)]).flatten(),
             max_queued: random.pick(&[5, 150, 400]).unwrap_or(150),
@@ -108,7 +109,7 @@ impl Run {
             manner,
             rules: choice.rules(),
             core,
-            witness: Witness::new(choice.settings()),
+            witness: Witness::new(&choice.rules(), choice.settings()),
             now: Duration::ZERO,
             timers: Vec::new(),
             clients: 0,
@@ -137,7 +138,7 @@ impl Run {
         let mut actions = Vec::new();
         let told = tell(&mut self.core, event, &mut actions);
         let verdict = self.witness.observe(&self.rules, event, &actions);
-        let verdict = verdict.and_then(|()| self.witness.agrees(self.core.view()));
+        let verdict = verdict.and_then(|()| self.witness.agrees(&self.core));
         for action in &actions {
             match action {
                 Action::Arm(timer, after) => self.timers.push((self.now + *after, *timer)),
@@ -147,6 +148,8 @@ impl Run {
                 | Action::Refuse(..)
                 | Action::Dismiss(_)
                 | Action::Cut(_)
+                | Action::Probe(_)
+                | Action::Assign(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
                 | Action::Answer(..)
@@ -179,7 +182,7 @@ impl Run {
         };
         if falls(arrivals) {
             self.clients += 1;
-            return Event::Arrived(ClientId(self.clients));
+            return self.arrival(ClientId(self.clients));
         }
         if falls(reports) {
             return self.report();
@@ -192,6 +195,10 @@ impl Run {
             return Event::Asked(Ticket(self.tickets), self.command(step));
         }
         self.noise()
+    }
+
+    fn arrival(&self, id: ClientId) -> Event {
+        Event::Arrived(id, hash_of(id))
     }
 
     /// Something that is outstanding comes to an end.
@@ -261,7 +268,7 @@ impl Run {
         let mut any = about(id).to_vec();
         any.extend([Event::Fired(timer), Event::ScriptEnded(run, SCRIPT_ENDS[0])]);
         // Ids only grow: an arrival may be told twice, but not after the client has ended.
-        any.extend(self.witness.clients.contains_key(&id).then_some(Event::Arrived(id)));
+        any.extend(self.witness.clients.contains_key(&id).then(|| self.arrival(id)));
         let event = self.random.pick(&any).unwrap_or(Event::HungUp(id));
         if let Event::Fired(timer) = event { self.fire(timer) } else { event }
     }
@@ -276,7 +283,7 @@ impl Run {
                 (Some((&id, client)), _) => match client.place {
                     Place::Held | Place::Dialling(_) => Event::Connected(id),
                     Place::Open(_) => Event::BackendEnded(id),
-                    Place::Ending(_) => Event::Closed(id, Why::BackendEnded),
+                    Place::Ending(_) => Event::Closed(id, Why::BackendEnded, traffic_of(id)),
                 },
                 (None, Some(run)) => Event::ScriptEnded(run, SCRIPT_ENDS[0]),
                 (None, None) => break,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{Invocation, Usage, refused};
-use crate::config::{Config, Control, Log, LogTarget, Service, Setting, Settings, Upstream};
+use crate::config::{Config, Control, Log, LogTarget, Rounds, Service, Setting, Settings, Upstream, WhenFull};
 use crate::endpoint::Endpoint;
 use crate::settings::{self, Row};
 
@@ -217,6 +217,9 @@ impl Typed {
                     script: self.switch_script.clone().filter(|path| !path.as_os_str().is_empty()),
                     connect_timeout: network.connect_timeout,
                     max_dials: MAX_DIALS,
+                    when_full: WhenFull::Wait,
+                    rounds: Rounds { most: 1, pause: Duration::ZERO },
+                    seed: 0,
                     grace: Duration::from_secs_f64(grace),
                 }],
                 control,

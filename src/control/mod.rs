@@ -104,10 +104,7 @@ impl Fixed {
             Endpoint::Tcp { port, .. } => port.to_string(),
             Endpoint::Unix(path) => path.display().to_string(),
         };
-        let upstream = |index: usize| {
-            let first = service.upstreams.get(index).and_then(|upstream| upstream.first());
-            first.map(ToString::to_string).unwrap_or_default()
-        };
+        let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
         Fixed {
             control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
             port: service.listeners.first().map(port).unwrap_or_default(),

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::msg::{Action, Answer, BackendId, ClientId, Note, Ticket, UpstreamId};
+use super::pool::{Health, Pick};
 use super::switch::{Gate, Stage};
 use super::{Place, State};
+use crate::config::WhenFull;
 
 /// Populations up to this size are recounted after every event.
 const RECOUNT_UP_TO: usize = 256;
@@ -37,8 +39,9 @@ impl State {
             self.check_counts();
         }
         self.check_service();
+        self.check_choices(actions);
         self.check_switchover(before, actions);
-        self.check_order(before, actions);
+        self.check_order(actions);
         self.check_answers(before, actions);
     }
 
@@ -60,6 +63,11 @@ impl State {
                 Place::Open(backend) | Place::Ending(backend) => *per_backend.entry(backend).or_default() += 1,
             }
         }
+        assert!(self.returned.is_subset(&self.held), "somebody is back in the queue who is not in it");
+        for id in &self.held {
+            let refused = self.clients.get(id).is_some_and(|client| !client.tried.is_empty());
+            assert!(!refused || self.returned.contains(id), "{id:?} would not be looked at");
+        }
         assert_eq!(held, self.held.len(), "the queue holds somebody who is not held");
         assert_eq!(dialling, self.dialling, "dialling clients are miscounted");
         assert_eq!(held + self.granted, self.clients.len(), "granted clients are miscounted");
@@ -70,17 +78,38 @@ impl State {
 
     /// Nobody waits who could be served, and nobody is served beyond a limit.
     fn check_service(&self) {
-        assert!(self.pool.overfull().is_none(), "a backend is above its limit");
         assert!(self.clients.len() <= self.rules.max_clients, "more clients than descriptors");
-        if self.switching() || self.held.is_empty() || self.closing() {
+        if self.switching() || self.held.is_empty() || self.closing() || !self.has_room() {
             return;
         }
-        let waits_for_backend = || {
-            let oldest = self.held.first().and_then(|id| self.clients.get(id));
-            let tried = oldest.map_or(&[][..], |client| &client.tried);
-            self.pool.clone().pick(self.active, tried) == super::pool::Pick::Full
-        };
-        assert!(!self.has_room() || waits_for_backend(), "the gate is open, there is room and somebody is held");
+        for id in self.held.iter().take(RECOUNT_UP_TO) {
+            match (self.look(*id), self.rules.when_full) {
+                (None, _) | (Some(Pick::Full), WhenFull::Wait) => {}
+                (Some(Pick::Full), WhenFull::Close) | (Some(Pick::Backend(_) | Pick::Nobody), _) => {
+                    panic!("the gate is open, there is room and {id:?} is held")
+                }
+            }
+        }
+    }
+
+    /// Whoever was dialled is enabled and within its limit, has not refused the client before, and had not failed
+    /// unless there was nobody else.
+    fn check_choices(&self, actions: &[Action]) {
+        for action in actions {
+            let Action::Dial(id, backend) = action else { continue };
+            assert!(self.pool.is_enabled(*backend), "{backend:?} is disabled and was given {id:?}");
+            let limit = self.pool.limit_of(*backend);
+            let within = limit.is_none_or(|limit| self.pool.granted_to(*backend) <= limit);
+            assert!(within, "{backend:?} is above its limit");
+            let Some(client) = self.clients.get(id) else { continue };
+            assert!(!client.tried.contains(backend), "{id:?} was refused by {backend:?} and is sent there again");
+            if self.pool.health(*backend) == Health::Failed
+                && let Pick::Backend(other) = self.pool.look(self.active, &client.asker())
+            {
+                let better = self.pool.health(other) == Health::Up;
+                assert!(!better, "{id:?} was given {backend:?}, which has failed, and there was {other:?}");
+            }
+        }
     }
 
     /// The upstream changes only when nobody is granted; while the gate is shut nobody is dialled; while the script runs
@@ -101,6 +130,8 @@ impl State {
                 | Action::CallOff(_)
                 | Action::Dismiss(_)
                 | Action::Cut(_)
+                | Action::Probe(_)
+                | Action::Assign(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
@@ -133,9 +164,9 @@ impl State {
         }
     }
 
-    /// Clients leave the queue oldest first: whoever is still held arrived after everybody dialled now, except those
-    /// whose dial came to nothing and who went back.
-    fn check_order(&self, _: &Before, actions: &[Action]) {
+    /// Clients leave the queue oldest first: whoever arrived before somebody dialled now and is still held cannot be
+    /// served by anybody at the moment.
+    fn check_order(&self, actions: &[Action]) {
         let mut last: Option<ClientId> = None;
         for action in actions {
             if let Action::Dial(client, _) = action {
@@ -143,8 +174,9 @@ impl State {
                 last = Some(*client);
             }
         }
-        if let (Some(dialled), Some(waiting)) = (last, self.held.first()) {
-            assert!(dialled < *waiting, "{waiting:?} waits although {dialled:?} came later");
+        for waiting in last.iter().flat_map(|last| self.held.range(..last)).take(RECOUNT_UP_TO) {
+            let served = matches!(self.look(*waiting), Some(Pick::Backend(_)));
+            assert!(!served, "{waiting:?} waits although {last:?} came later");
         }
     }
 

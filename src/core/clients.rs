@@ -1,11 +1,11 @@
 //! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and keeps
 //! every count; whether somebody else can be served now is left to `settle`.
 
-use super::msg::{Action, ClientId, DialFailure, Failure, Note, Why};
+use super::msg::{Action, ClientHash, ClientId, DialFailure, Failure, Note, TimerId, Traffic, Why};
 use super::{Client, Life, Mutation, Place, State};
 
 impl State {
-    pub(super) fn arrived(&mut self, client: ClientId, out: &mut Vec<Action>) {
+    pub(super) fn arrived(&mut self, client: ClientId, hash: ClientHash, out: &mut Vec<Action>) {
         if self.clients.contains_key(&client) {
             return;
         }
@@ -17,7 +17,8 @@ impl State {
             return self.turn_away(client, Why::NoRoom, out);
         }
         let queue_is_full = self.held.len() >= self.settings.max_queued as usize;
-        self.move_to(client, Some(Place::Held));
+        self.clients.insert(client, Client::new(hash));
+        self.held.insert(client);
         out.push(Action::Note(Note::Arrived(client)));
         if queue_is_full && self.switching() {
             self.fail(Failure::QueueFull, out);
@@ -37,6 +38,8 @@ impl State {
             Some(Place::Dialling(backend)) => {
                 self.move_to(client, Some(Place::Open(backend)));
                 out.push(Action::Note(Note::Connected(client)));
+                self.pool.connected(backend);
+                self.backend_is_back(backend, out);
             }
             Some(Place::Held | Place::Open(_) | Place::Ending(_)) | None => {}
         }
@@ -55,6 +58,7 @@ impl State {
                         if let Some(client) = self.clients.get_mut(&client) {
                             client.tried.push(backend);
                         }
+                        self.backend_failed(backend, out);
                     }
                 }
                 if self.broken(Mutation::ForgetTheRefused) && self.switching() {
@@ -83,14 +87,61 @@ impl State {
         }
     }
 
-    pub(super) fn closed(&mut self, client: ClientId, why: Why, out: &mut Vec<Action>) {
+    /// Counts what is new since the last report.
+    pub(super) fn flowed(&mut self, id: ClientId, traffic: Traffic) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        match client.place {
+            Place::Dialling(backend) | Place::Open(backend) | Place::Ending(backend) => {
+                let more = client.traffic.advance(traffic);
+                self.pool.flowed(backend, more);
+            }
+            Place::Held => {}
+        }
+    }
+
+    pub(super) fn closed(&mut self, client: ClientId, why: Why, traffic: Traffic, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
+                self.flowed(client, traffic);
                 self.move_to(client, None);
                 out.push(Action::Note(Note::Ended(client, why)));
             }
             Some(Place::Held) | None => {}
         }
+    }
+
+    /// Every backend has refused this client: it pauses before the next round, or was in its last.
+    pub(super) fn nobody_took(&mut self, id: ClientId, out: &mut Vec<Action>) {
+        let rounds = self.rules.rounds;
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.rounds += 1;
+        if client.rounds >= rounds.most {
+            return self.turn_away(id, Why::NoBackend, out);
+        }
+        client.tried.clear();
+        out.push(Action::Note(Note::Paused(id)));
+        let timer = self.arm(rounds.pause, out);
+        self.pauses.insert(timer, id);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.pause = Some(timer);
+        }
+    }
+
+    pub(super) fn pause_timer(&mut self, timer: TimerId) {
+        let client = self.pauses.remove(&timer).and_then(|id| self.clients.get_mut(&id));
+        if let Some(client) = client.filter(|client| client.pause == Some(timer)) {
+            client.pause = None;
+        }
+    }
+
+    /// The service has moved: what the backends of the old upstream did is forgotten.
+    pub(super) fn begin_anew(&mut self) {
+        for client in self.clients.values_mut() {
+            client.tried.clear();
+            (client.rounds, client.pause) = (0, None);
+        }
+        self.returned.clear();
+        self.pauses.clear();
     }
 
     /// Closes a client that has no backend.
@@ -110,6 +161,7 @@ impl State {
             None => {}
             Some(Place::Held) => {
                 self.held.remove(&id);
+                self.returned.remove(&id);
             }
             Some(Place::Dialling(backend)) => {
                 self.dialling -= 1;
@@ -128,6 +180,9 @@ impl State {
         match place {
             Place::Held => {
                 self.held.insert(id);
+                if self.clients.get(&id).is_some_and(|client| !client.tried.is_empty()) {
+                    self.returned.insert(id);
+                }
             }
             Place::Dialling(backend) => {
                 self.dialling += 1;
@@ -139,6 +194,31 @@ impl State {
                 self.pool.grant(backend);
             }
         }
-        self.clients.entry(id).or_insert_with(|| Client { place, tried: Vec::new() }).place = place;
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.place = place;
+        }
+    }
+}
+
+impl Client {
+    /// One that has just arrived.
+    fn new(hash: ClientHash) -> Client {
+        let traffic = Traffic::default();
+        Client { place: Place::Held, hash, tried: Vec::new(), rounds: 0, pause: None, traffic }
+    }
+}
+
+impl Traffic {
+    /// Takes over a later report, and returns what it adds. Of an old one nothing is taken.
+    fn advance(&mut self, to: Traffic) -> Traffic {
+        let more = Traffic {
+            up: to.up.saturating_sub(self.up),
+            down: to.down.saturating_sub(self.down),
+            time: to.time.saturating_sub(self.time),
+        };
+        self.up += more.up;
+        self.down += more.down;
+        self.time += more.time;
+        more
     }
 }

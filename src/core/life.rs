@@ -37,6 +37,7 @@ impl State {
                 out.push(Action::Note(Note::SettingChanged));
                 Answer::Changed
             }
+            Command::Change(change) => self.change(change, out),
             Command::Quit if self.switching() || !self.clients.is_empty() => {
                 Answer::InUse { granted: self.granted, held: self.held.len() }
             }
@@ -107,6 +108,8 @@ impl State {
             self.interrupted = None;
         }
         self.switch_timer(timer, out);
+        self.pool_timer(timer, out);
+        self.pause_timer(timer);
         match self.life {
             Life::Stopping(grace) if grace == timer => self.close_all(Failure::Stopped, out),
             Life::Closing(limit) if limit == timer => self.exit(out),

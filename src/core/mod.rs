@@ -8,6 +8,7 @@
 //! `check` (in debug builds, after every event) asserts the promises that concern the core; `tests/model.rs` and
 //! `tests/sim.rs` check them again from outside.
 
+mod backends;
 #[cfg(debug_assertions)]
 mod check;
 mod clients;
@@ -18,13 +19,14 @@ pub mod pool;
 mod switch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
-use crate::config::{Service, Settings};
+use crate::config::{Rounds, Service, Settings, WhenFull};
 use life::Life;
-use msg::{Action, BackendId, ClientId, Event, Note, TimerId, UpstreamId, View, Why};
+use msg::{Action, BackendId, BackendView, ClientHash, ClientId, Event, Note, TimerId, Traffic, UpstreamId, View, Why};
 pub use mutation::Mutation;
-use pool::{Pick, Pool};
+use pool::{Asker, Pick, Pool};
 use switch::Gate;
 
 /// The whole state of one service.
@@ -39,6 +41,10 @@ pub struct State {
     clients: BTreeMap<ClientId, Client>,
     /// The clients whose place is `Held`. Ids are in order of arrival, so the first is the oldest.
     held: BTreeSet<ClientId>,
+    /// Of these, all that some backend has refused, and perhaps more.
+    returned: BTreeSet<ClientId>,
+    /// Who pauses between two rounds, by the timer that ends the pause. Some may have left.
+    pauses: BTreeMap<TimerId, ClientId>,
     /// How many clients are dialling, and how many of all are granted. `dialling <= granted`.
     dialling: usize,
     granted: usize,
@@ -59,13 +65,22 @@ struct Rules {
     grace: Duration,
     max_dials: usize,
     max_clients: usize,
+    when_full: WhenFull,
+    rounds: Rounds,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Client {
     place: Place,
-    /// Backends of the active upstream that refused this client.
+    hash: ClientHash,
+    /// Backends of the active upstream that refused this client in this round.
     tried: Vec<BackendId>,
+    /// Rounds in which everybody has refused it.
+    rounds: u32,
+    /// It waits for the next round until this fires.
+    pause: Option<TimerId>,
+    /// What its connection is known to have had.
+    traffic: Traffic,
 }
 
 /// Where a client is. All but `Held` are granted.
@@ -88,14 +103,18 @@ impl State {
                 grace: service.grace,
                 max_dials: service.max_dials.max(1),
                 max_clients,
+                when_full: service.when_full,
+                rounds: service.rounds,
             },
             settings: service.settings,
-            pool: Pool::new(&service.upstreams),
+            pool: Pool::new(service),
             active: UpstreamId(0),
             gate: Gate::Open,
             life: Life::Running,
             clients: BTreeMap::new(),
             held: BTreeSet::new(),
+            returned: BTreeSet::new(),
+            pauses: BTreeMap::new(),
             dialling: 0,
             granted: 0,
             warned: false,
@@ -112,12 +131,15 @@ impl State {
         #[cfg(debug_assertions)]
         let (before, first) = (self.snapshot(), out.len());
         match event {
-            Event::Arrived(client) => self.arrived(client, out),
+            Event::Started => self.started(out),
+            Event::Arrived(client, hash) => self.arrived(client, hash, out),
             Event::HungUp(client) => self.hung_up(client, out),
             Event::Connected(client) => self.connected(client, out),
             Event::Refused(client, failure) => self.refused(client, failure, out),
             Event::BackendEnded(client) => self.backend_ended(client, out),
-            Event::Closed(client, why) => self.closed(client, why, out),
+            Event::Flowed(client, traffic) => self.flowed(client, traffic),
+            Event::Closed(client, why, traffic) => self.closed(client, why, traffic, out),
+            Event::Probed(backend, end) => self.probed(backend, end, out),
             Event::ScriptEnded(run, end) => self.script_ended(run, end, out),
             Event::Fired(timer) => self.fired(timer, out),
             Event::Asked(ticket, command) => self.asked(ticket, command, out),
@@ -138,6 +160,11 @@ impl State {
         }
     }
 
+    /// What an operator may see of the backends, upstream by upstream, group by group.
+    pub fn backends(&self) -> impl Iterator<Item = BackendView> {
+        self.pool.views()
+    }
+
     // What the new situation allows.
 
     fn settle(&mut self, out: &mut Vec<Action>) {
@@ -154,29 +181,65 @@ impl State {
         }
     }
 
-    /// Serves the queue, oldest first, while the gate is open and there is room.
+    /// Serves the queue while the gate is open and there is room.
+    ///
+    /// The order that is promised: whoever can be served is served before all that arrived later. Who cannot be (it
+    /// pauses; or each backend that it may have and that has not refused it is full) lets the others pass, and is looked
+    /// at again after every event, before them. One look at each is enough: serving somebody makes no room for others.
     fn pump(&mut self, out: &mut Vec<Action>) {
+        let alike = self.pool.treats_all_alike(self.active);
+        let (mut after, mut newcomers_wait) = (None, false);
         while (!self.switching() || self.broken(Mutation::DialWhileShut)) && self.has_room() {
-            let next = if self.broken(Mutation::NewestFirst) { self.held.last() } else { self.held.first() };
+            let queue = if newcomers_wait { &self.returned } else { &self.held };
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = if self.broken(Mutation::NewestFirst) {
+                queue.range((Bound::Unbounded, from)).next_back()
+            } else {
+                queue.range((from, Bound::Unbounded)).next()
+            };
             let Some(&client) = next else { return };
-            let tried = self.clients.get(&client).map_or(&[][..], |client| &client.tried);
-            match self.pool.pick(self.active, tried) {
-                Pick::Backend(backend) => {
-                    self.move_to(client, Some(Place::Dialling(backend)));
-                    out.push(Action::Note(Note::Granted(client, backend)));
-                    out.push(Action::Dial(client, backend));
+            after = Some(client);
+            match self.look(client) {
+                None => {}
+                Some(Pick::Backend(backend)) => {
+                    self.grant(client, backend, out);
                     if self.broken(Mutation::ServeOnlyOne) {
                         return;
                     }
                 }
-                Pick::Full => return,
-                Pick::Nobody => self.turn_away(client, Why::NoBackend, out),
+                Some(Pick::Full) if self.broken(Mutation::BlockTheQueue) => return,
+                Some(Pick::Full) => match self.rules.when_full {
+                    WhenFull::Wait => newcomers_wait |= alike && !self.returned.contains(&client),
+                    WhenFull::Close => self.turn_away(client, Why::Full, out),
+                },
+                Some(Pick::Nobody) => self.nobody_took(client, out),
             }
         }
+    }
+
+    /// Who may serve this held client; nobody is asked while it pauses.
+    fn look(&self, client: ClientId) -> Option<Pick> {
+        let client = self.clients.get(&client).filter(|client| client.pause.is_none())?;
+        Some(self.pool.look(self.active, &client.asker()))
+    }
+
+    fn grant(&mut self, id: ClientId, backend: BackendId, out: &mut Vec<Action>) {
+        if let Some(client) = self.clients.get(&id) {
+            self.pool.take(backend, &client.asker());
+        }
+        self.move_to(id, Some(Place::Dialling(backend)));
+        out.push(Action::Note(Note::Granted(id, backend)));
+        out.push(Action::Dial(id, backend));
     }
 
     fn has_room(&self) -> bool {
         let throttled = self.settings.max_open.is_some_and(|limit| self.granted >= limit as usize);
         (!throttled || self.broken(Mutation::IgnoreThrottle)) && self.dialling < self.rules.max_dials
+    }
+}
+
+impl Client {
+    fn asker(&self) -> Asker<'_> {
+        Asker { hash: self.hash, tried: &self.tried, again: self.rounds > 0 || !self.tried.is_empty() }
     }
 }

@@ -5,19 +5,35 @@
 
 use std::time::Duration;
 
-use crate::config::{Setting, Settings};
+use crate::config::{Failover, Policy, Setting, Settings};
 
 /// A client. Ids are given in order of arrival, so that comparing ids compares arrivals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// A backend of the service, counted through all upstreams and groups in the order of the configuration.
+/// What a client's address hashes to (`pool::hash`): the same for the same client, also after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientHash(pub u64);
+
+/// A backend of the service, counted through all upstreams and groups in the order of the configuration, and then in
+/// the order in which more were created. Never used for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub usize);
 
 /// An upstream: its index in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamId(pub usize);
+
+/// A group: its index among the groups of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    pub upstream: UpstreamId,
+    pub index: usize,
+}
+
+/// A place to connect to that the engine knows and the core does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub usize);
 
 /// A question that is owed exactly one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +50,10 @@ pub struct RunId(pub u64);
 /// What has happened. Stale and unknown ids are harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The engine is ready to carry out actions. First, if it comes at all.
+    Started,
     /// A listener accepted a client. Its id is greater than any before.
-    Arrived(ClientId),
+    Arrived(ClientId, ClientHash),
     /// A client that we were not serving yet has left.
     HungUp(ClientId),
     /// A dial succeeded: from now on bytes move.
@@ -44,8 +62,12 @@ pub enum Event {
     Refused(ClientId, DialFailure),
     /// The backend has ended and its last byte was passed on; only the client may still send.
     BackendEnded(ClientId),
-    /// A granted client is gone and so is its backend connection.
-    Closed(ClientId, Why),
+    /// What an open client's connection has had until now. Optional: `Closed` tells the same at the end.
+    Flowed(ClientId, Traffic),
+    /// A granted client is gone and so is its backend connection, which had this much in all.
+    Closed(ClientId, Why, Traffic),
+    /// A probe has ended.
+    Probed(BackendId, ProbeEnd),
     /// The script's process has ended or never began.
     ScriptEnded(RunId, ScriptEnd),
     /// A timer armed with [`Action::Arm`] has run out.
@@ -63,6 +85,25 @@ pub enum DialFailure {
     Local,
     /// We called it off (see [`Action::CallOff`]).
     CalledOff,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeEnd {
+    /// The backend took the connection, which was closed again.
+    Reached,
+    /// It refused, could not be reached or did not answer in time, or there was nothing here to try it with.
+    Failed,
+}
+
+/// What a connection has had since it was made. Only grows: a smaller report is an old one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Traffic {
+    /// Bytes passed on from the client to the backend.
+    pub up: u64,
+    /// Bytes passed on from the backend to the client.
+    pub down: u64,
+    pub time: Duration,
 }
 
 /// How a script's run ended.
@@ -85,6 +126,8 @@ pub enum Command {
     Abort,
     /// Change one setting (its range has been checked).
     Set(Setting),
+    /// Change the backends.
+    Change(Change),
     /// End if nobody is connected or held.
     Quit,
     /// End now, whoever is connected.
@@ -93,6 +136,36 @@ pub enum Command {
     Interrupt,
     /// SIGTERM: accept nobody else, let clients finish within the grace period, end. A second one is `QuitForce`.
     Stop,
+}
+
+/// What may be changed about backends while the service runs. Clients that are connected stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Give it clients again.
+    Enable(BackendId),
+    /// Give it no more clients.
+    Disable(BackendId),
+    /// A new one at the end of this group, disabled, without a limit.
+    Create(GroupId, EndpointId),
+    /// Let it be somewhere else. Only while it is disabled.
+    Assign(BackendId, EndpointId),
+    /// The most clients it may have at once.
+    Limit(BackendId, Option<u32>),
+    /// Count from zero again.
+    Reset(BackendId),
+    /// How a group chooses.
+    Policy(GroupId, Policy, Failover),
+}
+
+/// Why a [`Change`] has changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unchanged {
+    NoSuchBackend,
+    NoSuchGroup,
+    AlreadyEnabled,
+    AlreadyDisabled,
+    /// To `Assign`.
+    NotDisabled,
 }
 
 /// The one reply to a [`Command`].
@@ -106,8 +179,12 @@ pub enum Answer {
     Undone,
     /// To `Abort`: there is none.
     NoSwitchRunning,
-    /// To `Set`.
+    /// To `Set` and `Change`.
     Changed,
+    /// To `Change(Create)`.
+    Created(BackendId),
+    /// To `Change`.
+    Unchanged(Unchanged),
     /// To `Quit`: somebody is connected or held, or a switchover is running.
     InUse { granted: usize, held: usize },
     /// To `Interrupt`, likewise: stays, but the next one within five seconds will stop it.
@@ -159,6 +236,10 @@ pub enum Action {
     Dismiss(ClientId),
     /// End this granted client at once; both sides see the connection fail. Ends in `Closed`.
     Cut(ClientId),
+    /// Connect to this backend and close the connection again. Ends in `Probed`.
+    Probe(BackendId),
+    /// From now on this backend is there.
+    Assign(BackendId, EndpointId),
     /// Bring `Fired` after this time.
     Arm(TimerId, Duration),
     /// Start the script; it is killed when `deadline` fires. Ends in `ScriptEnded`.
@@ -182,12 +263,21 @@ pub enum Note {
     Arrived(ClientId),
     /// A client whose dial failed is in the queue again, at its old place.
     Requeued(ClientId),
+    /// Every backend has refused a client, which stays in the queue and will be offered to them again.
+    Paused(ClientId),
     /// A client left the queue for a backend.
     Granted(ClientId, BackendId),
     Connected(ClientId),
     DialFailed(ClientId, BackendId, DialFailure),
     /// A client is gone for good.
     Ended(ClientId, Why),
+    /// A backend has failed and is passed over where there is another.
+    BackendFailed(BackendId),
+    /// A backend that had failed is used like any other again.
+    BackendBack(BackendId),
+    /// A backend has failed and was disabled for that.
+    BackendDisabled(BackendId),
+    PoolChanged(Change),
     /// More clients are held than `max_queued`, outside a switchover. Once each time the limit is crossed.
     QueueOverLimit {
         held: usize,
@@ -228,6 +318,8 @@ pub enum Why {
     HungUp,
     /// No backend of the active upstream took it.
     NoBackend,
+    /// Each backend that could take it was at its limit, and it is not to wait for that.
+    Full,
     /// The process is at its limit of clients, threads or descriptors.
     NoRoom,
     /// The program ended.
@@ -261,4 +353,38 @@ pub struct View {
     pub granted: usize,
     pub switching: bool,
     pub settings: Settings,
+}
+
+/// What one backend looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendView {
+    pub id: BackendId,
+    pub group: GroupId,
+    /// Its place in the group.
+    pub number: usize,
+    /// The group's.
+    pub policy: Policy,
+    pub enabled: bool,
+    pub failed: bool,
+    pub limit: Option<u32>,
+    /// Clients it has now, connected yet or not.
+    pub granted: u32,
+    pub totals: Totals,
+}
+
+/// What a backend has had since the start, or since an operator reset it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Dials begun.
+    pub attempts: u64,
+    /// Dials that succeeded.
+    pub connections: u64,
+    /// Dials and probes that failed.
+    pub errors: u64,
+    /// Bytes passed on from clients to the backend.
+    pub up: u64,
+    /// Bytes passed on from the backend to clients.
+    pub down: u64,
+    /// Of all connections together.
+    pub time: Duration,
 }

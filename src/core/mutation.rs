@@ -28,6 +28,14 @@ pub enum Mutation {
     SpareTheScript,
     /// The throttle is ignored.
     IgnoreThrottle,
+    /// A disabled backend is given clients.
+    GiveTheDisabled,
+    /// The limit of a backend does not hold for clients that another one has refused.
+    OverfillOnFailover,
+    /// A backend that failed is never probed.
+    ForgetTheProbe,
+    /// Promise 3: who waits for a full backend keeps those behind it waiting, though others could take them.
+    BlockTheQueue,
 }
 
 impl State {
@@ -35,6 +43,7 @@ impl State {
     #[cfg(feature = "mutation")]
     pub fn mutate(&mut self, mutation: Mutation) {
         self.mutation = Some(mutation);
+        self.pool.mutation = Some(mutation);
     }
 
     #[cfg(feature = "mutation")]

@@ -167,9 +167,7 @@ impl State {
         };
         if moved {
             self.active = running.to;
-            for client in self.clients.values_mut() {
-                client.tried.clear();
-            }
+            self.begin_anew();
         }
         self.gate = Gate::Open;
         out.push(Action::Note(Note::SwitchEnded { from, to: running.to, outcome }));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::book::Book;
 use super::servers::{Bound, Primary, Server};
-use crate::config::{Config, Control, Log, LogTarget, Service, Settings, Upstream};
+use crate::config::{Config, Control, Log, LogTarget, Rounds, Service, Settings, Upstream, WhenFull};
 use crate::endpoint::{Address, Endpoint};
 use crate::serve::Proxy;
 
@@ -129,6 +129,9 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             script: Some(script),
             connect_timeout: Duration::from_secs(5),
             max_dials: 256,
+            when_full: WhenFull::Wait,
+            rounds: Rounds { most: 1, pause: Duration::ZERO },
+            seed: 0,
             grace: Duration::from_secs(6),
         }],
         control: Control { listeners: vec![anywhere()], console: false },

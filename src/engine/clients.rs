@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::dial::Attempt;
-use super::inbox::Ending;
+use super::inbox::{Ending, Flow};
 use super::relay::{Mailbox, Order};
 use super::watch::Watched;
-use crate::core::msg::{ClientId, Event, Why};
+use crate::core::msg::{ClientId, Event, Traffic, Why};
 use crate::endpoint::Address;
-use crate::net::{Stream, Tuning};
+use crate::net::Stream;
 use crate::observe::journal::Facts;
 
 /// All clients, held and granted.
@@ -43,16 +44,12 @@ enum Seat {
         stream: Stream,
         watched: bool,
     },
-    /// Index of its relay thread.
-    Granted(usize),
+    /// `at`: index of its relay thread.
+    Granted {
+        at: usize,
+        flow: Arc<Flow>,
+    },
     Gone,
-}
-
-/// What a client's dial needs to know.
-pub struct Grant {
-    pub addresses: Arc<[Address]>,
-    pub timeout: Duration,
-    pub tuning: Tuning,
 }
 
 impl Clients {
@@ -101,7 +98,7 @@ impl Clients {
 
     /// Begins to connect, and hands the client to a relay thread: the one that has the fewest. Returns what has happened
     /// instead, if it cannot be served any more.
-    pub fn dial(&mut self, id: ClientId, grant: Grant) -> Option<Event> {
+    pub fn dial(&mut self, id: ClientId, begin: impl FnOnce() -> Attempt) -> Option<Event> {
         let record = self.table.get_mut(&id)?;
         let seat = std::mem::replace(&mut record.seat, Seat::Gone);
         let Seat::Held { stream, watched } = seat else {
@@ -114,14 +111,15 @@ impl Clients {
             self.watched.remove(&stream);
             // What the watch has to tell may still be on its way.
             if stream.has_hung_up() {
-                return Some(Event::Closed(id, Why::HungUp));
+                return Some(Event::Closed(id, Why::HungUp, Traffic::default()));
             }
         }
-        let attempt = Box::new(Attempt::begin(grant.addresses, grant.timeout, grant.tuning));
+        let attempt = Box::new(begin());
         let (at, relay) = self.relays.iter_mut().enumerate().min_by_key(|(_, relay)| relay.load)?;
         relay.load += 1;
-        record.seat = Seat::Granted(at);
-        relay.mailbox.send(Order::Serve { client: id, stream, attempt });
+        let flow = Arc::new(Flow::default());
+        record.seat = Seat::Granted { at, flow: Arc::clone(&flow) };
+        relay.mailbox.send(Order::Serve { client: id, stream, attempt, flow });
         None
     }
 
@@ -142,13 +140,24 @@ impl Clients {
         }
     }
 
-    /// A granted client's sockets are closed.
-    pub fn ended(&mut self, client: ClientId, ending: Ending) {
+    /// A granted client's sockets are closed. Returns what its connection has had.
+    pub fn ended(&mut self, client: ClientId, ending: Ending) -> Traffic {
         self.leave(client, Seat::Gone);
-        if let Some(record) = self.table.get_mut(&client) {
-            (record.facts.up, record.facts.down) = (ending.up, ending.down);
-            record.facts.cause = ending.cause;
-        }
+        let Some(record) = self.table.get_mut(&client) else { return Traffic::default() };
+        (record.facts.up, record.facts.down) = (ending.up, ending.down);
+        record.facts.cause = ending.cause;
+        Traffic { up: ending.up, down: ending.down, time: record.facts.connected_for() }
+    }
+
+    /// What the connections of all granted clients have had until now.
+    pub fn flows(&self) -> impl Iterator<Item = (ClientId, Traffic)> {
+        self.table.iter().filter_map(|(client, record)| match &record.seat {
+            Seat::Held { .. } | Seat::Gone => None,
+            Seat::Granted { flow, .. } => {
+                let (up, down) = (flow.up.load(Ordering::Relaxed), flow.down.load(Ordering::Relaxed));
+                Some((*client, Traffic { up, down, time: record.facts.connected_for() }))
+            }
+        })
     }
 
     /// Closes a held client.
@@ -165,7 +174,7 @@ impl Clients {
 
     /// Tells the relay thread of a granted client something.
     pub fn tell(&self, client: ClientId, order: Order) {
-        if let Some(Record { seat: Seat::Granted(at), .. }) = self.table.get(&client)
+        if let Some(Record { seat: Seat::Granted { at, .. }, .. }) = self.table.get(&client)
             && let Some(relay) = self.relays.get(*at)
         {
             relay.mailbox.send(order);
@@ -189,7 +198,7 @@ impl Clients {
     /// From its relay thread to another seat.
     fn leave(&mut self, client: ClientId, seat: Seat) {
         if let Some(record) = self.table.get_mut(&client)
-            && let Seat::Granted(at) = std::mem::replace(&mut record.seat, seat)
+            && let Seat::Granted { at, .. } = std::mem::replace(&mut record.seat, seat)
             && let Some(relay) = self.relays.get_mut(at)
         {
             relay.load -= 1;

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::dispatch::Dispatcher;
 use super::inbox::{Message, Outlet, Reply, Timings};
+use super::probe::Probes;
 use super::relay::Relays;
 use super::script::{Order, Running};
 use super::timers::Timers;
@@ -19,7 +20,8 @@ use crate::config::Service;
 use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
 use crate::endpoint::Endpoint;
 use crate::listen::Listening;
-use crate::observe::journal::Journal;
+use crate::observe::journal;
+use crate::observe::stats::Board;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
 /// arrives, then the relay threads with whoever is left.
@@ -30,11 +32,12 @@ pub struct Coordinator {
     pub outlet: Outlet,
     pub timers: Timers,
     pub workers: Workers,
-    pub journal: Journal,
+    pub board: Board,
     /// Who waits for an answer.
     pub tickets: BTreeMap<Ticket, Sender<Reply>>,
     pub next_ticket: u64,
     pub script: Option<Script>,
+    pub probes: Probes,
     /// The running switchover, as the operator sees it.
     pub course: Option<Course>,
     pub exiting: bool,
@@ -63,6 +66,7 @@ pub struct Course {
 impl Coordinator {
     /// Works until the core says `Exit`. Returns why, if it was not because somebody asked for it.
     pub fn run(mut self) -> Option<io::Error> {
+        self.dispatcher.bring(Event::Started);
         while !self.exiting {
             // Timers first, however many messages wait.
             if let Some(timer) = self.timers.due(Instant::now()) {
@@ -93,7 +97,7 @@ impl Coordinator {
                 if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
-                self.journal.script_ended(end);
+                journal::script_ended(end);
                 self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
@@ -101,6 +105,8 @@ impl Coordinator {
                 self.tickets.insert(ticket, replies);
                 self.dispatcher.bring(Event::Asked(ticket, command));
             }
+            // Whoever asked may have left.
+            Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
                 self.failure.get_or_insert(cause);
@@ -134,10 +140,16 @@ impl Coordinator {
             }
             Action::Answer(ticket, answer) => self.answer(ticket, answer, at, held),
             Action::Note(note) => self.note(note, at),
+            Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
             Action::StopListening => self.listening.clear(),
             Action::Exit => self.exiting = true,
-            // About clients: done by the dispatcher.
-            Action::Dial(..) | Action::CallOff(_) | Action::Refuse(..) | Action::Dismiss(_) | Action::Cut(_) => {}
+            // About clients and backends: done by the dispatcher.
+            Action::Dial(..)
+            | Action::CallOff(_)
+            | Action::Refuse(..)
+            | Action::Dismiss(_)
+            | Action::Cut(_)
+            | Action::Assign(..) => {}
         }
     }
 
@@ -149,7 +161,7 @@ impl Coordinator {
         };
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
-        self.journal.script_started(&script, &arguments);
+        journal::script_started(&script, &arguments);
         let time_left = self.timers.left(deadline);
         let started = io::pipe().and_then(|(forsaken, awaited)| {
             let order = Order { run, script, arguments, time_left, forsaken };
@@ -166,7 +178,7 @@ impl Coordinator {
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
-        self.journal.script_line(&line);
+        journal::script_line(&line);
         if let (true, Some(course)) = (current, &self.course) {
             self.reply(course.ticket, Reply::ScriptLine(line));
         }
@@ -186,6 +198,8 @@ impl Coordinator {
             | Answer::Undone
             | Answer::NoSwitchRunning
             | Answer::Changed
+            | Answer::Created(_)
+            | Answer::Unchanged(_)
             | Answer::InUse { .. }
             | Answer::StillInUse { .. }
             | Answer::Ending
@@ -200,7 +214,7 @@ impl Coordinator {
         match note {
             Note::SwitchStarted { ticket, from, to, timeout, max_queued } => {
                 self.course = Some(Course { ticket, started: at, drained: None });
-                let name = |upstream| self.journal.name(upstream);
+                let name = |upstream| self.board.name(upstream);
                 let (from, to) = (name(from), name(to));
                 self.reply(ticket, Reply::SwitchStarted { from, to, timeout, max_queued });
             }
@@ -216,10 +230,15 @@ impl Coordinator {
             }
             Note::Arrived(_)
             | Note::Requeued(_)
+            | Note::Paused(_)
             | Note::Granted(..)
             | Note::Connected(_)
             | Note::DialFailed(..)
             | Note::Ended(..)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
             | Note::QueueOverLimit { .. }
             | Note::SwitchEnded { .. }
             | Note::Stopping { .. }

@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::clients::{Clients, Grant};
+use super::clients::Clients;
+use super::dial::Attempt;
 use super::inbox::{Message, Outlet, Report};
 use super::relay::Order;
 use super::resolve::Addresses;
 use crate::core::State;
-use crate::core::msg::{Action, ClientId, Event, Note};
+use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, ProbeEnd};
+use crate::core::pool::hash;
+use crate::endpoint::Address;
 use crate::net::Tuning;
 use crate::observe::journal::Journal;
 
@@ -44,7 +47,12 @@ pub struct Floor {
     pub first_size: Arc<AtomicUsize>,
     /// Empty between two decisions.
     pub actions: Vec<Action>,
+    /// When the core was told last what has flowed through open connections; `None` when no group goes by that.
+    pub flows_counted: Option<Instant>,
 }
+
+/// A choice by what backends have had so far may be this much behind.
+const FLOWS_AGE: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
     pub fn new(floor: Floor, outlet: Outlet) -> Dispatcher {
@@ -57,6 +65,9 @@ impl Dispatcher {
             return;
         }
         self.with_floor(|floor, outlet| {
+            if floor.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
+                floor.count_flows(outlet);
+            }
             for report in reports.drain(..) {
                 if let Some(event) = floor.receive(report) {
                     floor.decide(event, outlet);
@@ -68,6 +79,19 @@ impl Dispatcher {
     /// Brings one event that carries nothing.
     pub fn bring(&self, event: Event) {
         self.with_floor(|floor, outlet| floor.decide(event, outlet));
+    }
+
+    /// Begins a dial that is nobody's.
+    pub fn attempt(&self, backend: BackendId) -> Attempt {
+        let (addresses, timeout, tuning) = self.0.floor.lock().dialling(backend);
+        Attempt::begin(addresses, timeout, tuning)
+    }
+
+    /// The backends as they are now, with what has flowed until now.
+    pub fn survey(&self) -> Vec<BackendView> {
+        let mut floor = self.0.floor.lock();
+        floor.count_flows(&self.0.outlet);
+        floor.state.backends().collect()
     }
 
     /// A thread that all clients need cannot go on.
@@ -96,7 +120,10 @@ impl Floor {
     /// Takes over what a report brings along, and says what it means to the core.
     fn receive(&mut self, report: Report) -> Option<Event> {
         match report {
-            Report::Accepted { stream, peer } => Some(Event::Arrived(self.clients.admit(stream, peer))),
+            Report::Accepted { stream, peer } => {
+                let hash = hash::of_client(&peer);
+                Some(Event::Arrived(self.clients.admit(stream, peer), hash))
+            }
             Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
             Report::Connected(client, address) => {
                 self.clients.connected(client, address);
@@ -109,8 +136,13 @@ impl Floor {
             Report::BackendEnded(client) => Some(Event::BackendEnded(client)),
             Report::Closed(client, ending) => {
                 let why = ending.why;
-                self.clients.ended(client, ending);
-                Some(Event::Closed(client, why))
+                let traffic = self.clients.ended(client, ending);
+                Some(Event::Closed(client, why, traffic))
+            }
+            Report::Probed(backend, result) => {
+                self.journal.probed(backend, &result);
+                let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
+                Some(Event::Probed(backend, end))
             }
         }
     }
@@ -136,9 +168,13 @@ impl Floor {
     fn carry_out(&mut self, action: Action, outlet: &Outlet) -> Option<Event> {
         match action {
             Action::Dial(client, backend) => {
-                let grant =
-                    Grant { addresses: self.addresses.of(backend), timeout: self.connect_timeout, tuning: self.tuning };
-                return self.clients.dial(client, grant);
+                let (addresses, timeout, tuning) = self.dialling(backend);
+                return self.clients.dial(client, || Attempt::begin(addresses, timeout, tuning));
+            }
+            Action::Assign(backend, endpoint) => {
+                if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
+                    self.journal.name_backend(backend, &endpoint);
+                }
             }
             Action::CallOff(client) => self.clients.tell(client, Order::CallOff(client)),
             Action::Dismiss(client) => self.clients.tell(client, Order::Dismiss(client)),
@@ -149,6 +185,7 @@ impl Floor {
             | Action::RunScript { .. }
             | Action::KillScript(_)
             | Action::Answer(..)
+            | Action::Probe(_)
             | Action::StopListening
             | Action::Exit => self.hand_over(action, outlet),
         }
@@ -167,14 +204,33 @@ impl Floor {
             Note::SwitchStarted { .. } | Note::Drained => self.hand_over(Action::Note(note), outlet),
             Note::Arrived(_)
             | Note::Requeued(_)
+            | Note::Paused(_)
             | Note::Granted(..)
             | Note::Connected(_)
             | Note::DialFailed(..)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
             | Note::QueueOverLimit { .. }
             | Note::SwitchEnded { .. }
             | Note::Stopping { .. }
             | Note::InterruptIgnored { .. } => {}
         }
+    }
+
+    /// Tells the core what has passed through open connections until now.
+    fn count_flows(&mut self, outlet: &Outlet) {
+        let flows: Vec<_> = self.clients.flows().collect();
+        for (client, traffic) in flows {
+            self.decide(Event::Flowed(client, traffic), outlet);
+        }
+        self.flows_counted = self.flows_counted.map(|_| Instant::now());
+    }
+
+    /// What a dial of this backend needs.
+    fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, Duration, Tuning) {
+        (self.addresses.of(backend), self.connect_timeout, self.tuning)
     }
 
     fn hand_over(&self, action: Action, outlet: &Outlet) {
@@ -187,11 +243,16 @@ fn subject(note: Note) -> Option<ClientId> {
     match note {
         Note::Arrived(client)
         | Note::Requeued(client)
+        | Note::Paused(client)
         | Note::Granted(client, _)
         | Note::Connected(client)
         | Note::DialFailed(client, ..)
         | Note::Ended(client, _) => Some(client),
-        Note::QueueOverLimit { .. }
+        Note::BackendFailed(_)
+        | Note::BackendBack(_)
+        | Note::BackendDisabled(_)
+        | Note::PoolChanged(_)
+        | Note::QueueOverLimit { .. }
         | Note::SwitchStarted { .. }
         | Note::Drained
         | Note::SwitchEnded { .. }

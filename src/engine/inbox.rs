@@ -2,15 +2,16 @@
 //! to those who asked. Sending never waits; when the coordinator has ended, messages to it are dropped.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::core::msg::{Action, Answer, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
+use crate::core::msg::{Action, Answer, BackendId, BackendView, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
 use crate::endpoint::Address;
 use crate::net::Stream;
 
-/// Something that has happened to a client.
+/// Something that has happened to a client or a backend.
 #[derive(Debug)]
 pub enum Report {
     Accepted {
@@ -32,6 +33,8 @@ pub enum Report {
     },
     BackendEnded(ClientId),
     Closed(ClientId, Ending),
+    /// A probe has ended; why it failed.
+    Probed(BackendId, io::Result<()>),
 }
 
 /// Something the coordinator has to see to.
@@ -46,10 +49,20 @@ pub enum Message {
     ScriptLine(RunId, String),
     ScriptEnded(RunId, ScriptEnd),
     Asked(Command, Sender<Reply>),
+    /// Somebody wants to see the backends.
+    Surveyed(Sender<Vec<BackendView>>),
     /// A listener cannot go on.
     ListenerFailed(io::Error),
     /// Something all clients need cannot go on.
     Failed(io::Error),
+}
+
+/// What has passed through a granted client's connection so far, in bytes. Written by its relay thread only.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// From the client to the backend.
+    pub up: AtomicU64,
+    pub down: AtomicU64,
 }
 
 /// How a granted client's connection ended.
@@ -103,6 +116,13 @@ impl Outlet {
     /// Reports something. After the coordinator's end there is nobody to tell, and the message is dropped.
     pub fn send(&self, message: Message) {
         self.0.send(message).ok();
+    }
+
+    /// Asks for the backends as they are now; the receiver is disconnected without them only if the coordinator has ended.
+    pub fn survey(&self) -> Receiver<Vec<BackendView>> {
+        let (sender, views) = bounded(1);
+        self.send(Message::Surveyed(sender));
+        views
     }
 
     /// Asks for something; the receiver is disconnected without an answer only if the coordinator has ended.

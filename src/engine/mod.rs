@@ -2,14 +2,15 @@
 //!
 //! In reading order: `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets
 //! and threads), `dial` and `relay` (a few threads carry all granted clients), `watch` (held clients), `inbox` (what is
-//! told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `workers` (threads,
-//! reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
+//! told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `workers`
+//! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
 
 mod clients;
 mod coordinator;
 mod dial;
 mod dispatch;
 pub mod inbox;
+mod probe;
 mod relay;
 pub mod resolve;
 pub mod script;
@@ -21,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -70,10 +72,8 @@ impl Engine {
     pub fn start(service: Service, listeners: Vec<Listener>, addresses: Addresses, room: Room) -> io::Result<Engine> {
         let (outlet, inbox) = Outlet::new();
         let state = State::new(&service, room.clients);
-        let first = |upstream: &crate::config::Upstream| upstream.first().map(ToString::to_string).unwrap_or_default();
-        let board = Board::new(state.view(), service.upstreams.iter().map(first).collect());
+        let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
-        let journal = Journal::new(&service, board.clone());
         let tuning = Tuning { keepalive: service.keepalive };
         let watched = Watched::new()?;
         let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
@@ -81,12 +81,13 @@ impl Engine {
         let floor = Floor {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
-            journal: journal.clone(),
+            journal: Journal::new(&service, board.clone()),
             addresses,
             connect_timeout: service.connect_timeout,
             tuning,
             first_size: Arc::clone(&first_size),
             actions: Vec::new(),
+            flows_counted: service.goes_by_flow().then(Instant::now),
         };
         let dispatcher = Dispatcher::new(floor, outlet.clone());
         let relays = Relays::start(mailboxes, &dispatcher, &first_size, room.pipes)?;
@@ -110,10 +111,11 @@ impl Engine {
             outlet: outlet.clone(),
             timers: Timers::default(),
             workers: workers.clone(),
-            journal,
+            board: board.clone(),
             tickets: Default::default(),
             next_ticket: 0,
             script: None,
+            probes: Default::default(),
             course: None,
             exiting: false,
             failure: None,

@@ -3,13 +3,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
 use parking_lot::RwLock;
 
-use crate::core::msg::BackendId;
+use crate::core::msg::{BackendId, EndpointId};
 use crate::endpoint::{Address, Endpoint};
 use crate::threads;
 
@@ -18,14 +19,24 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// How long a switchover waits for fresh addresses before it starts with the ones it has.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The current addresses of every backend.
+/// The current addresses of every backend. Cheap to clone; all clones are the same.
 #[derive(Clone, Debug)]
-pub struct Addresses(Arc<Vec<Entry>>);
+pub struct Addresses(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// All endpoints that were ever used, indexed by `EndpointId`. Never becomes shorter.
+    known: RwLock<Vec<Arc<Entry>>>,
+    /// Indexed by backend: where it is.
+    places: RwLock<Vec<EndpointId>>,
+}
 
 #[derive(Debug)]
 struct Entry {
     endpoint: Endpoint,
     current: RwLock<Arc<[Address]>>,
+    /// Its last refresh failed, and that has been told.
+    failed: AtomicBool,
 }
 
 /// The thread that asks again; none is started when every backend is an address already.
@@ -52,20 +63,65 @@ impl Addresses {
     /// The first backend that has no address.
     pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Result<Addresses, Unresolved> {
         let entry = |endpoint: &Endpoint| match endpoint.resolve() {
-            Ok(found) => Ok(Entry { endpoint: endpoint.clone(), current: RwLock::new(found.into()) }),
+            Ok(found) => Ok(Entry::new(endpoint, found)),
             Err(cause) => Err(Unresolved { endpoint: endpoint.clone(), cause }),
         };
-        Ok(Addresses(Arc::new(endpoints.map(entry).collect::<Result<_, _>>()?)))
+        let known = endpoints.map(entry).collect::<Result<Vec<_>, _>>()?;
+        let places = (0..known.len()).map(EndpointId).collect();
+        Ok(Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places) })))
+    }
+
+    /// Asks for one more endpoint, which a backend may be assigned to then. May block as long as the resolver does.
+    ///
+    /// # Errors
+    /// When it has no address.
+    pub fn learn(&self, endpoint: &Endpoint) -> io::Result<EndpointId> {
+        let found = endpoint.resolve()?;
+        let mut known = self.0.known.write();
+        let at = known.iter().position(|entry| entry.endpoint == *endpoint).unwrap_or(known.len());
+        match known.get(at) {
+            Some(entry) => *entry.current.write() = found.into(),
+            None => known.push(Entry::new(endpoint, found)),
+        }
+        Ok(EndpointId(at))
+    }
+
+    /// From now on this backend is there. Returns where, unless nobody has learned of that.
+    pub fn assign(&self, backend: BackendId, to: EndpointId) -> Option<Endpoint> {
+        let endpoint = self.0.known.read().get(to.0).map(|entry| entry.endpoint.clone())?;
+        let mut places = self.0.places.write();
+        match places.get_mut(backend.0) {
+            Some(place) => *place = to,
+            // Backends are created one after the other.
+            None => places.push(to),
+        }
+        Some(endpoint)
+    }
+
+    /// Where a backend is; `None` for an id that does not exist.
+    pub fn endpoint_of(&self, backend: BackendId) -> Option<Endpoint> {
+        self.entry(backend).map(|entry| entry.endpoint.clone())
     }
 
     /// The addresses of one backend; empty for an id that does not exist.
     pub fn of(&self, backend: BackendId) -> Arc<[Address]> {
-        self.0.get(backend.0).map_or_else(|| Arc::new([]) as Arc<[Address]>, |entry| Arc::clone(&entry.current.read()))
+        let found = self.entry(backend).map(|entry| Arc::clone(&entry.current.read()));
+        found.unwrap_or_else(|| Arc::new([]))
     }
 
-    /// Asks for all names again; `failed` remembers whose last refresh failed, so that it is told once.
-    fn refresh(&self, failed: &mut [bool]) {
-        for (entry, failed) in self.0.iter().zip(failed).filter(|(entry, _)| entry.endpoint.is_name()) {
+    fn entry(&self, backend: BackendId) -> Option<Arc<Entry>> {
+        let place = *self.0.places.read().get(backend.0)?;
+        self.0.known.read().get(place.0).map(Arc::clone)
+    }
+
+    fn has_names(&self) -> bool {
+        self.0.known.read().iter().any(|entry| entry.endpoint.is_name())
+    }
+
+    /// Asks for all names again.
+    fn refresh(&self) {
+        let known = self.0.known.read().clone();
+        for entry in known.iter().filter(|entry| entry.endpoint.is_name()) {
             match entry.endpoint.resolve() {
                 Ok(found) => {
                     if **entry.current.read() != *found {
@@ -73,15 +129,22 @@ impl Addresses {
                         log::info!("backend {} is now at {}", entry.endpoint, shown.join(", "));
                         *entry.current.write() = found.into();
                     }
-                    *failed = false;
+                    entry.failed.store(false, Ordering::Relaxed);
                 }
-                Err(e) if !*failed => {
-                    log::warn!("cannot resolve backend {}: {e}; its last addresses stay in use", entry.endpoint);
-                    *failed = true;
+                Err(e) => {
+                    if !entry.failed.swap(true, Ordering::Relaxed) {
+                        log::warn!("cannot resolve backend {}: {e}; its last addresses stay in use", entry.endpoint);
+                    }
                 }
-                Err(_) => {}
             }
         }
+    }
+}
+
+impl Entry {
+    fn new(endpoint: &Endpoint, found: Vec<Address>) -> Arc<Entry> {
+        let current = RwLock::new(found.into());
+        Arc::new(Entry { endpoint: endpoint.clone(), current, failed: AtomicBool::new(false) })
     }
 }
 
@@ -91,7 +154,7 @@ impl Resolver {
     /// # Errors
     /// When there is no thread.
     pub fn start(addresses: &Addresses) -> io::Result<Resolver> {
-        if !addresses.0.iter().any(|entry| entry.endpoint.is_name()) {
+        if !addresses.has_names() {
             return Ok(Resolver { requests: None, thread: None, ended: never() });
         }
         let (requests, inbox) = unbounded::<Sender<()>>();
@@ -99,14 +162,13 @@ impl Resolver {
         let addresses = addresses.clone();
         let thread = threads::spawn("resolver", move || {
             let _running = running;
-            let mut failed = vec![false; addresses.0.len()];
             loop {
                 let asker = match inbox.recv_timeout(REFRESH) {
                     Ok(asker) => Some(asker),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                addresses.refresh(&mut failed);
+                addresses.refresh();
                 // Whoever asked may have stopped waiting.
                 asker.map(|asker| asker.try_send(()));
             }

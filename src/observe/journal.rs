@@ -1,6 +1,7 @@
 //! Tells the core's notes to the log and to the board. Every line about a client carries its id and address, so that
 //! one `grep` shows a connection's life.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use log::{debug, error, info, warn};
 use super::stats::Board;
 use super::words::system_words;
 use crate::config::Service;
-use crate::core::msg::{Action, BackendId, DialFailure, Note, Outcome, ScriptEnd, UpstreamId, View, Why};
-use crate::endpoint::Address;
+use crate::core::msg::{Action, BackendId, Change, DialFailure, Note, Outcome, ScriptEnd, UpstreamId, View, Why};
+use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
 #[derive(Debug)]
@@ -32,24 +33,31 @@ impl Facts {
         Facts { peer, accepted, granted: None, connected: None, up: 0, down: 0, cause: None }
     }
 
+    /// Since the backend took the connection.
+    pub fn connected_for(&self) -> Duration {
+        self.connected.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed())
+    }
+
     fn cause(&self) -> String {
         self.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
     }
 }
 
 /// Where notes go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Journal {
     board: Board,
-    /// As configured, by `BackendId`.
-    backends: Vec<String>,
+    /// Backends as configured or assigned since, by `BackendId`.
+    names: Vec<String>,
+    /// Backends that have failed, and when.
+    failed: BTreeMap<BackendId, Instant>,
     /// Lines that tell of a shortage.
     not_served: Seldom,
     closed: Seldom,
 }
 
 /// A kind of line that comes in thousands when it comes: one a second is written, with how many were left out before it.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Seldom {
     last: Option<Instant>,
     left_out: u64,
@@ -74,8 +82,16 @@ impl Seldom {
 
 impl Journal {
     pub fn new(service: &Service, board: Board) -> Journal {
-        let backends = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        Journal { board, backends, not_served: Seldom::default(), closed: Seldom::default() }
+        let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
+        Journal { board, names, failed: BTreeMap::new(), not_served: Seldom::default(), closed: Seldom::default() }
+    }
+
+    /// A backend is somewhere else now, or new.
+    pub fn name_backend(&mut self, backend: BackendId, endpoint: &Endpoint) {
+        match self.names.get_mut(backend.0) {
+            Some(name) => *name = endpoint.to_string(),
+            None => self.names.push(endpoint.to_string()),
+        }
     }
 
     /// The situation after an event.
@@ -83,7 +99,7 @@ impl Journal {
         self.board.publish(view, actions);
     }
 
-    /// The first endpoint of an upstream.
+    /// An upstream, as it was configured.
     pub fn name(&self, upstream: UpstreamId) -> String {
         self.board.name(upstream)
     }
@@ -102,6 +118,19 @@ impl Journal {
                 Outcome::Moved { .. } => info!("{outcome}; active: {}", self.name(to)),
                 Outcome::Failed(_) => warn!("{outcome}; active: {}", self.name(from)),
             },
+            Note::BackendFailed(backend) => {
+                self.failed.insert(backend, Instant::now());
+                warn!("backend {} has failed: it is passed over where there is another", self.backend(backend));
+            }
+            Note::BackendBack(backend) => {
+                let since = self.failed.remove(&backend);
+                let downtime = since.map(|at| seconds(at.elapsed())).unwrap_or_default();
+                info!("backend {} is back, downtime: {downtime}", self.backend(backend));
+            }
+            Note::BackendDisabled(backend) => {
+                warn!("backend {} has failed and is disabled until somebody enables it", self.backend(backend));
+            }
+            Note::PoolChanged(change) => self.changed(change),
             Note::QueueOverLimit { held, limit } => {
                 warn!("{held} clients in the queue, above the limit of {limit} at which a switch would fail");
             }
@@ -112,6 +141,9 @@ impl Journal {
             }
             Note::Arrived(client) => self.client(client.0, facts, |facts| format!("accepted from {}", facts.peer)),
             Note::Requeued(client) => self.client(client.0, facts, |_| "back in the queue".to_owned()),
+            Note::Paused(client) => {
+                self.client(client.0, facts, |_| "refused by all, will be offered again".to_owned())
+            }
             Note::Granted(client, backend) => {
                 self.client(client.0, facts, |facts| {
                     format!("dials {} after {} held", self.backend(backend), seconds(facts.accepted.elapsed()))
@@ -154,9 +186,13 @@ impl Journal {
         let Some(facts) = facts else { return };
         let level = match why {
             Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
-            Why::NoBackend | Why::NoRoom | Why::Shutdown | Why::ClientFailed | Why::BackendFailed | Why::Cut => {
-                log::Level::Warn
-            }
+            Why::NoBackend
+            | Why::Full
+            | Why::NoRoom
+            | Why::Shutdown
+            | Why::ClientFailed
+            | Why::BackendFailed
+            | Why::Cut => log::Level::Warn,
             Why::Panicked => log::Level::Error,
         };
         let mut more = String::new();
@@ -176,26 +212,54 @@ impl Journal {
         );
     }
 
-    /// The script is about to be started, with these words.
-    pub fn script_started(&self, script: &Path, arguments: &[String]) {
-        info!("running switch script: {} {}", script.display(), arguments.join(" "));
+    fn changed(&mut self, change: Change) {
+        match change {
+            Change::Enable(backend) => info!("backend {} enabled", self.backend(backend)),
+            Change::Disable(backend) => {
+                self.failed.remove(&backend);
+                info!("backend {} disabled", self.backend(backend));
+            }
+            Change::Create(group, _) => info!("backend created in group {}", group.index),
+            Change::Assign(backend, _) => info!("backend {} assigned", self.backend(backend)),
+            Change::Limit(backend, Some(limit)) => info!("backend {}: limit {limit}", self.backend(backend)),
+            Change::Limit(backend, None) => info!("backend {}: no limit", self.backend(backend)),
+            Change::Reset(backend) => info!("backend {}: counters reset", self.backend(backend)),
+            Change::Policy(group, policy, failover) => {
+                info!("group {}: {policy:?}, {failover:?}", group.index);
+            }
+        }
     }
 
-    /// A line of the script's output.
-    pub fn script_line(&self, line: &str) {
-        info!("script: {line}");
-    }
-
-    /// Also for a script that was killed.
-    pub fn script_ended(&self, end: ScriptEnd) {
-        match end {
-            ScriptEnd::Exited(0) => info!("switch script returned: 0"),
-            ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => error!("switch {end}"),
+    /// How a probe ended.
+    pub fn probed(&self, backend: BackendId, result: &io::Result<()>) {
+        match result {
+            Ok(()) => debug!("probe: backend {} takes connections", self.backend(backend)),
+            Err(cause) => {
+                debug!("probe: cannot connect to backend {}: {}", self.backend(backend), system_words(cause));
+            }
         }
     }
 
     fn backend(&self, backend: BackendId) -> &str {
-        self.backends.get(backend.0).map_or("", String::as_str)
+        self.names.get(backend.0).map_or("", String::as_str)
+    }
+}
+
+/// The script is about to be started, with these words.
+pub fn script_started(script: &Path, arguments: &[String]) {
+    info!("running switch script: {} {}", script.display(), arguments.join(" "));
+}
+
+/// A line of the script's output.
+pub fn script_line(line: &str) {
+    info!("script: {line}");
+}
+
+/// Also for a script that was killed.
+pub fn script_ended(end: ScriptEnd) {
+    match end {
+        ScriptEnd::Exited(0) => info!("switch script returned: 0"),
+        ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => error!("switch {end}"),
     }
 }
 

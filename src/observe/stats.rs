@@ -27,7 +27,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub view: View,
-    /// The active upstream's first endpoint.
+    /// The active upstream, as it was configured.
     pub active: String,
     /// Seconds since the running switchover began.
     pub switch_time: Option<f64>,
@@ -72,6 +72,8 @@ impl Board {
                 | Action::Refuse(..)
                 | Action::Dismiss(_)
                 | Action::Cut(_)
+                | Action::Probe(_)
+                | Action::Assign(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
@@ -96,7 +98,7 @@ impl Board {
         }
     }
 
-    /// The first endpoint of an upstream, as it was configured.
+    /// An upstream, as it was configured.
     pub fn name(&self, upstream: UpstreamId) -> String {
         self.0.lock().name(upstream)
     }

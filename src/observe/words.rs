@@ -48,6 +48,7 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Why::HungUp => "left while it was held",
             Why::NoBackend => "no backend took it",
+            Why::Full => "every backend is at its limit",
             Why::NoRoom => "out of descriptors or memory",
             Why::Shutdown => "the program ended while it was held",
             Why::ClientEnded => "done, the client ended first",

@@ -1,13 +1,28 @@
 //! Where everybody and everything stands, in the witness's account.
 
-use cbpx::core::msg::{BackendId, Failure, RunId, Ticket, TimerId, UpstreamId};
+use cbpx::core::msg::{BackendId, ClientHash, Failure, RunId, Ticket, TimerId, Traffic, UpstreamId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
     pub place: Place,
     pub told: Told,
-    /// Backends of the active upstream that refused this client.
+    pub hash: ClientHash,
+    /// Backends of the active upstream that refused this client in this round.
     pub tried: Vec<BackendId>,
+    /// How often everybody has refused it.
+    pub rounds: u32,
+    /// It is offered to nobody until this fires.
+    pub pause: Option<TimerId>,
+    /// What of its connection has been reported.
+    pub traffic: Traffic,
+}
+
+impl Client {
+    /// One that has just arrived.
+    pub fn new(hash: ClientHash) -> Client {
+        let traffic = Traffic::default();
+        Client { place: Place::Held, told: Told::Nothing, hash, tried: Vec::new(), rounds: 0, pause: None, traffic }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

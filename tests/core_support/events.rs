@@ -1,7 +1,8 @@
 //! What an engine may report about a client and about the script: the environment of the core.
 
-use cbpx::core::msg::{ClientId, DialFailure, Event, ScriptEnd, Why};
+use cbpx::core::msg::{ClientId, DialFailure, Event, ScriptEnd, Traffic, Why};
 
+use super::traffic_of;
 use super::witness::{Client, Place, Told};
 
 /// Every way a script can end.
@@ -17,14 +18,16 @@ impl Client {
                 reports.push(Event::Connected(id));
                 reports.push(Event::Refused(id, DialFailure::Backend));
                 reports.push(Event::Refused(id, DialFailure::Local));
-                reports.push(Event::Closed(id, Why::Panicked));
+                reports.push(Event::Closed(id, Why::Panicked, Traffic::default()));
                 match self.told {
                     Told::CallOff | Told::Cut => reports.push(Event::Refused(id, DialFailure::CalledOff)),
                     Told::Nothing | Told::Dismiss => {}
                 }
             }
-            Place::Open(_) => reports.extend([Event::BackendEnded(id), Event::Closed(id, Why::ClientEnded)]),
-            Place::Ending(_) => reports.push(Event::Closed(id, Why::Lingered)),
+            Place::Open(_) => {
+                reports.extend([Event::BackendEnded(id), Event::Closed(id, Why::ClientEnded, traffic_of(id))])
+            }
+            Place::Ending(_) => reports.push(Event::Closed(id, Why::Lingered, traffic_of(id))),
         }
     }
 }
@@ -37,6 +40,6 @@ pub fn about(id: ClientId) -> [Event; 6] {
         Event::Refused(id, DialFailure::Backend),
         Event::Refused(id, DialFailure::CalledOff),
         Event::BackendEnded(id),
-        Event::Closed(id, Why::BackendFailed),
+        Event::Closed(id, Why::BackendFailed, traffic_of(id)),
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cbpx::core::msg::{Action, Answer, Failure, Note, Outcome, ScriptEnd, Why};
+use cbpx::core::msg::{Action, Answer, BackendId, Failure, Note, Outcome, ScriptEnd, Unchanged, Why};
 
 /// Counts by name.
 #[derive(Default, Debug)]
@@ -55,6 +55,13 @@ impl Evidence {
                 Action::Cut(_) => "Cut",
                 Action::KillScript(_) => "KillScript",
                 Action::Exit => "Exit",
+                Action::Probe(_) => "Probe",
+                Action::Assign(..) => "Assign",
+                Action::Note(Note::Granted(_, backend)) => name_of_backend(*backend),
+                Action::Note(Note::Paused(_)) => "Paused",
+                Action::Note(Note::BackendFailed(_)) => "BackendFailed",
+                Action::Note(Note::BackendBack(_)) => "BackendBack",
+                Action::Note(Note::BackendDisabled(_)) => "BackendDisabled",
                 Action::Dial(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }
@@ -81,10 +88,27 @@ fn name_of_answer(answer: Answer) -> &'static str {
         Answer::Undone => "Undone",
         Answer::NoSwitchRunning => "NoSwitchRunning",
         Answer::Changed => "Changed",
+        Answer::Created(_) => "Created",
+        Answer::Unchanged(reason) => name_of_reason(reason),
         Answer::InUse { .. } => "InUse",
         Answer::StillInUse { .. } => "StillInUse",
         Answer::Ending => "Ending",
         Answer::TooLate => "TooLate",
+    }
+}
+
+/// Small pools have four at most.
+fn name_of_backend(backend: BackendId) -> &'static str {
+    ["backend 0", "backend 1", "backend 2", "backend 3"].get(backend.0).copied().unwrap_or("another backend")
+}
+
+fn name_of_reason(reason: Unchanged) -> &'static str {
+    match reason {
+        Unchanged::NoSuchBackend => "NoSuchBackend",
+        Unchanged::NoSuchGroup => "NoSuchGroup",
+        Unchanged::AlreadyEnabled => "AlreadyEnabled",
+        Unchanged::AlreadyDisabled => "AlreadyDisabled",
+        Unchanged::NotDisabled => "NotDisabled",
     }
 }
 
@@ -104,11 +128,12 @@ fn name_of_outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The core refuses for four reasons; the others come from the engine.
+/// The core refuses for five reasons; the others come from the engine.
 fn name_of_refusal(why: Why) -> &'static str {
     match why {
         Why::HungUp => "HungUp",
         Why::NoBackend => "NoBackend",
+        Why::Full => "Full",
         Why::NoRoom => "NoRoom",
         Why::Shutdown => "Shutdown",
         Why::ClientEnded

@@ -2,9 +2,12 @@
 
 use std::fmt::Debug;
 
+use cbpx::config::WhenFull;
+use cbpx::core::State;
 use cbpx::core::msg::{Action, Answer, BackendId, ClientId, Note, Outcome, UpstreamId, View, Why};
 
 use super::Rules;
+use super::stock::Standing;
 use super::witness::{Broken, Client, Due, Life, Place, Verdict, Witness};
 
 impl Witness {
@@ -12,7 +15,8 @@ impl Witness {
     pub fn judge(&mut self, rules: &Rules, action: Action, due: &mut Due) -> Verdict {
         match action {
             Action::Note(Note::Granted(client, backend)) => self.granting(rules, client, backend, due),
-            Action::Refuse(client, Why::NoBackend) => self.giving_up(rules, client, due),
+            Action::Refuse(client, why @ (Why::NoBackend | Why::Full)) => self.giving_up(rules, client, why, due),
+            Action::Note(Note::Paused(client)) => self.pausing(rules, client, due),
             Action::Note(Note::Drained) => {
                 let draining = self.switch.is_some_and(|switch| switch.script.is_none());
                 rule(draining && !due.drained, "only a switchover drains, and once", action)?;
@@ -55,6 +59,8 @@ impl Witness {
             | Action::Refuse(..)
             | Action::Dismiss(_)
             | Action::Cut(_)
+            | Action::Probe(_)
+            | Action::Assign(..)
             | Action::Arm(..)
             | Action::KillScript(_)
             | Action::Answer(..)
@@ -65,6 +71,10 @@ impl Witness {
                 | Note::Connected(_)
                 | Note::DialFailed(..)
                 | Note::Ended(..)
+                | Note::BackendFailed(_)
+                | Note::BackendBack(_)
+                | Note::BackendDisabled(_)
+                | Note::PoolChanged(_)
                 | Note::SwitchStarted { .. }
                 | Note::SettingChanged
                 | Note::Stopping { .. }
@@ -76,25 +86,52 @@ impl Witness {
     fn granting(&mut self, rules: &Rules, id: ClientId, backend: BackendId, due: &mut Due) -> Verdict {
         rule(self.switch.is_none(), "while the gate is shut nobody is dialled", id)?;
         rule(!self.closing(), "nobody is served when all are being cut", id)?;
-        rule(self.held().next() == Some(id), "whoever arrived first is served first", (id, &self.clients))?;
+        rule(self.place(id) == Some(Place::Held), "only a held client is granted a backend", id)?;
+        let passed = self.first_held(|held| *held < id, |standing| standing == Standing::Servable);
+        rule(passed.is_none(), "whoever arrived first and can be served is served first", (id, passed))?;
         rule(self.has_room(rules), "nobody is granted beyond the throttle or the dial limit", self.granted())?;
-        rule(rules.of(self.active).any(|one| one == backend), "clients go to the active upstream", backend)?;
-        let group = self.choices(rules, id).next();
-        let chosen = group.is_some_and(|choices| choices.contains(&backend));
-        rule(chosen, "the first group with room serves, nobody twice, none beyond its limit", (id, backend))?;
+        let known = self.stock.backends.get(backend.0);
+        let upstream = known.map(|backend| backend.group.upstream);
+        rule(upstream == Some(self.active), "clients go to the active upstream", backend)?;
+        let choices = self.choices(id);
+        let words = "the first group with room serves, by its policy, nobody twice, none disabled or beyond its limit";
+        rule(choices.contains(&backend), words, (id, backend, &choices, known))?;
         let dialling = due.owed.iter().any(|owed| matches!(owed, Action::Dial(..)));
         rule(!dialling, "who is granted is dialled before the next is granted", id)?;
+        self.given(id, backend);
         self.put(id, Place::Dialling(backend));
         due.owed.push(Action::Dial(id, backend));
         Ok(())
     }
 
-    fn giving_up(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
+    fn giving_up(&mut self, rules: &Rules, id: ClientId, why: Why, due: &mut Due) -> Verdict {
         rule(self.switch.is_none(), "while the gate is shut everybody waits for the outcome", id)?;
         rule(self.place(id) == Some(Place::Held), "only a held client is refused", id)?;
-        rule(self.tried_all(rules, id), "a client is given up when every backend has refused it", id)?;
+        rule(self.clients[&id].pause.is_none(), "who pauses is left alone", id)?;
+        if why == Why::Full {
+            let full = self.choices(id).is_empty() && !self.tried_all(id);
+            rule(rules.habit.when_full == WhenFull::Close, "who cannot be served yet waits, if it may", id)?;
+            rule(full, "a client is given up when all it may have are full", id)?;
+        } else {
+            let last = self.clients[&id].rounds + 1 >= rules.habit.rounds.most;
+            rule(last && self.tried_all(id), "a client is given up when every backend has refused it", id)?;
+        }
         self.clients.remove(&id);
-        due.note(Note::Ended(id, Why::NoBackend));
+        due.note(Note::Ended(id, why));
+        Ok(())
+    }
+
+    fn pausing(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
+        rule(self.switch.is_none(), "while the gate is shut everybody waits for the outcome", id)?;
+        rule(self.place(id) == Some(Place::Held), "only a held client pauses", id)?;
+        let (client, rounds) = (&self.clients[&id], rules.habit.rounds);
+        rule(client.pause.is_none() && client.rounds + 1 < rounds.most, "there is another round", client)?;
+        rule(self.tried_all(id), "a round ends when every backend has refused the client", id)?;
+        let pause = Some(self.armed(rounds.pause, due)?);
+        self.clients.entry(id).and_modify(|client| {
+            client.tried.clear();
+            (client.rounds, client.pause) = (client.rounds + 1, pause);
+        });
         Ok(())
     }
 
@@ -116,7 +153,10 @@ impl Witness {
         if let Outcome::Moved { .. } = outcome {
             rule(self.granted() == 0, "the upstream changes when nobody is granted", &self.clients)?;
             self.active = to;
-            self.clients.values_mut().for_each(|client| client.tried.clear());
+            for client in self.clients.values_mut() {
+                client.tried.clear();
+                (client.rounds, client.pause) = (0, None);
+            }
         }
         self.switch = None;
         due.owed.push(Action::Answer(switch.ticket, Answer::Switched(outcome)));
@@ -133,11 +173,13 @@ impl Witness {
                 rule(waits, "a switchover waits for a client or for its script", switch)?;
             }
             None => {
-                let waits = self.held().next().is_none_or(|oldest| {
-                    let nobody_has_room = self.choices(rules, oldest).next().is_none();
-                    !self.has_room(rules) || (nobody_has_room && !self.tried_all(rules, oldest))
-                });
-                rule(waits, "nobody is held while the gate is open and there is room", &self.clients)?;
+                let waits = |standing| match standing {
+                    Standing::Full => rules.habit.when_full == WhenFull::Wait,
+                    Standing::Servable | Standing::Refused => false,
+                };
+                let idle = self.has_room(rules).then(|| self.first_held(|_| true, |standing| !waits(standing)));
+                let idle = idle.flatten();
+                rule(idle.is_none(), "nobody is held while the gate is open and there is room", (idle, &self.clients))?;
             }
         }
         match self.life {
@@ -154,11 +196,12 @@ impl Witness {
     }
 
     /// What an operator is shown is what is.
-    pub fn agrees(&self, view: View) -> Verdict {
+    pub fn agrees(&self, core: &State) -> Verdict {
         let (held, granted) = (self.held().count(), self.granted());
         let (active, switching, settings) = (self.active, self.switch.is_some(), self.settings);
-        let own = View { active, held, granted, switching, settings };
-        rule(own == view, "the view is what happened", (view, own))
+        let (own, view) = (View { active, held, granted, switching, settings }, core.view());
+        rule(own == view, "the view is what happened", (view, own))?;
+        self.sees(core.backends())
     }
 
     fn has_room(&self, rules: &Rules) -> bool {
@@ -167,23 +210,7 @@ impl Witness {
         dialling < rules.max_dials && self.settings.max_open.is_none_or(|limit| granted < limit as usize)
     }
 
-    /// Whom a client may be given, group by group; groups without anybody are left out.
-    fn choices(&self, rules: &Rules, id: ClientId) -> impl Iterator<Item = Vec<BackendId>> {
-        let tried = self.clients.get(&id).map_or(&[][..], |client| &client.tried);
-        let may = |backend: &&BackendId| {
-            let load = self.clients.values().filter(|client| client.backend() == Some(**backend)).count();
-            !tried.contains(backend) && rules.limits[backend.0].is_none_or(|limit| load < limit as usize)
-        };
-        let groups = rules.backends[self.active.0].iter();
-        groups.map(move |group| group.iter().filter(may).copied().collect::<Vec<_>>()).filter(|some| !some.is_empty())
-    }
-
-    fn tried_all(&self, rules: &Rules, id: ClientId) -> bool {
-        let tried = self.clients.get(&id).map_or(&[][..], |client| &client.tried);
-        rules.of(self.active).all(|backend| tried.contains(&backend))
-    }
-
-    fn closing(&self) -> bool {
+    pub fn closing(&self) -> bool {
         match self.life {
             Life::Running | Life::Stopping(_) => false,
             Life::Closing(_) | Life::Over => true,
@@ -192,7 +219,7 @@ impl Witness {
 }
 
 impl Client {
-    fn backend(&self) -> Option<BackendId> {
+    pub fn backend(&self) -> Option<BackendId> {
         match self.place {
             Place::Held => None,
             Place::Dialling(backend) | Place::Open(backend) | Place::Ending(backend) => Some(backend),
@@ -213,6 +240,8 @@ pub fn is_harmless(action: Action) -> bool {
         | Action::CallOff(_)
         | Action::Dismiss(_)
         | Action::Cut(_)
+        | Action::Probe(_)
+        | Action::Assign(..)
         | Action::Arm(..)
         | Action::RunScript { .. }
         | Action::KillScript(_)

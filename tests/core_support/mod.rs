@@ -1,19 +1,22 @@
 //! What `tests/model.rs` and `tests/sim.rs` share: services to try, and the witness that judges every decision.
 
 pub mod account;
+mod change;
 pub mod events;
 pub mod evidence;
+mod failures;
 mod judge;
 pub mod mix;
 pub mod mutations;
+pub mod stock;
 pub mod witness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use cbpx::config::{Backend, Group, Policy, Service, Settings, Upstream};
+use cbpx::config::{Backend, Failover, Group, Memory, Policy, Rounds, Service, Settings, Upstream, WhenFull};
 use cbpx::core::State;
-use cbpx::core::msg::{Action, BackendId, Event, UpstreamId};
+use cbpx::core::msg::{Action, ClientHash, ClientId, Event, Traffic, UpstreamId};
 use cbpx::endpoint::Endpoint;
 
 /// The limits of the backends of each upstream, group by group.
@@ -22,12 +25,32 @@ pub type Shape = &'static [&'static [&'static [Option<u32>]]];
 /// One backend in each of two upstreams: what an operator of cbpx has.
 pub const PLAIN: Shape = &[&[&[None]], &[&[None]]];
 
+/// How all groups of a service choose, and what becomes of those who are refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Habit {
+    pub policy: Policy,
+    pub failover: Failover,
+    pub memory: Memory,
+    pub when_full: WhenFull,
+    pub rounds: Rounds,
+    /// Backends that are disabled at the start.
+    pub disabled: &'static [usize],
+}
+
+/// What an operator of cbpx has.
+pub const TURNS: Habit = Habit {
+    policy: Policy::RoundRobin,
+    failover: Failover::WithinGroup,
+    memory: Memory::Nothing,
+    when_full: WhenFull::Wait,
+    rounds: Rounds { most: 1, pause: Duration::ZERO },
+    disabled: &[],
+};
+
 /// The part of a service that never changes, as the witness sees it.
 pub struct Rules {
-    /// Backends by upstream and group.
-    pub backends: Vec<Vec<Vec<BackendId>>>,
-    /// Indexed by backend.
-    pub limits: Vec<Option<u32>>,
+    pub shape: Shape,
+    pub habit: Habit,
     pub script: bool,
     pub grace: Duration,
     pub max_dials: usize,
@@ -38,6 +61,7 @@ pub struct Rules {
 #[derive(Clone, Copy)]
 pub struct Choice {
     pub shape: Shape,
+    pub habit: Habit,
     pub script: bool,
     pub max_open: Option<u32>,
     pub max_queued: u32,
@@ -51,16 +75,9 @@ impl Choice {
     }
 
     pub fn rules(&self) -> Rules {
-        let mut limits = Vec::new();
-        let mut numbered = |group: &&[Option<u32>]| -> Vec<BackendId> {
-            let first = limits.len();
-            limits.extend_from_slice(group);
-            (first..limits.len()).map(BackendId).collect()
-        };
-        let backends = self.shape.iter().map(|groups| groups.iter().map(&mut numbered).collect()).collect();
         Rules {
-            backends,
-            limits,
+            shape: self.shape,
+            habit: self.habit,
             script: self.script,
             grace: GRACE,
             max_dials: self.max_dials,
@@ -79,26 +96,33 @@ impl Choice {
     }
 
     fn service(&self) -> Service {
-        let backend = |limit: &Option<u32>| Backend { endpoint: Endpoint::tcp("h", 1), limit: *limit };
-        let group = |limits: &&[Option<u32>]| Group {
-            policy: Policy::RoundRobin,
-            backends: limits.iter().map(backend).collect(),
+        let mut number = 0..;
+        let mut backend = |limit: &Option<u32>| Backend {
+            endpoint: Endpoint::tcp("h", 1),
+            limit: *limit,
+            enabled: number.next().is_none_or(|number| !self.habit.disabled.contains(&number)),
         };
+        let mut group = |limits: &&[Option<u32>]| Group {
+            policy: self.habit.policy,
+            failover: self.habit.failover,
+            memory: self.habit.memory,
+            backends: limits.iter().map(&mut backend).collect(),
+        };
+        let mut upstream = |groups: &&[&[Option<u32>]]| Upstream { groups: groups.iter().map(&mut group).collect() };
         Service {
             name: "test".to_owned(),
             listeners: Vec::new(),
             backlog: 1,
             accept_threads: 1,
             keepalive: None,
-            upstreams: self
-                .shape
-                .iter()
-                .map(|groups| Upstream { groups: groups.iter().map(group).collect() })
-                .collect(),
+            upstreams: self.shape.iter().map(&mut upstream).collect(),
             settings: self.settings(),
             script: self.script.then(|| "/promote".into()),
             connect_timeout: Duration::from_secs(5),
             max_dials: self.max_dials,
+            when_full: self.habit.when_full,
+            rounds: self.habit.rounds,
+            seed: 1,
             grace: GRACE,
         }
     }
@@ -106,13 +130,19 @@ impl Choice {
 
 impl Rules {
     pub fn next(&self, active: UpstreamId) -> UpstreamId {
-        UpstreamId((active.0 + 1) % self.backends.len())
+        UpstreamId((active.0 + 1) % self.shape.len())
     }
+}
 
-    /// All backends of an upstream.
-    pub fn of(&self, upstream: UpstreamId) -> impl Iterator<Item = BackendId> {
-        self.backends[upstream.0].iter().flatten().copied()
-    }
+/// The clients of a test come from four addresses.
+pub fn hash_of(client: ClientId) -> ClientHash {
+    ClientHash(client.0 % 4)
+}
+
+/// What a connection had until now, so that each differs from the others.
+pub fn traffic_of(client: ClientId) -> Traffic {
+    let number = client.0 % 4;
+    Traffic { up: 10 + number, down: 100 * number, time: Duration::from_millis(1 + number) }
 }
 
 /// Tells the core. The error is the message of the assertion of its own that failed; it makes its assertions last, so

@@ -21,6 +21,10 @@ fn after(mutation: Mutation) -> Option<Mutation> {
         Mutation::AnswerTwice => Some(Mutation::TakeAnyTimer),
         Mutation::TakeAnyTimer => Some(Mutation::SpareTheScript),
         Mutation::SpareTheScript => Some(Mutation::IgnoreThrottle),
-        Mutation::IgnoreThrottle => None,
+        Mutation::IgnoreThrottle => Some(Mutation::GiveTheDisabled),
+        Mutation::GiveTheDisabled => Some(Mutation::OverfillOnFailover),
+        Mutation::OverfillOnFailover => Some(Mutation::ForgetTheProbe),
+        Mutation::ForgetTheProbe => Some(Mutation::BlockTheQueue),
+        Mutation::BlockTheQueue => None,
     }
 }

@@ -1,8 +1,10 @@
 //! Which reports mean something in a state, and which do not.
 
-use cbpx::core::msg::{ClientId, Event, RunId, ScriptEnd, TimerId};
+use cbpx::core::msg::{BackendId, ClientId, Event, ProbeEnd, RunId, ScriptEnd, TimerId};
 
 use crate::core_support::events::{SCRIPT_ENDS, about};
+use crate::core_support::hash_of;
+use crate::core_support::stock::Awaited;
 use crate::core_support::witness::{Life, Place, Witness};
 
 impl Witness {
@@ -15,13 +17,18 @@ impl Witness {
         if let Some(run) = self.switch.and_then(|switch| switch.script) {
             reports.extend(SCRIPT_ENDS.map(|end| Event::ScriptEnded(run, end)));
         }
+        for (at, backend) in self.stock.backends.iter().enumerate() {
+            if backend.awaited == Awaited::Probe {
+                reports.extend([ProbeEnd::Reached, ProbeEnd::Failed].map(|end| Event::Probed(BackendId(at), end)));
+            }
+        }
         reports.extend(self.live_timers().map(Event::Fired));
     }
 
     /// Reports that are too late, too early, doubled or about nobody: each must change nothing.
     pub fn meaningless(&self, reports: &mut Vec<Event>) {
         for (&id, client) in &self.clients {
-            reports.push(Event::Arrived(id));
+            reports.push(Event::Arrived(id, hash_of(id)));
             let about = about(id);
             match client.place {
                 Place::Held => reports.extend(&about[1..]),
@@ -31,6 +38,12 @@ impl Witness {
             }
         }
         reports.extend(about(UNKNOWN));
+        for (at, backend) in self.stock.backends.iter().enumerate() {
+            if backend.awaited != Awaited::Probe || self.closing() {
+                reports.push(Event::Probed(BackendId(at), ProbeEnd::Failed));
+            }
+        }
+        reports.push(Event::Probed(BackendId(1 << 40), ProbeEnd::Reached));
         let live = |timer: &u64| self.live_timers().all(|live| live.0 != *timer);
         reports.extend((0..self.next_timer + 1).filter(live).map(|timer| Event::Fired(TimerId(timer))));
         let run = self.switch.and_then(|switch| switch.script).map(|run| run.0);
@@ -45,7 +58,12 @@ impl Witness {
             Life::Stopping(timer) | Life::Closing(timer) => Some(timer),
         };
         let switch = self.switch.map(|switch| switch.undoing.map_or(switch.deadline, |(_, limit)| limit));
-        switch.into_iter().chain(life).chain(self.second)
+        let waiting = self.stock.backends.iter().filter_map(|backend| match backend.awaited {
+            Awaited::Timer(timer) => Some(timer),
+            Awaited::Nothing | Awaited::Probe => None,
+        });
+        let pauses = self.clients.values().filter_map(|client| client.pause);
+        switch.into_iter().chain(life).chain(self.second).chain(waiting).chain(pauses)
     }
 }
 

@@ -11,7 +11,7 @@ use cbpx::core::msg::{Action, ClientId, Command, Event, Ticket};
 use crate::core_support::evidence::Evidence;
 use crate::core_support::mix::{STEP, mix};
 use crate::core_support::witness::{Broken, Life, Witness};
-use crate::core_support::{Choice, Rules, tell};
+use crate::core_support::{Choice, Rules, hash_of, tell};
 
 /// A small service and what may happen to it.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ impl Model {
     /// # Errors
     /// The first violation the witness sees. Alarms of the core's own do not end the search.
     pub fn explore(&self, core: State) -> Result<Report, Violation> {
-        let witness = Witness::new(self.choice.settings());
+        let witness = Witness::new(&self.choice.rules(), self.choice.settings());
         let start = Node { core: core.clone(), witness, left: self.bounds };
         let mut search = Search {
             rules: self.choice.rules(),
@@ -112,7 +112,8 @@ impl Model {
         node.witness.possible(events);
         let left = node.left;
         if left.arrivals > 0 {
-            events.push(Event::Arrived(ClientId(u64::from(self.bounds.arrivals - left.arrivals))));
+            let id = ClientId(u64::from(self.bounds.arrivals - left.arrivals));
+            events.push(Event::Arrived(id, hash_of(id)));
         }
         let asked = self.bounds.switches - left.switches + self.bounds.commands - left.commands;
         let ticket = Ticket(u64::from(asked));
@@ -142,14 +143,17 @@ impl Search {
             return Ok(());
         }
         match event {
-            Event::Arrived(_) => next.left.arrivals -= 1,
+            Event::Arrived(..) => next.left.arrivals -= 1,
             Event::Asked(_, Command::Switch) => next.left.switches -= 1,
             Event::Asked(..) => next.left.commands -= 1,
-            Event::HungUp(_)
+            Event::Started
+            | Event::HungUp(_)
             | Event::Connected(_)
             | Event::Refused(..)
             | Event::BackendEnded(_)
+            | Event::Flowed(..)
             | Event::Closed(..)
+            | Event::Probed(..)
             | Event::ScriptEnded(..)
             | Event::Fired(_) => {}
         }
@@ -171,7 +175,7 @@ impl Search {
             self.report.alarm = Some(found.to_string());
         }
         let verdict = node.witness.observe(&self.rules, event, &self.actions);
-        let verdict = verdict.and_then(|()| node.witness.agrees(node.core.view()));
+        let verdict = verdict.and_then(|()| node.witness.agrees(&node.core));
         verdict.map_err(|Broken(words)| self.violation(words, at, events))
     }
 

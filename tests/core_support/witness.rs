@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use cbpx::config::Settings;
 use cbpx::core::msg::{
-    Action, Answer, BackendId, ClientId, Command, DialFailure, Event, Failure, Note, Outcome, ScriptEnd, Ticket,
-    TimerId, UpstreamId, Why,
+    Action, Answer, BackendId, ClientHash, ClientId, Command, DialFailure, Event, Failure, Note, Outcome, ScriptEnd,
+    Ticket, TimerId, UpstreamId, Why,
 };
 
 use super::Rules;
 pub use super::account::{Client, Life, Place, Switch, Told};
 use super::judge::{is_harmless, rule};
+use super::stock::Stock;
 
 /// The engine's side of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Witness {
     /// Everybody who arrived and has not ended.
     pub clients: BTreeMap<ClientId, Client>,
+    pub stock: Stock,
     pub active: UpstreamId,
     pub settings: Settings,
     /// The gate is shut while this is there.
@@ -64,9 +66,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 const UNDOING: Duration = Duration::from_secs(4);
 
 impl Witness {
-    pub fn new(settings: Settings) -> Witness {
+    pub fn new(rules: &Rules, settings: Settings) -> Witness {
         Witness {
             clients: BTreeMap::new(),
+            stock: Stock::new(rules),
             active: UpstreamId(0),
             settings,
             switch: None,
@@ -108,7 +111,8 @@ impl Witness {
     /// Takes down what has happened and what must be decided upon it.
     fn happened(&mut self, rules: &Rules, event: Event, due: &mut Due) -> Verdict {
         match event {
-            Event::Arrived(id) => return self.arrived(rules, id, due),
+            Event::Started => self.started(rules, due),
+            Event::Arrived(id, hash) => return self.arrived(rules, id, hash, due),
             Event::HungUp(id) => {
                 if self.place(id) == Some(Place::Held) {
                     self.turn_away(id, Why::HungUp, due);
@@ -118,11 +122,13 @@ impl Witness {
                 if let Some(Place::Dialling(backend)) = self.place(id) {
                     self.put(id, Place::Open(backend));
                     due.note(Note::Connected(id));
+                    self.stock.connected(backend);
+                    self.back(backend, due);
                 }
             }
             Event::Refused(id, failure) => {
                 if let Some(Place::Dialling(backend)) = self.place(id) {
-                    self.refused(id, backend, failure, due);
+                    return self.refused(rules, id, backend, failure, due);
                 }
             }
             Event::BackendEnded(id) => {
@@ -133,13 +139,16 @@ impl Witness {
                     }
                 }
             }
-            Event::Closed(id, why) => match self.place(id) {
+            Event::Flowed(id, traffic) => self.flowed(id, traffic),
+            Event::Closed(id, why, traffic) => match self.place(id) {
                 Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
+                    self.flowed(id, traffic);
                     self.clients.remove(&id);
                     due.note(Note::Ended(id, why));
                 }
                 Some(Place::Held) | None => {}
             },
+            Event::Probed(id, end) => return self.probed(rules, id, end, due),
             Event::ScriptEnded(run, end) => {
                 if self.switch.is_some_and(|switch| switch.script == Some(run)) {
                     let undoing = self.switch.and_then(|switch| switch.undoing);
@@ -150,13 +159,13 @@ impl Witness {
                     });
                 }
             }
-            Event::Fired(timer) => return self.fired(timer, due),
+            Event::Fired(timer) => return self.fired(rules, timer, due),
             Event::Asked(ticket, command) => return self.asked(rules, ticket, command, due),
         }
         Ok(())
     }
 
-    fn arrived(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
+    fn arrived(&mut self, rules: &Rules, id: ClientId, hash: ClientHash, due: &mut Due) -> Verdict {
         if self.clients.contains_key(&id) {
             return Ok(());
         }
@@ -164,7 +173,7 @@ impl Witness {
         let room = self.clients.len() < rules.max_clients;
         match self.life {
             Life::Running | Life::Stopping(_) if room => {
-                self.clients.insert(id, Client { place: Place::Held, told: Told::Nothing, tried: Vec::new() });
+                self.clients.insert(id, Client::new(hash));
                 due.note(Note::Arrived(id));
                 if full {
                     self.undo(Failure::QueueFull, due)?;
@@ -176,10 +185,22 @@ impl Witness {
         Ok(())
     }
 
-    fn refused(&mut self, id: ClientId, backend: BackendId, failure: DialFailure, due: &mut Due) {
+    fn refused(
+        &mut self,
+        rules: &Rules,
+        id: ClientId,
+        backend: BackendId,
+        failure: DialFailure,
+        due: &mut Due,
+    ) -> Verdict {
         due.note(Note::DialFailed(id, backend, failure));
-        if failure == DialFailure::Local {
-            return self.turn_away(id, Why::NoRoom, due);
+        match failure {
+            DialFailure::Local => {
+                self.turn_away(id, Why::NoRoom, due);
+                return Ok(());
+            }
+            DialFailure::Backend => self.failure(rules, backend, due)?,
+            DialFailure::CalledOff => {}
         }
         due.note(Note::Requeued(id));
         match self.life {
@@ -191,9 +212,11 @@ impl Witness {
             }
             Life::Closing(_) | Life::Over => self.turn_away(id, Why::Shutdown, due),
         }
+        Ok(())
     }
 
-    fn fired(&mut self, timer: TimerId, due: &mut Due) -> Verdict {
+    fn fired(&mut self, rules: &Rules, timer: TimerId, due: &mut Due) -> Verdict {
+        self.pool_timer(rules, timer, due);
         if self.second == Some(timer) {
             self.second = None;
         }
@@ -227,6 +250,7 @@ impl Witness {
                 due.note(Note::SettingChanged);
                 Answer::Changed
             }
+            Command::Change(change) => self.changed(change, due),
             Command::Quit if switching || !idle => Answer::InUse { granted, held },
             Command::Quit | Command::QuitForce => {
                 self.close(Failure::Quit, due)?;
@@ -324,14 +348,13 @@ impl Witness {
         Ok(())
     }
 
-    /// The one timer armed upon this event: a new one, for this time.
-    fn armed(&mut self, after: Duration, due: &mut Due) -> Result<TimerId, Broken> {
+    /// The next timer armed for this time upon this event.
+    pub fn armed(&mut self, after: Duration, due: &mut Due) -> Result<TimerId, Broken> {
         let timer = due.actions.iter().find_map(|action| {
             let Action::Arm(timer, given) = action else { return None };
-            (*given == after).then_some(*timer)
+            (*given == after && timer.0 >= self.next_timer).then_some(*timer)
         });
         let timer = timer.ok_or_else(|| Broken(format!("a timer had to be armed for {after:?}")))?;
-        rule(timer.0 >= self.next_timer, "a timer is never used twice", timer)?;
         self.next_timer = timer.0 + 1;
         due.owed.push(Action::Arm(timer, after));
         Ok(timer)

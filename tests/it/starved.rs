@@ -123,27 +123,31 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     assert!(early.iter().all(is_served), "and those who were there before");
     drop((early, late));
     // Control has threads that wait for their next job, but not for everybody: who is too many is told.
-    let sessions: Vec<_> = (0..20).map(|_| proxy.begin("hello")).map(end_of).collect();
+    let sessions: Vec<_> = (0..20).map(|_| whatever_it_says(&proxy, "hello")).collect();
     assert!(sessions.iter().any(|answer| answer.contains("Hello")), "{sessions:?}");
     // A script needs one; without, the switch fails and everyone stays where they were.
     eventually(SOON, "a session for the switch, and no thread for its script", || {
-        let answer = end_of(proxy.begin("switch"));
+        let answer = whatever_it_says(&proxy, "switch");
         assert!(!answer.contains("Switch OK"), "{answer}");
         answer.contains("Switch failed: script exec failed")
     });
     assert!(is_served(&proxy.connect()));
     assert_eq!(new.connections(), 0);
     limit_threads(&proxy, 1000);
-    assert!(proxy.ask("switch").contains("Switch OK"));
+    eventually(SOON, "control and the switch have threads again", || {
+        whatever_it_says(&proxy, "switch").contains("Switch OK")
+    });
     assert!((0..20).map(|_| proxy.connect()).collect::<Vec<_>>().iter().all(is_served));
     before.are_back(&proxy);
 }
 
-/// What control says before it closes the session, in order or not.
-fn end_of(mut session: TcpStream) -> String {
+/// What control says before it closes the session, in order or not, at once or later.
+fn whatever_it_says(proxy: &Proxy, line: &str) -> String {
+    let mut session = TcpStream::connect(proxy.control()).unwrap();
+    session.set_read_timeout(Some(SOON)).unwrap();
     let mut answer = Vec::new();
-    // What was read before a reset counts.
-    session.read_to_end(&mut answer).ok();
+    // Fails when it has been closed already; what was read before a reset counts.
+    writeln!(session, "{line}").and_then(|()| session.read_to_end(&mut answer)).ok();
     String::from_utf8_lossy(&answer).into_owned()
 }
 

@@ -94,8 +94,8 @@ impl Carrier {
                 for order in orders {
                     match order {
                         Order::Stop => return Ok(()),
-                        Order::Serve { client, stream, attempt } => {
-                            self.links.insert(client, Link::new(stream, attempt));
+                        Order::Serve { client, stream, attempt, flow } => {
+                            self.links.insert(client, Link::new(stream, attempt, flow));
                             self.attend(client, Link::start);
                         }
                         Order::CallOff(client) => self.attend(client, |link, _| link.call_off()),

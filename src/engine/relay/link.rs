@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -12,7 +13,7 @@ use super::pair::{End, Pair, Turn};
 use crate::core::msg::{DialFailure, Why};
 use crate::endpoint::Address;
 use crate::engine::dial::{Attempt, Cue, Step, blame};
-use crate::engine::inbox::Ending;
+use crate::engine::inbox::{Ending, Flow};
 use crate::net::Stream;
 
 /// A client and what it has of a backend.
@@ -31,6 +32,7 @@ enum Stage {
     Dialling {
         client: Stream,
         attempt: Box<Attempt>,
+        flow: Arc<Flow>,
     },
     Paired(Pair),
     /// The backend has ended. What the client had sent when the clock was set is known.
@@ -64,8 +66,8 @@ pub enum Fate {
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Link {
-    pub fn new(client: Stream, attempt: Box<Attempt>) -> Link {
-        Link { stage: Stage::Dialling { client, attempt }, due: None, yielding: false }
+    pub fn new(client: Stream, attempt: Box<Attempt>, flow: Arc<Flow>) -> Link {
+        Link { stage: Stage::Dialling { client, attempt, flow }, due: None, yielding: false }
     }
 
     /// Begins to wait for the backend.
@@ -165,7 +167,7 @@ impl Link {
     }
 
     fn dial(&mut self, cue: Cue, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
-        let Stage::Dialling { attempt, client } = &mut self.stage else { return Fate::Waits };
+        let Stage::Dialling { attempt, client, .. } = &mut self.stage else { return Fate::Waits };
         match attempt.step(cue, Instant::now()) {
             Step::Waits(until) => {
                 self.wake_at(until, desk);
@@ -185,8 +187,8 @@ impl Link {
                     return Fate::Refused { failure: DialFailure::Local, cause };
                 }
                 self.due = None;
-                if let Stage::Dialling { client, .. } = mem::replace(&mut self.stage, Stage::Over) {
-                    let mut pair = Pair::new(client, backend);
+                if let Stage::Dialling { client, flow, .. } = mem::replace(&mut self.stage, Stage::Over) {
+                    let mut pair = Pair::new(client, backend, flow);
                     pair.note(End::Backend, events);
                     self.stage = Stage::Paired(pair);
                 }

@@ -10,13 +10,14 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::core::msg::ClientId;
 use crate::engine::dial::Attempt;
+use crate::engine::inbox::Flow;
 use crate::net::Stream;
 
 /// What is to be done.
 #[derive(Debug)]
 pub enum Order {
     /// Wait for the backend, then relay. Ends in `Refused` or `Closed`.
-    Serve { client: ClientId, stream: Stream, attempt: Box<Attempt> },
+    Serve { client: ClientId, stream: Stream, attempt: Box<Attempt>, flow: Arc<Flow> },
     /// End this dial, unless it has succeeded.
     CallOff(ClientId),
     /// End this pair in order: its backend has ended.

@@ -6,11 +6,13 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::side::Side;
 use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
-use crate::engine::inbox::Ending;
+use crate::engine::inbox::{Ending, Flow};
 use crate::net::Stream;
 
 /// Both connections of a granted client.
@@ -21,6 +23,8 @@ pub struct Pair {
     /// From the client to the backend.
     up: Way,
     down: Way,
+    /// Where others read how much has been passed on.
+    flow: Arc<Flow>,
     /// That direction has ended: its last byte and its end were passed on.
     up_ended: bool,
     down_ended: bool,
@@ -49,12 +53,13 @@ pub enum Turn {
 }
 
 impl Pair {
-    pub fn new(client: Stream, backend: Stream) -> Pair {
+    pub fn new(client: Stream, backend: Stream, flow: Arc<Flow>) -> Pair {
         Pair {
             client: Side::new(client),
             backend: Side::new(backend),
             up: Way::default(),
             down: Way::default(),
+            flow,
             up_ended: false,
             down_ended: false,
             why: None,
@@ -114,6 +119,8 @@ impl Pair {
                 Err(Failed::Writing(e)) => self.abort(Why::ClientFailed, Some(e)),
             }
         }
+        self.flow.up.store(self.up.moved, Ordering::Relaxed);
+        self.flow.down.store(self.down.moved, Ordering::Relaxed);
         if self.over || self.up_ended && self.down_ended {
             return Turn::Over(self.end(tools));
         }
@@ -181,7 +188,7 @@ fn yields(first: Why, failure: Why) -> bool {
         Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
         Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked => false,
         // Never told of a pair.
-        Why::HungUp | Why::NoBackend | Why::NoRoom | Why::Shutdown => false,
+        Why::HungUp | Why::NoBackend | Why::Full | Why::NoRoom | Why::Shutdown => false,
     }
 }
 

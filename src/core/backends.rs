@@ -1,0 +1,151 @@
+//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Whether somebody can be
+//! served now because of it is left to `settle`.
+//!
+//! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
+
+use super::Mutation;
+use super::State;
+use super::msg::{Action, Answer, BackendId, Change, GroupId, Note, ProbeEnd, TimerId, Unchanged};
+use super::pool::{Awaited, Health};
+use crate::config::Memory;
+
+impl State {
+    /// The engine is ready: whoever is to be probed is probed for the first time.
+    pub(super) fn started(&mut self, out: &mut Vec<Action>) {
+        for id in self.pool.ids() {
+            match self.pool.memory(id) {
+                Memory::UntilProbed { .. } if self.pool.is_enabled(id) => self.probe(id, out),
+                Memory::Nothing | Memory::For(_) | Memory::UntilProbed { .. } | Memory::Disabled => {}
+            }
+        }
+    }
+
+    /// A dial or probe of this backend failed.
+    pub(super) fn backend_failed(&mut self, id: BackendId, out: &mut Vec<Action>) {
+        self.pool.refused(id);
+        match self.pool.memory(id) {
+            Memory::Nothing => {}
+            Memory::Disabled => {
+                if self.pool.disable(id) {
+                    out.push(Action::Note(Note::BackendDisabled(id)));
+                }
+            }
+            Memory::For(_) | Memory::UntilProbed { .. } => {
+                if self.pool.fail(id) {
+                    out.push(Action::Note(Note::BackendFailed(id)));
+                    self.look_again_later(id, out);
+                }
+            }
+        }
+    }
+
+    /// A dial or probe of this backend succeeded, or its time is over.
+    pub(super) fn backend_is_back(&mut self, id: BackendId, out: &mut Vec<Action>) {
+        if self.pool.recover(id) {
+            out.push(Action::Note(Note::BackendBack(id)));
+            match self.pool.awaited(id) {
+                Awaited::Timer(_) => self.pool.set_awaited(id, Awaited::Nothing),
+                Awaited::Nothing | Awaited::Probe => {}
+            }
+        }
+    }
+
+    /// Unless a probe is under way, which will tell.
+    fn look_again_later(&mut self, id: BackendId, out: &mut Vec<Action>) {
+        let after = match self.pool.memory(id) {
+            _ if self.closing() => None,
+            Memory::For(time) => Some(time),
+            Memory::UntilProbed { every } => every,
+            Memory::Nothing | Memory::Disabled => None,
+        };
+        if let (Some(after), Awaited::Nothing, false) = (after, self.pool.awaited(id), self.closing()) {
+            let timer = self.arm(after, out);
+            self.pool.set_awaited(id, Awaited::Timer(timer));
+        }
+    }
+
+    fn probe(&mut self, id: BackendId, out: &mut Vec<Action>) {
+        self.pool.set_awaited(id, Awaited::Probe);
+        out.push(Action::Probe(id));
+    }
+
+    /// Ignored for a backend that is not being probed, and when nobody will be served any more.
+    pub(super) fn probed(&mut self, id: BackendId, end: ProbeEnd, out: &mut Vec<Action>) {
+        if self.closing() || !self.pool.has(id) || self.pool.awaited(id) != Awaited::Probe {
+            return;
+        }
+        self.pool.set_awaited(id, Awaited::Nothing);
+        match end {
+            ProbeEnd::Reached => self.backend_is_back(id, out),
+            ProbeEnd::Failed => {
+                self.backend_failed(id, out);
+                if self.pool.health(id) == Health::Failed {
+                    self.look_again_later(id, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn pool_timer(&mut self, timer: TimerId, out: &mut Vec<Action>) {
+        let Some(id) = self.pool.awaiting(timer) else { return };
+        self.pool.set_awaited(id, Awaited::Nothing);
+        if self.closing() {
+            return;
+        }
+        match self.pool.memory(id) {
+            Memory::For(_) => self.backend_is_back(id, out),
+            Memory::UntilProbed { .. } if self.broken(Mutation::ForgetTheProbe) => {}
+            Memory::UntilProbed { .. } => self.probe(id, out),
+            Memory::Nothing | Memory::Disabled => {}
+        }
+    }
+
+    /// Carries out what an operator wants, or says why nothing has changed.
+    pub(super) fn change(&mut self, change: Change, out: &mut Vec<Action>) -> Answer {
+        if self.closing() {
+            return Answer::TooLate;
+        }
+        let unknown = match change {
+            Change::Enable(id)
+            | Change::Disable(id)
+            | Change::Assign(id, _)
+            | Change::Limit(id, _)
+            | Change::Reset(id) => (!self.pool.has(id)).then_some(Unchanged::NoSuchBackend),
+            Change::Create(group, _) | Change::Policy(group, ..) => self.lacks(group),
+        };
+        if let Some(unknown) = unknown {
+            return Answer::Unchanged(unknown);
+        }
+        let mut answer = Answer::Changed;
+        match change {
+            Change::Enable(id) => {
+                if !self.pool.enable(id) {
+                    return Answer::Unchanged(Unchanged::AlreadyEnabled);
+                }
+            }
+            Change::Disable(id) => {
+                if !self.pool.disable(id) {
+                    return Answer::Unchanged(Unchanged::AlreadyDisabled);
+                }
+            }
+            Change::Create(group, endpoint) => {
+                let id = self.pool.create(group);
+                out.push(Action::Assign(id, endpoint));
+                answer = Answer::Created(id);
+            }
+            Change::Assign(id, _) if self.pool.is_enabled(id) => {
+                return Answer::Unchanged(Unchanged::NotDisabled);
+            }
+            Change::Assign(id, endpoint) => out.push(Action::Assign(id, endpoint)),
+            Change::Limit(id, limit) => self.pool.set_limit(id, limit),
+            Change::Reset(id) => self.pool.reset(id),
+            Change::Policy(group, policy, failover) => self.pool.set_policy(group, policy, failover),
+        }
+        out.push(Action::Note(Note::PoolChanged(change)));
+        answer
+    }
+
+    fn lacks(&self, group: GroupId) -> Option<Unchanged> {
+        (!self.pool.has_group(group)).then_some(Unchanged::NoSuchGroup)
+    }
+}

@@ -1,0 +1,79 @@
+//! Numbers from addresses, the same on every machine and in every release: a client keeps its backend when the program
+//! is restarted, and when several proxies stand in front of the same backends.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::core::msg::{BackendId, ClientHash};
+use crate::endpoint::Address;
+
+/// The number of a client, from its address without the port. An IPv4 address and its v4-mapped form are the same
+/// client; all clients of a Unix socket are.
+pub fn of_client(peer: &Address) -> ClientHash {
+    let ip = match peer {
+        Address::Tcp(address) => address.ip().to_canonical(),
+        Address::Unix(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    ClientHash(match ip {
+        IpAddr::V4(ip) => fnv1a(&ip.octets()),
+        IpAddr::V6(ip) => fnv1a(&ip.octets()),
+    })
+}
+
+/// How much a client prefers a backend: of all, it takes the one with the highest rank that it can have (rendezvous
+/// hashing). So one that is gone moves its own clients only, each to another place.
+pub fn rank(client: ClientHash, backend: BackendId) -> u64 {
+    mix(client.0 ^ mix(backend.0 as u64 + 1))
+}
+
+/// Every bit of the input changes half of the bits of the output, and no two inputs have the same: the last steps of
+/// the splitmix64 generator, with its increment before them so that zero is mixed as well.
+pub fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// The 64-bit hash of Fowler, Noll and Vo, variant 1a, with their offset and prime.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(address: &str) -> ClientHash {
+        of_client(&Address::Tcp(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn the_mixer_is_the_published_one() {
+        // The first numbers of splitmix64 from the seed 1234567.
+        assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
+    }
+
+    #[test]
+    fn a_client_is_its_address_in_either_form_whatever_its_port() {
+        assert_eq!(client("192.0.2.7:1"), client("192.0.2.7:60000"));
+        assert_eq!(client("192.0.2.7:1"), client("[::ffff:192.0.2.7]:2"));
+        assert_ne!(client("192.0.2.7:1"), client("192.0.2.8:1"));
+        assert_ne!(client("[2001:db8::1]:1"), client("[2001:db8::2]:1"));
+    }
+
+    #[test]
+    fn neighbours_are_spread() {
+        let home = |n: usize| (0..3).map(BackendId).max_by_key(|id| rank(client(&format!("10.0.0.{n}:1")), *id));
+        let mut homes = [0; 3];
+        (0..252).filter_map(home).for_each(|id| homes[id.0] += 1);
+        assert!(homes.iter().all(|&its| (60..110).contains(&its)), "{homes:?}");
+    }
+}

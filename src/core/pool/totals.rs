@@ -1,0 +1,89 @@
+//! What each backend has had so far: once for people, and once for the policies that go by it. The two differ: an
+//! operator may reset the first, and a backend that returns is credited in the second.
+
+use std::hash::{Hash, Hasher};
+
+use super::Pool;
+use crate::config::{Policy, Weights};
+use crate::core::msg::{BackendId, Totals, Traffic};
+
+/// Counters for people. Nothing is decided by them, so two states that differ only here are the same state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally(pub Totals);
+
+impl PartialEq for Tally {
+    fn eq(&self, _: &Tally) -> bool {
+        true
+    }
+}
+
+impl Eq for Tally {}
+
+impl Hash for Tally {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, more: Traffic) {
+        let totals = &mut self.0;
+        totals.up = totals.up.saturating_add(more.up);
+        totals.down = totals.down.saturating_add(more.down);
+        totals.time = totals.time.saturating_add(more.time);
+    }
+}
+
+/// What [`Policy::Least`] compares; stays zero under any other policy. Time is in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Charge {
+    pub connections: u64,
+    pub bytes: u64,
+    pub time: u64,
+}
+
+impl Charge {
+    pub(super) fn of(traffic: Traffic) -> Charge {
+        let time = u64::try_from(traffic.time.as_micros()).unwrap_or(u64::MAX);
+        Charge { connections: 0, bytes: traffic.up.saturating_add(traffic.down), time }
+    }
+
+    pub(super) fn plus(self, other: Charge) -> Charge {
+        self.each(other, u64::saturating_add)
+    }
+
+    pub(super) fn least(self, other: Charge) -> Charge {
+        self.each(other, u64::min)
+    }
+
+    pub(super) fn most(self, other: Charge) -> Charge {
+        self.each(other, u64::max)
+    }
+
+    fn each(self, other: Charge, what: fn(u64, u64) -> u64) -> Charge {
+        Charge {
+            connections: what(self.connections, other.connections),
+            bytes: what(self.bytes, other.bytes),
+            time: what(self.time, other.time),
+        }
+    }
+
+    /// The weighted sum of this backend's shares of its group's `sum`, in parts of 2^32 of one weight. A measure of which
+    /// the group has had nothing counts nothing.
+    pub(super) fn share_of(&self, sum: &Charge, weights: Weights) -> u128 {
+        let share = |own: u64, sum: u64, weight: u32| {
+            (u128::from(own) << 32).checked_div(u128::from(sum)).unwrap_or(0) * u128::from(weight)
+        };
+        share(self.connections, sum.connections, weights.connections)
+            + share(self.bytes, sum.bytes, weights.bytes)
+            + share(self.time, sum.time, weights.time)
+    }
+}
+
+impl Pool {
+    /// Adds to what the policy of its group goes by.
+    pub(super) fn charge(&mut self, id: BackendId, more: Charge) {
+        match self.group(self.members[id.0].group).policy {
+            Policy::Least(_) => self.members[id.0].charge = self.members[id.0].charge.plus(more),
+            Policy::RoundRobin | Policy::InOrder | Policy::ClientHash => {}
+        }
+    }
+}

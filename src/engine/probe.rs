@@ -1,0 +1,86 @@
+//! Probes: a connection to a backend is made and closed again, on a thread of its own, within the connect timeout. Tells
+//! whether somebody takes connections there, and nothing more: no byte is sent. Ends at once when the service ends.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::dial::{Attempt, Cue, Step};
+use super::dispatch::Dispatcher;
+use super::inbox::Report;
+use super::workers::Workers;
+use crate::core::msg::BackendId;
+use crate::net::wait_until;
+
+/// The probes under way. Dropping it ends them.
+#[derive(Debug, Default)]
+pub struct Probes {
+    /// Made for the first probe. Each probe holds the reading side, which becomes readable when the other is dropped.
+    service: Option<(Arc<PipeReader>, PipeWriter)>,
+}
+
+impl Probes {
+    /// Begins one; it ends in `Report::Probed`.
+    pub fn begin(&mut self, backend: BackendId, workers: &Workers, dispatcher: &Dispatcher) {
+        let started = self.service_end().and_then(|ended| {
+            let verdict = Verdict { backend, dispatcher: dispatcher.clone() };
+            workers.run(format!("probe-{}", backend.0), move || {
+                let attempt = verdict.dispatcher.attempt(backend);
+                verdict.tell(reach(attempt, &ended));
+            })
+        });
+        if let Err(cause) = started {
+            dispatcher.tell(&mut vec![Report::Probed(backend, Err(cause))]);
+        }
+    }
+
+    fn service_end(&mut self) -> io::Result<Arc<PipeReader>> {
+        if let Some((ended, _)) = &self.service {
+            return Ok(Arc::clone(ended));
+        }
+        let (ended, running) = io::pipe()?;
+        let (ended, _) = self.service.insert((Arc::new(ended), running));
+        Ok(Arc::clone(ended))
+    }
+}
+
+/// Who has to be told. Dropped without a word, the probe's thread has panicked.
+struct Verdict {
+    backend: BackendId,
+    dispatcher: Dispatcher,
+}
+
+impl Verdict {
+    fn tell(self, result: io::Result<()>) {
+        self.dispatcher.tell(&mut vec![Report::Probed(self.backend, result)]);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        let panicked = Err(io::Error::other("the probe panicked"));
+        self.dispatcher.tell(&mut vec![Report::Probed(self.backend, panicked)]);
+    }
+}
+
+/// Dials as a client's dial would, and waits for what comes of it.
+fn reach(mut attempt: Attempt, ended: &PipeReader) -> io::Result<()> {
+    let mut cue = Cue::Clock;
+    loop {
+        let until = match attempt.step(cue, Instant::now()) {
+            Step::Waits(until) | Step::WaitsAnew(until) => until,
+            Step::Connected(..) => return Ok(()),
+            Step::Failed(cause) => return Err(cause),
+        };
+        let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
+        fds.extend(attempt.stream().map(|stream| PollFd::new(stream, PollFlags::OUT)));
+        let stirred = wait_until(&mut fds, until)?;
+        if !fds[0].revents().is_empty() {
+            return Err(io::Error::other("the service ended"));
+        }
+        cue = if stirred { Cue::Stirred } else { Cue::Clock };
+    }
+}

@@ -5,6 +5,8 @@
 //! trace; `SEEDS=5000` tries more. In debug builds the core's own assertions run as well, on purpose.
 
 mod core_support;
+#[path = "core_support/kinds.rs"]
+mod kinds;
 #[path = "core_support/random.rs"]
 mod random;
 
@@ -13,24 +15,30 @@ use std::time::Duration;
 
 use cbpx::config::Setting;
 use cbpx::core::State;
-use cbpx::core::msg::{Action, ClientId, Command, Event, Note, RunId, Ticket, TimerId, Why};
+use cbpx::core::msg::{
+    Action, BackendId, ClientId, Command, Event, Note, ProbeEnd, RunId, Ticket, TimerId, Traffic, Why,
+};
 
 use core_support::events::{SCRIPT_ENDS, about};
 use core_support::evidence::{Evidence, REACHABLE};
+use core_support::stock::Awaited;
 use core_support::witness::{Broken, Client, Life, Place, Witness};
 use core_support::{Choice, PLAIN, Rules, Shape, TURNS, hash_of, tell, traffic_of};
+use kinds::{REACHABLE_WITH_POOLS, change, habit};
 use random::Random;
 
-/// Seeds and events of one run of all tests: 300,000 events, each twice.
-const SEEDS: u64 = 200;
+/// Seeds and events of one run of all tests: 600,000 events, each twice. Every other seed has what an operator of cbpx
+/// has; the others have pools of all kinds.
+const SEEDS: u64 = 400;
 const STEPS: usize = 1_500;
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 6] = [
     PLAIN,
     &[&[&[Some(20), None, Some(5)]], &[&[None]]],
     &[&[&[Some(3), Some(4)], &[Some(10)], &[None]], &[&[Some(40), Some(40)]]],
     &[&[&[None]], &[&[None, None]], &[&[Some(30)], &[Some(30)]]],
     &[&[&[Some(8)]], &[&[Some(8)]]],
+    &[&[&[], &[Some(2), Some(3), None, Some(9)]], &[&[Some(30), None], &[], &[Some(1)]]],
 ];
 
 /// Every event with what was decided upon it.
@@ -84,7 +92,7 @@ impl Run {
         let mut random = Random::new(seed);
         let choice = Choice {
             shape: random.pick(&SHAPES).unwrap_or(PLAIN),
-            habit: TURNS,
+            habit: if seed.is_multiple_of(2) { TURNS } else { habit(&mut random) },
             script: random.chance(70),
             max_open: random.pick(&[None, None, Some(1), Some(7), Some(200)]).flatten(),
             max_queued: random.pick(&[5, 150, 400]).unwrap_or(150),
@@ -125,6 +133,7 @@ impl Run {
     /// # Errors
     /// The rule that was broken, with seed, step and what led to it.
     fn live(mut self) -> Result<(Found, Trace), String> {
+        self.tell(Event::Started)?;
         for step in 0..STEPS {
             let event = self.choose(step);
             self.tell(event)?;
@@ -209,6 +218,11 @@ impl Run {
             let end = self.random.pick(&SCRIPT_ENDS).unwrap_or(SCRIPT_ENDS[0]);
             return Event::ScriptEnded(run, if self.random.chance(50) { SCRIPT_ENDS[0] } else { end });
         }
+        let probed = self.witness.stock.backends.iter().position(|backend| backend.awaited == Awaited::Probe);
+        if let Some(at) = probed.filter(|_| self.random.chance(10)) {
+            let reached = self.random.chance(self.manner.luck);
+            return Event::Probed(BackendId(at), if reached { ProbeEnd::Reached } else { ProbeEnd::Failed });
+        }
         let granted = |(id, client): (&ClientId, &Client)| (client.place != Place::Held).then_some(*id);
         let granted: Vec<ClientId> = self.witness.clients.iter().filter_map(granted).collect();
         let held: Vec<ClientId> = self.witness.held().collect();
@@ -218,9 +232,18 @@ impl Run {
         if matches!(client.place, Place::Dialling(_)) && self.random.chance(self.manner.luck) {
             return Event::Connected(id);
         }
+        if client.place != Place::Held && self.random.chance(20) {
+            return Event::Flowed(id, self.traffic());
+        }
         let mut possible = Vec::new();
         client.possible(id, &mut possible);
         self.random.pick(&possible).unwrap_or(Event::HungUp(id))
+    }
+
+    /// Not always more than the last time.
+    fn traffic(&mut self) -> Traffic {
+        let [up, down, millis] = [9, 9_000, 90].map(|bound| self.random.below(bound));
+        Traffic { up, down, time: Duration::from_millis(millis) }
     }
 
     /// Time passes; the timer that is due first fires, in time or late, or one that is not due fires early.
@@ -252,6 +275,8 @@ impl Run {
         ];
         let mut some = vec![Command::Switch, Command::Switch, Command::Switch, Command::Abort];
         some.extend(self.random.pick(&settings).map(Command::Set));
+        let known = self.witness.stock.backends.len();
+        some.extend([change(&mut self.random, known), change(&mut self.random, known)].map(Command::Change));
         some.extend(self.witness.switch.map(|_| Command::Interrupt));
         some.extend((!self.witness.clients.is_empty()).then_some(Command::Quit));
         if step > STEPS - STEPS / 10 {
@@ -267,6 +292,8 @@ impl Run {
         let run = RunId(self.random.below(self.witness.next_run + 3));
         let mut any = about(id).to_vec();
         any.extend([Event::Fired(timer), Event::ScriptEnded(run, SCRIPT_ENDS[0])]);
+        let backend = BackendId(self.random.below(8) as usize);
+        any.extend([Event::Probed(backend, ProbeEnd::Reached), Event::Flowed(id, self.traffic())]);
         // Ids only grow: an arrival may be told twice, but not after the client has ended.
         any.extend(self.witness.clients.contains_key(&id).then(|| self.arrival(id)));
         let event = self.random.pick(&any).unwrap_or(Event::HungUp(id));
@@ -286,7 +313,10 @@ impl Run {
                     Place::Ending(_) => Event::Closed(id, Why::BackendEnded, traffic_of(id)),
                 },
                 (None, Some(run)) => Event::ScriptEnded(run, SCRIPT_ENDS[0]),
-                (None, None) => break,
+                (None, None) => match self.witness.clients.values().find_map(|client| client.pause) {
+                    Some(timer) => Event::Fired(timer),
+                    None => break,
+                },
             };
             self.tell(event)?;
         }
@@ -346,6 +376,7 @@ fn the_promises_hold_in_random_histories() {
         assert!(events >= 100_000, "{events} events are too few");
         assert!(total.most_held >= 100 && total.most_granted >= 100, "the histories have become too quiet");
         total.evidence.assert_reached(&REACHABLE);
+        total.evidence.assert_reached(&REACHABLE_WITH_POOLS);
     }
 }
 

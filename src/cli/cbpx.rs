@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::{Invocation, Usage, refused};
+use super::{Invocation, Usage, refused, upstream};
 use crate::config::{Config, Control, Log, LogTarget, Rounds, Service, Setting, Settings, Upstream, WhenFull};
 use crate::endpoint::Endpoint;
 use crate::settings::{self, Row};
@@ -29,10 +29,11 @@ struct Typed {
     /// Port to listen on
     #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
     port: Option<String>,
-    /// Backend that serves at the start
+    /// Server that serves at the start. Several take turns: A,B. After a `!` come those for when all before it are gone:
+    /// A,B!C
     #[arg(short, long, value_name = "HOST:PORT")]
     active: Option<String>,
-    /// Backend that `switch` moves to
+    /// Server that `switch` moves to, or several, likewise
     #[arg(short, long, value_name = "HOST:PORT")]
     standby: Option<String>,
     /// Longest time a switch may take, script included, in seconds
@@ -62,7 +63,8 @@ struct Typed {
     /// DEBUG, INFO, WARNING or ERROR [default: INFO]
     #[arg(short = 'l', long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Program that a switch runs once the last client has left: exit 0 lets it succeed
+    /// Program that a switch runs once the last client has left: exit 0 lets it succeed. Of several servers it is given
+    /// the first
     #[arg(short = 'x', long, value_name = "SCRIPT")]
     switch_script: Option<PathBuf>,
     /// Address to listen on; `::` takes IPv4 and IPv6 [default: 0.0.0.0]
@@ -125,9 +127,9 @@ impl Mistakes {
         result.map_err(|words| self.wrong.push(format!("{flag}: {words}"))).ok()
     }
 
-    fn endpoint(&mut self, flag: &'static str, text: Option<&str>) -> Option<Endpoint> {
+    fn upstream(&mut self, flag: &'static str, text: Option<&str>) -> Option<Upstream> {
         let text = self.required(text, flag)?;
-        self.note(flag, text.parse::<Endpoint>().map_err(|e| e.to_string()))
+        self.note(flag, upstream::parse(text))
     }
 
     fn number(&mut self, flag: &str, text: &str, range: [f64; 2]) -> Option<f64> {
@@ -186,8 +188,8 @@ impl Typed {
         let port = self.port.as_deref().filter(|port| port.parse() != Ok(0));
         let port = mistakes.required(port, "-p/--port").map(str::to_owned);
         let port = port.and_then(|port| mistakes.integer("-p/--port", &port, [1, 65_535]));
-        let active = mistakes.endpoint("-a/--active", self.active.as_deref());
-        let standby = mistakes.endpoint("-s/--standby", self.standby.as_deref());
+        let active = mistakes.upstream("-a/--active", self.active.as_deref());
+        let standby = mistakes.upstream("-s/--standby", self.standby.as_deref());
         let settings = self.settings(&mut mistakes);
         let network = self.network(&mut mistakes);
         let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
@@ -212,7 +214,7 @@ impl Typed {
                     backlog: network.backlog,
                     accept_threads: network.accept_threads,
                     keepalive: network.keepalive,
-                    upstreams: vec![Upstream::single(active), Upstream::single(standby)],
+                    upstreams: vec![active, standby],
                     settings,
                     script: self.switch_script.clone().filter(|path| !path.as_os_str().is_empty()),
                     connect_timeout: network.connect_timeout,

@@ -3,6 +3,7 @@
 
 pub mod cbpx;
 pub mod ctl;
+mod upstream;
 
 use std::ffi::OsString;
 

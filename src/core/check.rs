@@ -64,6 +64,10 @@ impl State {
             }
         }
         assert!(self.returned.is_subset(&self.held), "somebody is back in the queue who is not in it");
+        for (timer, id) in &self.pauses {
+            let pause = self.clients.get(id).and_then(|client| client.pause);
+            assert!(self.held.contains(id) && pause == Some(*timer), "{timer:?} ends nobody's pause");
+        }
         for id in &self.held {
             let refused = self.clients.get(id).is_some_and(|client| !client.tried.is_empty());
             assert!(!refused || self.returned.contains(id), "{id:?} would not be looked at");

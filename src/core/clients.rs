@@ -129,7 +129,7 @@ impl State {
 
     pub(super) fn pause_timer(&mut self, timer: TimerId) {
         let client = self.pauses.remove(&timer).and_then(|id| self.clients.get_mut(&id));
-        if let Some(client) = client.filter(|client| client.pause == Some(timer)) {
+        if let Some(client) = client {
             client.pause = None;
         }
     }
@@ -162,6 +162,9 @@ impl State {
             Some(Place::Held) => {
                 self.held.remove(&id);
                 self.returned.remove(&id);
+                if let Some(timer) = self.clients.get_mut(&id).and_then(|client| client.pause.take()) {
+                    self.pauses.remove(&timer);
+                }
             }
             Some(Place::Dialling(backend)) => {
                 self.dialling -= 1;

@@ -43,7 +43,7 @@ pub struct State {
     held: BTreeSet<ClientId>,
     /// Of these, all that some backend has refused, and perhaps more.
     returned: BTreeSet<ClientId>,
-    /// Who pauses between two rounds, by the timer that ends the pause. Some may have left.
+    /// Who pauses between two rounds, by the timer that ends the pause.
     pauses: BTreeMap<TimerId, ClientId>,
     /// How many clients are dialling, and how many of all are granted. `dialling <= granted`.
     dialling: usize,

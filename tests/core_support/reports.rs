@@ -1,11 +1,12 @@
 //! Which reports mean something in a state, and which do not.
 
-use cbpx::core::msg::{BackendId, ClientId, Event, ProbeEnd, RunId, ScriptEnd, TimerId};
+use cbpx::config::Policy;
+use cbpx::core::msg::{BackendId, ClientId, Event, ProbeEnd, RunId, ScriptEnd, TimerId, Traffic};
 
 use crate::core_support::events::{SCRIPT_ENDS, about};
-use crate::core_support::hash_of;
 use crate::core_support::stock::Awaited;
 use crate::core_support::witness::{Life, Place, Witness};
+use crate::core_support::{hash_of, traffic_of};
 
 impl Witness {
     /// Every report that means something now, but for arrivals and questions. A timer may fire as soon as it is armed:
@@ -16,6 +17,11 @@ impl Witness {
         }
         if let Some(run) = self.switch.and_then(|switch| switch.script) {
             reports.extend(SCRIPT_ENDS.map(|end| Event::ScriptEnded(run, end)));
+        }
+        // Where it matters what has been reported so far.
+        if self.stock.groups.iter().flatten().any(|group| matches!(group.policy, Policy::Least(_))) {
+            let open = self.clients.iter().filter(|(_, client)| matches!(client.place, Place::Open(_)));
+            reports.extend(open.map(|(&id, _)| Event::Flowed(id, Traffic { up: 5, ..Traffic::default() })));
         }
         for (at, backend) in self.stock.backends.iter().enumerate() {
             if backend.awaited == Awaited::Probe {
@@ -31,13 +37,17 @@ impl Witness {
             reports.push(Event::Arrived(id, hash_of(id)));
             let about = about(id);
             match client.place {
-                Place::Held => reports.extend(&about[1..]),
+                Place::Held => {
+                    reports.extend(&about[1..]);
+                    reports.push(Event::Flowed(id, traffic_of(id)));
+                }
                 Place::Dialling(_) => reports.extend([about[0], about[4]]),
                 Place::Open(_) => reports.extend(&about[..4]),
                 Place::Ending(_) => reports.extend(&about[..5]),
             }
         }
         reports.extend(about(UNKNOWN));
+        reports.push(Event::Flowed(UNKNOWN, traffic_of(UNKNOWN)));
         for (at, backend) in self.stock.backends.iter().enumerate() {
             if backend.awaited != Awaited::Probe || self.closing() {
                 reports.push(Event::Probed(BackendId(at), ProbeEnd::Failed));

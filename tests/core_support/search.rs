@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::hash::{Hash, Hasher};
 
 use cbpx::core::State;
-use cbpx::core::msg::{Action, ClientId, Command, Event, Ticket};
+use cbpx::core::msg::{Action, ClientId, Command, Event, ProbeEnd, Ticket};
 
 use crate::core_support::evidence::Evidence;
 use crate::core_support::mix::{STEP, mix};
@@ -78,8 +78,13 @@ impl Model {
     ///
     /// # Errors
     /// The first violation the witness sees. Alarms of the core's own do not end the search.
-    pub fn explore(&self, core: State) -> Result<Report, Violation> {
-        let witness = Witness::new(&self.choice.rules(), self.choice.settings());
+    pub fn explore(&self, mut core: State) -> Result<Report, Violation> {
+        let mut witness = Witness::new(&self.choice.rules(), self.choice.settings());
+        let mut actions = Vec::new();
+        core.handle(Event::Started, &mut actions);
+        if let Err(Broken(rule)) = witness.observe(&self.choice.rules(), Event::Started, &actions) {
+            return Err(Violation { rule, history: format!("Started\n    {actions:?}\n"), alarm: None });
+        }
         let start = Node { core: core.clone(), witness, left: self.bounds };
         let mut search = Search {
             rules: self.choice.rules(),
@@ -110,6 +115,8 @@ impl Model {
     fn enabled(&self, node: &Node, events: &mut Vec<Event>) {
         events.clear();
         node.witness.possible(events);
+        let may_fail = node.witness.next_timer < PROBES_FAIL_UNTIL;
+        events.retain(|event| may_fail || !matches!(event, Event::Probed(_, ProbeEnd::Failed)));
         let left = node.left;
         if left.arrivals > 0 {
             let id = ClientId(u64::from(self.bounds.arrivals - left.arrivals));
@@ -126,6 +133,8 @@ impl Model {
     }
 }
 
+/// A probe may fail while no more timers were armed: each failure arms the next one, without end.
+const PROBES_FAIL_UNTIL: u64 = 4;
 /// In each state every so many of the stale reports are tried, in the next one others: most states differ in one thing.
 const STALE_EVERY: usize = 4;
 /// From every so many states everything is let finish: the ways to the end share their states.

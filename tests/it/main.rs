@@ -12,6 +12,7 @@ mod hold;
 mod hostile;
 mod log;
 mod mistakes;
+mod pools;
 mod postgres;
 mod proxy;
 mod relay;

@@ -5,6 +5,7 @@
 //! wrong were refused before they got here.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct Config {
     /// Where operators may talk to the first service.
     pub control: Control,
     pub log: Log,
+    /// One line for each client that has gone, in the layout of web servers; appended to, opened again with the log.
+    pub access_log: Option<PathBuf>,
+    pub process: Process,
 }
 
 /// Listeners, the upstreams its clients may be sent to, and its limits.
@@ -26,12 +30,7 @@ pub struct Service {
     /// Names the listener threads.
     pub name: String,
     pub listeners: Vec<Endpoint>,
-    /// The length given to `listen(2)`.
-    pub backlog: i32,
-    /// Threads that accept on each listener; at least one.
-    pub accept_threads: usize,
-    /// A connection that has been silent for so long is probed; `None` is never.
-    pub keepalive: Option<Duration>,
+    pub network: Network,
     /// At least one; the one at index 0 is active at the start. A switchover goes from the active one to the next,
     /// and from the last one back to the first.
     pub upstreams: Vec<Upstream>,
@@ -45,13 +44,69 @@ pub struct Service {
     pub rounds: Rounds,
     /// What random choices begin with: the same seed, the same choices.
     pub seed: u64,
-    /// How long one dial may take, all addresses of a name together.
-    pub connect_timeout: Duration,
     /// How many dials may be under way at once. Bounds what a release of many held clients asks of a backend's accept
     /// queue, and what a backend that never answers can tie up.
     pub max_dials: usize,
-    /// How long clients may go on after the program was told to stop.
+    /// How long clients may go on after the program was told to stop; [`AS_LONG_AS_IT_TAKES`] is no limit.
     pub grace: Duration,
+}
+
+/// A hundred years.
+pub const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// What concerns a service's sockets, and nothing that is decided about its clients.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The length given to `listen(2)`.
+    pub backlog: i32,
+    /// Threads that accept on each listener; at least one.
+    pub accept_threads: usize,
+    /// Several processes may listen on one address, and the system spreads new clients over them.
+    pub share_port: bool,
+    /// A listener that cannot be bound is tried again so often; `None` is an error at the start.
+    pub bind_retry: Option<Duration>,
+    /// A client counts as arrived once it has sent so many bytes, which are passed on like all others.
+    pub first_bytes: usize,
+    /// Where connections to backends come from.
+    pub source: Option<IpAddr>,
+    /// How long one dial may take, all addresses of a name together; [`AS_LONG_AS_IT_TAKES`] is as long as the system's.
+    pub connect_timeout: Duration,
+    /// What a backend means that has no address at the start.
+    pub unresolved: Unresolved,
+    /// A connection that has been silent for so long is probed; `None` is never.
+    pub keepalive: Option<Duration>,
+    /// A client is closed when no byte has passed either way for so long.
+    pub idle_timeout: Option<Duration>,
+    /// Everything that passes is shown on standard output.
+    pub show_bytes: bool,
+}
+
+impl Network {
+    /// Sockets as they come: for programs that bring their own servers (the demo, a test). A dialect decides each value.
+    pub fn plain() -> Network {
+        Network {
+            backlog: 512,
+            accept_threads: 1,
+            share_port: false,
+            bind_retry: None,
+            first_bytes: 0,
+            source: None,
+            connect_timeout: Duration::from_secs(5),
+            unresolved: Unresolved::Error,
+            keepalive: None,
+            idle_timeout: None,
+            show_bytes: false,
+        }
+    }
+}
+
+/// What a backend means that has no address at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// An error: the program does not start.
+    Error,
+    /// A backend that cannot be reached until its name has an address.
+    Unreachable,
 }
 
 impl Service {
@@ -256,11 +311,82 @@ pub struct Control {
     pub console: bool,
 }
 
-/// Where log lines go, and which.
+/// What concerns the process as a whole.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Leave the terminal once everything is bound and checked.
+    pub background: bool,
+    /// Written once everything is bound and checked, removed at the end.
+    pub pid_file: Option<PathBuf>,
+    pub on_hangup: OnHangup,
+    pub on_interrupt: OnInterrupt,
+    /// How often the counters of all backends are written to the log.
+    pub tally: Option<Duration>,
+    pub statuses: Statuses,
+}
+
+impl Process {
+    /// One in the foreground that ends when it is told to: for programs that bring their own servers.
+    pub fn plain() -> Process {
+        Process {
+            background: false,
+            pid_file: None,
+            on_hangup: OnHangup::Reopen,
+            on_interrupt: OnInterrupt::Ask,
+            tally: None,
+            statuses: Statuses { resolve: 1, listen: 1, other: 1 },
+        }
+    }
+}
+
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangup {
+    /// The log files are opened again.
+    Reopen,
+    /// The same as SIGTERM.
+    Stop,
+}
+
+/// What SIGINT means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time.
+    Ask,
+    /// The same as SIGTERM.
+    Stop,
+}
+
+/// Exit statuses of a program that could not start, by what was in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statuses {
+    /// A name without an address.
+    pub resolve: u8,
+    /// An address that cannot be listened on.
+    pub listen: u8,
+    /// Anything else.
+    pub other: u8,
+}
+
+/// Where log lines go, which, and what they look like.
 #[derive(Clone, Debug)]
 pub struct Log {
     pub target: LogTarget,
     pub level: log::LevelFilter,
+    pub style: LogStyle,
+}
+
+/// What a log line looks like, and which words it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStyle {
+    /// `2026-11-21 02:07:22,331 INFO    [thread    ] (module) [L:114] text`
+    Origin,
+    /// `2026/11/21 02:07:22 text`
+    Slashes,
+    /// `[ Sat Nov 21 02:20:24 2026 ] text`
+    Brackets,
+    /// `text`
+    Bare,
 }
 
 /// Where log lines go.
@@ -268,6 +394,12 @@ pub struct Log {
 pub enum LogTarget {
     /// Appended to, reopened on SIGHUP.
     File(PathBuf),
+    /// Standard error.
+    StandardError,
+    /// Warnings and errors on standard error, all else on standard output.
+    BothStandards,
+    /// The system's logger, without the time, which it adds itself.
+    Syslog,
     /// Nowhere: for a proxy inside another program (the demo, a test).
     Nowhere,
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{Config, LogTarget, Service};
+use crate::config::{Config, LogTarget, OnHangup, OnInterrupt, Service};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -19,6 +19,7 @@ use crate::engine::script;
 use crate::limits::{Limits, Readings};
 use crate::net::Listener;
 use crate::observe::log::{self as logging, Logging, Reopener};
+use crate::observe::voice::{self, Moment, Voice};
 use crate::observe::words::system_words;
 use crate::signals::{self, Signal};
 
@@ -26,7 +27,7 @@ use crate::signals::{self, Signal};
 #[derive(Debug)]
 pub enum StartError {
     Log {
-        path: String,
+        target: LogTarget,
         cause: io::Error,
     },
     Resolve {
@@ -58,7 +59,13 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Log { path, cause } => write!(f, "cannot open log file {path}: {}", plain(cause)),
+            StartError::Log { target, cause } => match target {
+                LogTarget::File(path) => write!(f, "cannot open log file {}: {}", path.display(), plain(cause)),
+                LogTarget::Syslog => write!(f, "cannot log to syslog: {}", plain(cause)),
+                LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {
+                    write!(f, "cannot start to log: {}", plain(cause))
+                }
+            },
             StartError::Resolve { role, backend, cause } => {
                 write!(f, "cannot resolve {role} backend {backend}: {}", plain(cause))
             }
@@ -98,6 +105,7 @@ pub struct Proxy {
     desk: Desk,
     listening: Vec<Address>,
     controlled_at: Vec<Address>,
+    voice: Box<dyn Voice>,
     logging: Option<Logging>,
 }
 
@@ -108,13 +116,8 @@ impl Proxy {
     /// The first thing that cannot work; then nothing is left running.
     pub fn start(config: &Config) -> Result<Proxy, StartError> {
         let limits = Readings::take().limits();
-        let logging = logging::start(&config.log).map_err(|cause| {
-            let path = match &config.log.target {
-                LogTarget::File(path) => path.display().to_string(),
-                LogTarget::Nowhere => String::new(),
-            };
-            StartError::Log { path, cause }
-        })?;
+        let logging = logging::start(&config.log)
+            .map_err(|cause| StartError::Log { target: config.log.target.clone(), cause })?;
         match Proxy::start_services(config, &limits) {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
@@ -126,9 +129,11 @@ impl Proxy {
 
     /// Everything but the log, which must outlive what goes wrong here.
     fn start_services(config: &Config, limits: &Limits) -> Result<Proxy, StartError> {
+        let mut voice = voice::of(config.log.style);
+        voice.moment(&Moment::Starting { services: &config.services });
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| {
-            bind_all(&service.listeners, service.backlog, |at, cause| StartError::Listen { at, cause })
+            bind_all(&service.listeners, service.network.backlog, |at, cause| StartError::Listen { at, cause })
         };
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let control_listeners =
@@ -138,8 +143,9 @@ impl Proxy {
         for (service, listeners) in config.services.iter().zip(bound) {
             let own: Vec<Address> = listeners.iter().filter_map(|listener| listener.address().ok()).collect();
             let addresses = resolve_backends(service, &own)?;
+            own.iter().for_each(|at| voice.moment(&Moment::Listening { service, at }));
             listening.extend(own);
-            let engine = Engine::start(service.clone(), listeners, addresses, limits.room());
+            let engine = Engine::start(service.clone(), config.log.style, listeners, addresses, limits.room());
             engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
             if let Some(script) = &service.script
                 && let Err(e) = script::look_at(script)
@@ -160,13 +166,16 @@ impl Proxy {
         };
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
         let control = Server::start(control_listeners, &desk).map_err(|cause| StartError::Thread { cause })?;
-        let proxy = Proxy { control: Some(control), engines, desk, listening, controlled_at, logging: None };
-        log::info!(
-            "{} {} started: listening on {}, room for {limits}",
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION"),
-            proxy.listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        );
+        let mut proxy = Proxy {
+            control: Some(control),
+            engines,
+            desk,
+            listening,
+            controlled_at,
+            voice: voice::of(config.log.style),
+            logging: None,
+        };
+        proxy.voice.moment(&Moment::Started { listening: &proxy.listening, room: &limits.to_string() });
         if let Some(threads) = limits.few_threads {
             log::warn!("only {threads} threads: control sessions or the switch script may find none");
         }
@@ -201,7 +210,7 @@ impl Proxy {
         }
         // Whoever is being answered gets the rest of the answer.
         self.control = None;
-        log::info!("{} ended", env!("CARGO_PKG_NAME"));
+        self.voice.moment(&Moment::Ended);
         result
     }
 
@@ -222,40 +231,58 @@ pub fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
     let proxy = Proxy::start(config)?;
-    let (outlets, reopener) = (proxy.outlets(), proxy.reopener());
     let interrupts = Interrupts::default();
-    let _signals = signals::Listener::start({
-        let interrupts = interrupts.clone();
-        move |signal| heed(signal, &outlets, &interrupts, reopener.as_ref())
-    })?;
+    let mut bells = Bells {
+        outlets: proxy.outlets(),
+        interrupts: interrupts.clone(),
+        reopener: proxy.reopener(),
+        voice: voice::of(config.log.style),
+        on_hangup: config.process.on_hangup,
+        on_interrupt: config.process.on_interrupt,
+    };
+    let _signals = signals::Listener::start(move |signal| bells.heed(signal))?;
     // After the signals: its first line may be followed by Ctrl-C.
     let _console = if config.control.console { Console::start(proxy.desk().clone(), interrupts)? } else { None };
     proxy.wait()?;
     Ok(())
 }
 
-fn heed(signal: Signal, outlets: &[Outlet], interrupts: &Interrupts, reopener: Option<&Reopener>) {
-    let command = match signal {
-        Signal::Reopen => {
-            log::info!("SIGHUP: opening the log file again");
-            return reopener.map_or((), Reopener::reopen);
-        }
-        // A command at the console that repeats takes its Ctrl-C for itself.
-        Signal::Interrupt if interrupts.interrupt() => return,
-        Signal::Interrupt => Command::Interrupt,
-        Signal::Stop => Command::Stop,
-    };
-    log::info!("signal received: {signal:?}");
-    for outlet in outlets {
-        let replies = outlet.ask(command);
-        // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
-        if signal == Signal::Interrupt
-            && let Ok(Reply::Answer(Answer::StillInUse { granted, held }, _)) = replies.recv_timeout(PATIENCE)
-        {
-            let name = env!("CARGO_PKG_NAME");
-            let words = "Ctrl-C again within 5 s stops it all the same";
-            // Nobody may be reading there.
-            writeln!(io::stderr(), "{name}: clients connected: {granted}, held: {held}; {words}").ok();
+/// Who is to be told of a signal, and how.
+struct Bells {
+    outlets: Vec<Outlet>,
+    interrupts: Interrupts,
+    reopener: Option<Reopener>,
+    voice: Box<dyn Voice>,
+    on_hangup: OnHangup,
+    on_interrupt: OnInterrupt,
+}
+
+impl Bells {
+    fn heed(&mut self, signal: Signal) {
+        let command = match (signal, self.on_hangup, self.on_interrupt) {
+            (Signal::HangUp, OnHangup::Reopen, _) => {
+                self.voice.moment(&Moment::Reopening);
+                return self.reopener.iter().for_each(Reopener::reopen);
+            }
+            // A command at the console that repeats takes its Ctrl-C for itself.
+            (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
+            (Signal::Interrupt, _, OnInterrupt::Ask) => Command::Interrupt,
+            (Signal::Interrupt, _, OnInterrupt::Stop)
+            | (Signal::HangUp, OnHangup::Stop, _)
+            | (Signal::Stop | Signal::Quit, ..) => Command::Stop,
+        };
+        self.voice.moment(&Moment::Signal { name: signal.name() });
+        for outlet in &self.outlets {
+            let replies = outlet.ask(command);
+            // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
+            if command == Command::Interrupt
+                && let Ok(Reply::Answer(Answer::StillInUse { granted, held }, _)) = replies.recv_timeout(PATIENCE)
+            {
+                let name = env!("CARGO_PKG_NAME");
+                let words = "Ctrl-C again within 5 s stops it all the same";
+                // Nobody may be reading there.
+                writeln!(io::stderr(), "{name}: clients connected: {granted}, held: {held}; {words}").ok();
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Signals, on a thread of their own: SIGINT, SIGTERM and SIGHUP mean different things here.
+//! Signals, on a thread of their own: SIGINT, SIGTERM, SIGQUIT and SIGHUP mean different things here.
 
 use std::io;
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 use crate::threads;
@@ -15,8 +15,22 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Stop,
-    /// SIGHUP: the log file was moved away.
-    Reopen,
+    /// SIGQUIT.
+    Quit,
+    /// SIGHUP.
+    HangUp,
+}
+
+impl Signal {
+    /// As kill(1) has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Interrupt => "SIGINT",
+            Signal::Stop => "SIGTERM",
+            Signal::Quit => "SIGQUIT",
+            Signal::HangUp => "SIGHUP",
+        }
+    }
 }
 
 /// The thread `signals`. Dropping it joins it; the signals stay caught and are ignored from then on.
@@ -32,14 +46,15 @@ impl Listener {
     /// # Errors
     /// When handlers or a thread cannot be had.
     pub fn start(mut received: impl FnMut(Signal) + Send + 'static) -> io::Result<Listener> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP])?;
         let handle = signals.handle();
         let thread = threads::spawn("signals", move || {
             for signal in signals.forever() {
                 received(match signal {
                     SIGINT => Signal::Interrupt,
-                    SIGHUP => Signal::Reopen,
-                    // Only the three are registered.
+                    SIGHUP => Signal::HangUp,
+                    SIGQUIT => Signal::Quit,
+                    // Only the four are registered.
                     _ => Signal::Stop,
                 });
             }

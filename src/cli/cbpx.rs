@@ -9,7 +9,10 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{Invocation, Usage, refused, upstream};
-use crate::config::{Config, Control, Log, LogTarget, Rounds, Service, Setting, Settings, Upstream, WhenFull};
+use crate::config::{
+    Config, Control, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt, Process, Rounds, Service, Setting,
+    Settings, Statuses, Unresolved, Upstream, WhenFull,
+};
 use crate::endpoint::Endpoint;
 use crate::settings::{self, Row};
 
@@ -88,6 +91,9 @@ struct Typed {
     /// Threads that accept clients [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     listeners: Option<String>,
+    /// One line for each client that has gone, in the layout of web servers; SIGHUP opens it again
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// The original ignored these without a word; here they are told
     #[arg(hide = true)]
     surplus: Vec<String>,
@@ -168,14 +174,6 @@ impl Mistakes {
     }
 }
 
-/// What concerns sockets only.
-struct Network {
-    backlog: i32,
-    accept_threads: usize,
-    keepalive: Option<Duration>,
-    connect_timeout: Duration,
-}
-
 /// The longest time tcp(7) takes, in seconds.
 const MAX_KEEPALIVE: i64 = 32_767;
 /// One thread accepts tens of thousands of clients a second.
@@ -211,13 +209,10 @@ impl Typed {
                 services: vec![Service {
                     name: "cbpx".to_owned(),
                     listeners: vec![listener],
-                    backlog: network.backlog,
-                    accept_threads: network.accept_threads,
-                    keepalive: network.keepalive,
+                    network,
                     upstreams: vec![active, standby],
                     settings,
                     script: self.switch_script.clone().filter(|path| !path.as_os_str().is_empty()),
-                    connect_timeout: network.connect_timeout,
                     max_dials: MAX_DIALS,
                     when_full: WhenFull::Wait,
                     rounds: Rounds { most: 1, pause: Duration::ZERO },
@@ -228,6 +223,16 @@ impl Typed {
                 log: Log {
                     target: LogTarget::File(self.log_file.clone().unwrap_or_else(|| PathBuf::from("cbpx.log"))),
                     level,
+                    style: LogStyle::Origin,
+                },
+                access_log: self.access_log.clone(),
+                process: Process {
+                    background: false,
+                    pid_file: None,
+                    on_hangup: OnHangup::Reopen,
+                    on_interrupt: OnInterrupt::Ask,
+                    tally: None,
+                    statuses: Statuses { resolve: 1, listen: 1, other: 1 },
                 },
             }),
             _ => Err(mistakes.into_usage()),
@@ -246,8 +251,15 @@ impl Typed {
         Some(Network {
             backlog: backlog? as i32,
             accept_threads: threads? as usize,
-            keepalive: keepalive.map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds as u64)))?,
+            share_port: false,
+            bind_retry: None,
+            first_bytes: 0,
+            source: None,
             connect_timeout: Duration::from_secs_f64(timeout?),
+            unresolved: Unresolved::Error,
+            keepalive: keepalive.map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds as u64)))?,
+            idle_timeout: None,
+            show_bytes: false,
         })
     }
 

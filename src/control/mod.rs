@@ -110,11 +110,13 @@ impl Fixed {
             port: service.listeners.first().map(port).unwrap_or_default(),
             active: upstream(0),
             standby: upstream(1),
-            backlog: service.backlog.to_string(),
+            backlog: service.network.backlog.to_string(),
             script: service.script.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             log_file: match &config.log.target {
                 LogTarget::File(path) => path.display().to_string(),
-                LogTarget::Nowhere => String::new(),
+                LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Syslog | LogTarget::Nowhere => {
+                    String::new()
+                }
             },
             log_level: match config.log.level.to_string() {
                 level if level == "WARN" => "WARNING".to_owned(),

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use super::book::Book;
 use super::servers::{Bound, Primary, Server};
-use crate::config::{Config, Control, Log, LogTarget, Rounds, Service, Settings, Upstream, WhenFull};
+use crate::config::{
+    Config, Control, Log, LogStyle, LogTarget, Network, Process, Rounds, Service, Settings, Upstream, WhenFull,
+};
 use crate::endpoint::{Address, Endpoint};
 use crate::serve::Proxy;
 
@@ -115,9 +117,7 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
         services: vec![Service {
             name: "cbpx".to_owned(),
             listeners: vec![anywhere()],
-            backlog: 512,
-            accept_threads: 1,
-            keepalive: None,
+            network: Network::plain(),
             upstreams: vec![Upstream::single(endpoint(blue)), Upstream::single(endpoint(green))],
             settings: Settings {
                 switch_max_time: Duration::from_secs(5),
@@ -127,7 +127,6 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
                 net_buffer_size: 2048,
             },
             script: Some(script),
-            connect_timeout: Duration::from_secs(5),
             max_dials: 256,
             when_full: WhenFull::Wait,
             rounds: Rounds { most: 1, pause: Duration::ZERO },
@@ -135,7 +134,9 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             grace: Duration::from_secs(6),
         }],
         control: Control { listeners: vec![anywhere()], console: false },
-        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info },
+        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info, style: LogStyle::Origin },
+        access_log: None,
+        process: Process::plain(),
     }
 }
 

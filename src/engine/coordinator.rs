@@ -20,8 +20,8 @@ use crate::config::Service;
 use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
 use crate::endpoint::Endpoint;
 use crate::listen::Listening;
-use crate::observe::journal;
 use crate::observe::stats::Board;
+use crate::observe::voice::origin;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
 /// arrives, then the relay threads with whoever is left.
@@ -97,7 +97,7 @@ impl Coordinator {
                 if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
-                journal::script_ended(end);
+                origin::script_ended(end);
                 self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
@@ -161,7 +161,7 @@ impl Coordinator {
         };
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
-        journal::script_started(&script, &arguments);
+        origin::script_started(&script, &arguments);
         let time_left = self.timers.left(deadline);
         let started = io::pipe().and_then(|(forsaken, awaited)| {
             let order = Order { run, script, arguments, time_left, forsaken };
@@ -178,7 +178,7 @@ impl Coordinator {
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
-        journal::script_line(&line);
+        origin::script_line(&line);
         if let (true, Some(course)) = (current, &self.course) {
             self.reply(course.ticket, Reply::ScriptLine(line));
         }

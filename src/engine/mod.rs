@@ -35,7 +35,7 @@ use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
 use self::watch::{Watch, Watched};
 pub use self::workers::Workers;
-use crate::config::Service;
+use crate::config::{LogStyle, Service};
 use crate::core::State;
 use crate::endpoint::Address;
 use crate::listen::{Acceptor, Listening};
@@ -69,21 +69,27 @@ impl Engine {
     ///
     /// # Errors
     /// When a thread or descriptor is not to be had.
-    pub fn start(service: Service, listeners: Vec<Listener>, addresses: Addresses, room: Room) -> io::Result<Engine> {
+    pub fn start(
+        service: Service,
+        style: LogStyle,
+        listeners: Vec<Listener>,
+        addresses: Addresses,
+        room: Room,
+    ) -> io::Result<Engine> {
         let (outlet, inbox) = Outlet::new();
         let state = State::new(&service, room.clients);
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
-        let tuning = Tuning { keepalive: service.keepalive };
+        let tuning = Tuning { keepalive: service.network.keepalive };
         let watched = Watched::new()?;
         let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
         let floor = Floor {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
-            journal: Journal::new(&service, board.clone()),
+            journal: Journal::new(&service, style, board.clone()),
             addresses,
-            connect_timeout: service.connect_timeout,
+            connect_timeout: service.network.connect_timeout,
             tuning,
             first_size: Arc::clone(&first_size),
             actions: Vec::new(),
@@ -99,7 +105,7 @@ impl Engine {
             listening.push(Listening::start(
                 listener,
                 &format!("listen-{}", service.name),
-                service.accept_threads,
+                service.network.accept_threads,
                 door,
             )?);
         }

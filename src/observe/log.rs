@@ -1,6 +1,7 @@
 //! The log: fern formats and filters, a bounded queue takes the lines to a thread that writes them. A disk that is full
 //! or hangs costs lines, which are counted and told, and never makes anybody wait.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use log::Level;
 
+use super::voice;
 use super::words::system_words;
-use crate::config::{Log, LogTarget};
+use crate::config::{Log, LogStyle, LogTarget};
 use crate::threads;
 
 /// Lines that may wait for the disk: some seconds of DEBUG under load.
@@ -25,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 enum Entry {
     /// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a
     /// disk that may hang, and takes more stack than a client's thread has.
-    Line(Timestamp, String),
+    Line(Timestamp, Level, String),
     Reopen,
     End,
 }
@@ -55,36 +58,32 @@ impl Reopener {
 /// # Errors
 /// When the file cannot be opened, or a thread not be started.
 pub fn start(log: &Log) -> io::Result<Option<Logging>> {
-    let path = match &log.target {
-        LogTarget::File(path) => path.clone(),
-        LogTarget::Nowhere => return Ok(None),
-    };
-    let file = open(&path)?;
+    let Some(sink) = Sink::open(&log.target)? else { return Ok(None) };
     let (entries, inbox) = bounded(QUEUE);
     let (running, ended) = bounded::<()>(0);
     let lost = Arc::new(AtomicU64::new(0));
-    let writer = Writer { path, file, lost: Arc::clone(&lost), complained: false };
+    let writer = Writer { sink, style: log.style, lost: Arc::clone(&lost), complained: false };
     let thread = threads::spawn("log", move || {
         let _running = running;
         writer.run(&inbox);
     })?;
-    let sender = entries.clone();
+    let (sender, style) = (entries.clone(), log.style);
     let dispatch = fern::Dispatch::new()
         .level(log.level)
-        // Other crates' talk (line editing, for one) is theirs.
-        .filter(|about| about.target().starts_with(env!("CARGO_PKG_NAME")))
-        .format(|out, message, record| {
-            threads::with_name(|thread| {
+        .filter(move |about| is_ours(style, about))
+        .format(move |out, message, record| match style {
+            LogStyle::Origin => threads::with_name(|thread| {
                 out.finish(format_args!(
                     "{:<7} [{thread:<10}] ({}) [L:{}] {message}",
                     level_word(record.level()),
                     record.module_path().unwrap_or("?"),
                     record.line().unwrap_or(0),
                 ));
-            });
+            }),
+            LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => out.finish(format_args!("{message}")),
         })
         .chain(fern::Output::call(move |record| {
-            match sender.try_send(Entry::Line(Timestamp::now(), record.args().to_string())) {
+            match sender.try_send(Entry::Line(Timestamp::now(), record.level(), record.args().to_string())) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                     lost.fetch_add(1, Ordering::Relaxed);
@@ -94,6 +93,18 @@ pub fn start(log: &Log) -> io::Result<Option<Logging>> {
     // Fails when this process has a logger already (a test, a second proxy in one process): lines then go there.
     dispatch.apply().ok();
     Ok(Some(Logging { entries, ended, thread: Some(thread) }))
+}
+
+/// Other crates' talk (line editing, for one) is theirs. In styles that have words of their own, only those are written,
+/// and what has gone wrong.
+fn is_ours(style: LogStyle, about: &log::Metadata<'_>) -> bool {
+    let ours = about.target().starts_with(env!("CARGO_PKG_NAME"));
+    match style {
+        LogStyle::Origin => ours,
+        LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => {
+            ours && (about.target() == voice::TARGET || about.level() <= Level::Warn)
+        }
+    }
 }
 
 impl Logging {
@@ -116,12 +127,12 @@ impl Drop for Logging {
     }
 }
 
-fn level_word(level: log::Level) -> &'static str {
+fn level_word(level: Level) -> &'static str {
     match level {
-        log::Level::Error => "ERROR",
-        log::Level::Warn => "WARNING",
-        log::Level::Info => "INFO",
-        log::Level::Debug | log::Level::Trace => "DEBUG",
+        Level::Error => "ERROR",
+        Level::Warn => "WARNING",
+        Level::Info => "INFO",
+        Level::Debug | Level::Trace => "DEBUG",
     }
 }
 
@@ -129,9 +140,78 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
+/// Where lines end up.
+enum Sink {
+    File(PathBuf, File),
+    StandardError,
+    BothStandards,
+    Syslog(Box<Syslog>),
+}
+
+type Syslog = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
+
+impl Sink {
+    fn open(target: &LogTarget) -> io::Result<Option<Sink>> {
+        Ok(match target {
+            LogTarget::File(path) => Some(Sink::File(path.clone(), open(path)?)),
+            LogTarget::StandardError => Some(Sink::StandardError),
+            LogTarget::BothStandards => Some(Sink::BothStandards),
+            LogTarget::Syslog => Some(Sink::Syslog(Box::new(syslog()?))),
+            LogTarget::Nowhere => None,
+        })
+    }
+
+    /// One line, its end included.
+    fn write(&mut self, level: Level, line: &str) -> io::Result<()> {
+        match self {
+            Sink::File(_, file) => file.write_all(line.as_bytes()),
+            Sink::BothStandards if level > Level::Warn => {
+                let mut out = io::stdout().lock();
+                out.write_all(line.as_bytes()).and_then(|()| out.flush())
+            }
+            Sink::StandardError | Sink::BothStandards => io::stderr().write_all(line.as_bytes()),
+            Sink::Syslog(logger) => {
+                let line = line.trim_end();
+                let sent = match level {
+                    Level::Error => logger.err(line),
+                    Level::Warn => logger.warning(line),
+                    Level::Info => logger.info(line),
+                    Level::Debug | Level::Trace => logger.debug(line),
+                };
+                // The logger may have been started anew.
+                sent.or_else(|_| {
+                    **logger = syslog()?;
+                    logger.info(line).map_err(io::Error::other)
+                })
+            }
+        }
+    }
+}
+
+/// Its name, for what is said about it.
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sink::File(path, _) => write!(f, "log file {}", path.display()),
+            Sink::StandardError | Sink::BothStandards => f.write_str("standard error"),
+            Sink::Syslog(_) => f.write_str("syslog"),
+        }
+    }
+}
+
+fn syslog() -> io::Result<Syslog> {
+    let formatter = syslog::Formatter3164 {
+        facility: syslog::Facility::LOG_DAEMON,
+        hostname: None,
+        process: env!("CARGO_PKG_NAME").to_owned(),
+        pid: std::process::id(),
+    };
+    syslog::unix(formatter).map_err(io::Error::other)
+}
+
 struct Writer {
-    path: PathBuf,
-    file: File,
+    sink: Sink,
+    style: LogStyle,
     /// Lines that found the queue full or the disk unwilling, not told yet.
     lost: Arc<AtomicU64>,
     /// Standard error has been told of this trouble.
@@ -142,40 +222,41 @@ impl Writer {
     fn run(mut self, inbox: &Receiver<Entry>) {
         while let Ok(entry) = inbox.recv() {
             match entry {
-                Entry::Line(at, text) => {
-                    let date = at.to_zoned(TimeZone::system());
-                    self.write(&format!("{} {text}", date.strftime("%Y-%m-%d %H:%M:%S,%3f")));
-                }
+                Entry::Line(at, level, text) => self.write(at, level, &text),
                 Entry::Reopen => self.reopen(),
                 Entry::End => return,
             }
         }
     }
 
-    fn write(&mut self, line: &str) {
+    fn write(&mut self, at: Timestamp, level: Level, text: &str) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let notice = if lost > 0 { format!("({lost} log lines were lost before this one)\n") } else { String::new() };
-        match self.file.write_all(format!("{notice}{line}\n").as_bytes()) {
+        let line = match &self.sink {
+            Sink::Syslog(_) => format!("{notice}{text}\n"),
+            Sink::File(..) | Sink::StandardError | Sink::BothStandards => {
+                format!("{notice}{}\n", dated(self.style, at, text))
+            }
+        };
+        match self.sink.write(level, &line) {
             Ok(()) => self.complained = false,
             Err(e) => {
                 self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-                self.complain(&format!(
-                    "cannot write to log file {}: {}; lines are lost",
-                    self.path.display(),
-                    system_words(&e)
-                ));
+                let words = format!("cannot write to {}: {}; lines are lost", self.sink, system_words(&e));
+                self.complain(&words);
             }
         }
     }
 
     fn reopen(&mut self) {
-        match open(&self.path) {
-            Ok(file) => self.file = file,
-            Err(e) => self.complain(&format!(
-                "cannot reopen log file {}: {}; the old one stays",
-                self.path.display(),
-                system_words(&e)
-            )),
+        let Sink::File(path, file) = &mut self.sink else { return };
+        match open(path) {
+            Ok(opened) => *file = opened,
+            Err(e) => {
+                let words =
+                    format!("cannot reopen log file {}: {}; the old one stays", path.display(), system_words(&e));
+                self.complain(&words);
+            }
         }
     }
 
@@ -185,5 +266,16 @@ impl Writer {
             // Nobody may be listening there.
             writeln!(io::stderr(), "cbpx: {words}").ok();
         }
+    }
+}
+
+/// A line with its date, as its style has it, in local time.
+fn dated(style: LogStyle, at: Timestamp, text: &str) -> String {
+    let date = at.to_zoned(TimeZone::system());
+    match style {
+        LogStyle::Origin => format!("{} {text}", date.strftime("%Y-%m-%d %H:%M:%S,%3f")),
+        LogStyle::Slashes => format!("{} {text}", date.strftime("%Y/%m/%d %H:%M:%S")),
+        LogStyle::Brackets => format!("[ {} ] {text}", date.strftime("%a %b %d %H:%M:%S %Y")),
+        LogStyle::Bare => text.to_owned(),
     }
 }

@@ -4,4 +4,5 @@
 pub mod journal;
 pub mod log;
 pub mod stats;
+pub mod voice;
 pub mod words;

@@ -14,7 +14,7 @@ pub mod witness;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use cbpx::config::{Backend, Failover, Group, Memory, Policy, Rounds, Service, Settings, Upstream, WhenFull};
+use cbpx::config::{Backend, Failover, Group, Memory, Network, Policy, Rounds, Service, Settings, Upstream, WhenFull};
 use cbpx::core::State;
 use cbpx::core::msg::{Action, ClientHash, ClientId, Event, Traffic, UpstreamId};
 use cbpx::endpoint::Endpoint;
@@ -112,13 +112,10 @@ impl Choice {
         Service {
             name: "test".to_owned(),
             listeners: Vec::new(),
-            backlog: 1,
-            accept_threads: 1,
-            keepalive: None,
+            network: Network::plain(),
             upstreams: self.shape.iter().map(&mut upstream).collect(),
             settings: self.settings(),
             script: self.script.then(|| "/promote".into()),
-            connect_timeout: Duration::from_secs(5),
             max_dials: self.max_dials,
             when_full: self.habit.when_full,
             rounds: self.habit.rounds,

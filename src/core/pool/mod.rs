@@ -314,9 +314,7 @@ mod tests {
             Pool::new(&Service {
                 name: "test".to_owned(),
                 listeners: Vec::new(),
-                backlog: 1,
-                accept_threads: 1,
-                keepalive: None,
+                network: crate::config::Network::plain(),
                 upstreams: vec![Upstream { groups: groups.iter().map(group).collect() }],
                 settings: Settings {
                     switch_max_time: Duration::ZERO,
@@ -326,7 +324,6 @@ mod tests {
                     net_buffer_size: 1,
                 },
                 script: None,
-                connect_timeout: Duration::ZERO,
                 max_dials: 1,
                 when_full: WhenFull::Wait,
                 rounds: Rounds { most: 1, pause: Duration::ZERO },

@@ -1,5 +1,6 @@
-//! Accepts clients or control sessions and hands them on; knows nothing of what becomes of them. No error of one client ends it: a client that went away
-//! before it was accepted is passed over, and when descriptors run out the newest client is closed and accepting goes on.
+//! Accepts clients or control sessions and hands them on; knows nothing of what becomes of them. No error of one client
+//! ends it: a client that went away before it was accepted is passed over, and when descriptors run out the newest client
+//! is closed and accepting goes on.
 
 use std::fs::File;
 use std::io;
@@ -112,7 +113,11 @@ fn run(listener: &Listener, acceptor: &mut impl Acceptor) {
             }
             Err(e) => match judge(&e) {
                 Trouble::Passing => {}
-                Trouble::Shortage => reserve.refuse_one(listener, &e),
+                Trouble::Shortage => {
+                    if let Some((stream, peer)) = reserve.bridge(listener, &e) {
+                        acceptor.accepted(stream, peer);
+                    }
+                }
                 Trouble::Stopped => return,
                 Trouble::Fatal => return acceptor.failed(e),
             },
@@ -141,15 +146,32 @@ impl Reserve {
         }
     }
 
-    /// Accepts the newest client and closes it at once; when even that fails, waits a little.
-    fn refuse_one(&mut self, listener: &Listener, cause: &io::Error) {
+    /// Accepts the newest client with the descriptor kept for that. If there is another one by then, the shortage is over
+    /// and the client is returned: the wait for it may have been long. If not, it is closed. When even that fails, waits
+    /// a little.
+    fn bridge(&mut self, listener: &Listener, cause: &io::Error) -> Option<(Stream, Address)> {
         if !std::mem::replace(&mut self.told, true) {
             log::error!("cannot accept a client: {cause}; new clients are closed until that is over");
         }
         let had_one = self.spare.take().is_some();
-        if !had_one || listener.accept().is_err() {
-            std::thread::sleep(PAUSE);
-        }
+        let accepted = listener.accept();
         self.spare = File::open("/dev/null").ok();
+        match accepted {
+            Ok(client) if self.spare.is_some() => {
+                self.over();
+                Some(client)
+            }
+            Ok(client) => {
+                drop(client);
+                self.spare = File::open("/dev/null").ok();
+                None
+            }
+            Err(_) => {
+                if !had_one {
+                    std::thread::sleep(PAUSE);
+                }
+                None
+            }
+        }
     }
 }

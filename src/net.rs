@@ -131,8 +131,8 @@ impl Stream {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Ends the connection so that the peer sees it fail (a reset), and wakes every thread that waits on it. Bytes not
-    /// yet delivered are gone. Dissolving the association by `connect(2)` to nowhere is the call that does both; where
+    /// Ends the connection so that the peer sees it fail (a reset), and wakes whoever waits on it. Bytes not yet delivered
+    /// are gone. Dissolving the association by `connect(2)` to nowhere is the call that does both; where
     /// it is refused, and for Unix sockets, which know no reset, both directions are shut down.
     pub fn abort(&self) {
         if self.is_tcp && rustix::net::connect_unspec(&self.socket).is_ok() {
@@ -202,12 +202,13 @@ impl AsFd for Stream {
 }
 
 impl Listener {
-    /// Binds and listens, with address reuse. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
+    /// Binds and listens, with address reuse. On Linux accepted connections inherit the options, which saves each client
+    /// six calls; they are set before anybody can connect. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
     /// a stale file at its path is replaced, one that somebody still listens on is not.
     ///
     /// # Errors
     /// What the system says: in use, no permission, no such address.
-    pub fn bind(at: &Address, backlog: i32) -> io::Result<Listener> {
+    pub fn bind(at: &Address, backlog: i32, tuning: Tuning) -> io::Result<Listener> {
         let (address, domain) = socket_address(at)?;
         let socket = Socket::new(domain, Type::STREAM, None)?;
         let path = match at {
@@ -228,6 +229,9 @@ impl Listener {
             }
         };
         let listener = Listener { socket, is_tcp: path.is_none(), path };
+        if listener.is_tcp {
+            tune(&listener.socket, tuning)?;
+        }
         listener.socket.listen(backlog)?;
         Ok(listener)
     }
@@ -241,15 +245,6 @@ impl Listener {
         let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
         let stream = Stream { socket, is_tcp: self.is_tcp };
         Ok((stream, plain_address(&peer)))
-    }
-
-    /// Gives these options to every connection accepted from now on: on Linux they are inherited, which saves each new
-    /// client four calls.
-    ///
-    /// # Errors
-    /// When the system knows no such option.
-    pub fn tune(&self, tuning: Tuning) -> io::Result<()> {
-        if self.is_tcp { tune(&self.socket, tuning) } else { Ok(()) }
     }
 
     /// Stops listening and wakes the threads in `accept`.

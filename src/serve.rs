@@ -17,7 +17,7 @@ use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::Addresses;
 use crate::engine::script;
 use crate::limits::{Limits, Readings};
-use crate::net::Listener;
+use crate::net::{Listener, Tuning};
 use crate::observe::log::{self as logging, Logging, Reopener};
 use crate::observe::voice::{self, Moment, Voice};
 use crate::observe::words::system_words;
@@ -133,11 +133,13 @@ impl Proxy {
         voice.moment(&Moment::Starting { services: &config.services });
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| {
-            bind_all(&service.listeners, service.network.backlog, |at, cause| StartError::Listen { at, cause })
+            let tuning = Tuning { keepalive: service.network.keepalive };
+            bind_all(&service.listeners, service.network.backlog, tuning, |at, cause| StartError::Listen { at, cause })
         };
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        let control_listeners =
-            bind_all(&config.control.listeners, CONTROL_BACKLOG, |at, cause| StartError::Control { at, cause })?;
+        let control_listeners = bind_all(&config.control.listeners, CONTROL_BACKLOG, CONTROL_TUNING, |at, cause| {
+            StartError::Control { at, cause }
+        })?;
         let mut engines = Vec::new();
         let mut listening = Vec::new();
         for (service, listeners) in config.services.iter().zip(bound) {
@@ -292,16 +294,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
+/// An operator whose machine has vanished is noticed after this and four unanswered probes.
+const CONTROL_TUNING: Tuning = Tuning { keepalive: Some(Duration::from_secs(60)) };
+
 fn bind_all(
     endpoints: &[Endpoint],
     backlog: i32,
+    tuning: Tuning,
     error: impl Fn(Endpoint, io::Error) -> StartError,
 ) -> Result<Vec<Listener>, StartError> {
     let mut bound = Vec::new();
     for at in endpoints {
         let addresses = at.resolve().map_err(|cause| StartError::ResolveOwn { at: at.clone(), cause })?;
         for address in addresses {
-            bound.push(Listener::bind(&address, backlog).map_err(|cause| error(at.clone(), cause))?);
+            bound.push(Listener::bind(&address, backlog, tuning).map_err(|cause| error(at.clone(), cause))?);
         }
     }
     Ok(bound)

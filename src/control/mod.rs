@@ -24,7 +24,7 @@ use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::Refresher;
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream, Tuning};
+use crate::net::{Listener, Stream};
 use crate::observe::stats::Board;
 use crate::observe::words::system_words;
 
@@ -170,8 +170,6 @@ impl Server {
         let workers = Workers::default();
         let (closing, closed) = bounded(0);
         let start = |(number, listener): (usize, Listener)| {
-            // A session without these works as well.
-            listener.tune(Tuning { keepalive: Some(KEEPALIVE) }).ok();
             let door = || Door {
                 desk: desk.clone(),
                 sessions: Arc::clone(&sessions),
@@ -201,9 +199,6 @@ impl Drop for Server {
         self.workers.join();
     }
 }
-
-/// A session whose peer has vanished is noticed after this and three unanswered probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// One control listener's side of accepting.
 struct Door {

@@ -56,6 +56,13 @@ pub struct Script {
     _awaited: PipeWriter,
 }
 
+/// Nobody waits for a script that outlives its switchover's end: not the service when it ends by a defect.
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.running.kill();
+    }
+}
+
 /// When the parts of a switchover began.
 pub struct Course {
     ticket: Ticket,
@@ -109,7 +116,10 @@ impl Coordinator {
             Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
-                self.failure.get_or_insert(cause);
+                // A second one must not cut the grace short.
+                if self.failure.replace(cause).is_some() {
+                    return;
+                }
                 // Nobody waits for this answer.
                 let ticket = self.new_ticket();
                 self.dispatcher.bring(Event::Asked(ticket, Command::Stop));

@@ -1,7 +1,7 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets
-//! and threads), `dial` and `relay` (a few threads carry all granted clients), `watch` (held clients), `inbox` (what is
+//! In reading order: `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their
+//! sockets and seats), `dial` and `relay` (a few threads carry all granted clients), `watch` (held clients), `inbox` (what is
 //! told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `workers`
 //! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
 
@@ -11,7 +11,7 @@ mod dial;
 mod dispatch;
 pub mod inbox;
 mod probe;
-mod relay;
+pub mod relay;
 pub mod resolve;
 pub mod script;
 mod timers;
@@ -51,6 +51,8 @@ pub struct Room {
     pub clients: usize,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
+    /// Threads that carry clients; at least one.
+    pub relays: usize,
 }
 
 /// A running service. Dropping it stops it as `quit force` would and joins every thread.
@@ -82,7 +84,7 @@ impl Engine {
         let resolver = Resolver::start(&addresses)?;
         let tuning = Tuning { keepalive: service.network.keepalive };
         let watched = Watched::new()?;
-        let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
         let floor = Floor {
             state,
@@ -100,7 +102,6 @@ impl Engine {
         let watch = Watch::start(&watched, dispatcher.clone())?;
         let mut listening = Vec::new();
         for listener in listeners {
-            listener.tune(tuning)?;
             let door = || Door { dispatcher: dispatcher.clone(), outlet: outlet.clone(), reports: Vec::new() };
             listening.push(Listening::start(
                 listener,

@@ -258,6 +258,25 @@ fn a_client_whose_dial_was_called_off_keeps_its_place_when_the_switch_fails() {
     assert_eq!(new.connections(), 0);
 }
 
+/// The log told the dial's trouble as the reason, and counted only the time before the dial as held.
+#[test]
+fn the_log_tells_of_a_called_off_client_that_left_that_it_was_held() {
+    let (deaf, dir) = (Deaf::new(), TempDir::new("hold"));
+    let script = waiting_script(&dir, 1);
+    let flags = ["-t", "60", "--connect_timeout", "60", "-x", &script, "-l", "DEBUG"];
+    let proxy = Proxy::start(&deaf.address(), &deaf.address(), &flags);
+    let client = proxy.connect();
+    eventually(SOON, "it is being connected", || proxy.stat("active") == 1);
+    let _switch = Started::on(&proxy);
+    has_begun(&dir);
+    // So long that the two times differ as they are written.
+    let held = Instant::now();
+    eventually(SOON, "it has been held for a while", || held.elapsed() > Duration::from_millis(50));
+    drop(client);
+    eventually(SOON, "the log tells", || proxy.log().contains("closed: left while it was held; 0 bytes up"));
+    assert!(!proxy.log().contains(" in all, 0.000 s held"), "{}", proxy.log());
+}
+
 #[test]
 fn more_clients_than_a_unix_servers_queue_holds_are_all_served() {
     let dir = TempDir::new("hold");

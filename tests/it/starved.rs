@@ -102,6 +102,20 @@ fn running_out_of_descriptors_ends_nothing() {
     assert!(proxy.log().contains("new clients are closed until that is over"));
 }
 
+/// The listener had given up its last descriptor and waited for the client it was to close.
+#[test]
+fn a_client_that_comes_when_the_shortage_is_over_is_served() {
+    let server = Backend::echo("s");
+    let proxy = Proxy::start(&server.address(), &server.address(), &[]);
+    Vitals::at_rest(&proxy);
+    let (_, descriptors) = proxy.threads_and_descriptors();
+    limit(&proxy, Resource::Nofile, descriptors as u64);
+    assert!(!is_served(&proxy.connect()));
+    eventually(SOON, "the shortage is told", || proxy.log().contains("new clients are closed until that is over"));
+    limit(&proxy, Resource::Nofile, 1000);
+    assert!(is_served(&proxy.connect()));
+}
+
 #[test]
 fn running_out_of_threads_keeps_nobody_from_being_served() {
     let (old, new, dir) = (Backend::echo("s"), Backend::echo("s"), TempDir::new("starved"));

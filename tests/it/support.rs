@@ -56,14 +56,15 @@ impl Drop for TempDir {
 }
 
 /// A port that stays ours although nobody listens on it: bound with address reuse, so that the program under test can
-/// bind and listen on it too, and the kernel gives it to nobody else.
+/// bind and listen on it too, and the kernel gives it to nobody else. On all addresses, as the program binds it: it may
+/// be in use on one of them already.
 pub struct Reserved(Socket);
 
 impl Reserved {
     pub fn new() -> Reserved {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).unwrap();
         Reserved(socket)
     }
 

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
-use super::pair::End;
+use super::pair::Which;
 use super::side::EVENTS;
 use super::way::Tools;
 use crate::core::msg::{ClientId, Why};
@@ -51,6 +51,8 @@ pub struct Carrier {
 const BELL: u64 = u64::MAX;
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
+/// Below this nobody looks for timers that do not matter any more.
+const MANY_TIMERS: usize = 4096;
 /// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
 const BATCH: usize = 256;
 
@@ -93,6 +95,7 @@ impl Carrier {
                 }
                 for order in orders {
                     match order {
+                        // Pairs that are dropped before their end are reset.
                         Order::Stop => return Ok(()),
                         Order::Serve { client, stream, attempt, flow } => {
                             self.links.insert(client, Link::new(stream, attempt, flow));
@@ -108,8 +111,8 @@ impl Carrier {
             }
             self.wait(&mut events)?;
             self.tools.first_size = self.first_size.load(Ordering::Relaxed);
-            for (client, end, events) in events.iter().filter_map(told) {
-                self.attend(client, |link, desk| link.stirred(end, events, desk));
+            for (client, which, events) in events.iter().filter_map(told) {
+                self.attend(client, |link, desk| link.stirred(which, events, desk));
             }
             self.fire();
             for _ in 0..self.yielding.len() {
@@ -141,9 +144,6 @@ impl Carrier {
 
     /// Does what it is time for.
     fn fire(&mut self) {
-        if self.timers.is_empty() && self.tidy_at.is_none() && !self.tools.pipes.are_idle() {
-            return;
-        }
         let now = Instant::now();
         if self.tidy_at.is_some_and(|at| at <= now) {
             self.tools.pipes.tidy();
@@ -157,6 +157,11 @@ impl Carrier {
         {
             self.timers.pop();
             self.attend(client, |link, desk| link.alarm(now, desk));
+        }
+        // Timers of clients that have left long before: with a long connect timeout, most.
+        if self.timers.len() > MANY_TIMERS + 4 * self.links.len() {
+            self.timers.retain(|Reverse((at, client))| self.links.get(client).is_some_and(|link| link.is_due_at(*at)));
+            self.timers.shrink_to(MANY_TIMERS);
         }
     }
 
@@ -177,7 +182,8 @@ impl Carrier {
             Fate::BackendEnded => return self.reports.push(Report::BackendEnded(client)),
             Fate::Refused { failure, cause } => match self.links.remove(&client).and_then(Link::into_client) {
                 Some(stream) => Report::Refused { client, stream, failure, cause },
-                None => return,
+                // Cannot be, and must not keep a client for ever if it is.
+                None => Report::Closed(client, Ending { why: Why::Panicked, up: 0, down: 0, cause: Some(cause) }),
             },
             Fate::Over(ending) => {
                 // The sockets are closed before anybody is told so.
@@ -203,8 +209,8 @@ impl Desk<'_> {
     ///
     /// # Errors
     /// When the system has no room for one more.
-    pub fn watch(&self, stream: &Stream, end: End) -> io::Result<()> {
-        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, end)), EVENTS)?)
+    pub fn watch(&self, stream: &Stream, which: Which) -> io::Result<()> {
+        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, which)), EVENTS)?)
     }
 
     /// The link will be told when this time has come.
@@ -214,15 +220,15 @@ impl Desk<'_> {
 }
 
 /// What an event is about; `None` for the bell.
-fn told(event: &Event) -> Option<(ClientId, End, EventFlags)> {
+fn told(event: &Event) -> Option<(ClientId, Which, EventFlags)> {
     let token = event.data.u64();
-    let end = if token & 1 == 0 { End::Client } else { End::Backend };
-    (token != BELL).then_some((ClientId(token >> 1), end, event.flags))
+    let which = if token & 1 == 0 { Which::Client } else { Which::Backend };
+    (token != BELL).then_some((ClientId(token >> 1), which, event.flags))
 }
 
-fn token(client: ClientId, end: End) -> u64 {
-    match end {
-        End::Client => client.0 << 1,
-        End::Backend => client.0 << 1 | 1,
+fn token(client: ClientId, which: Which) -> u64 {
+    match which {
+        Which::Client => client.0 << 1,
+        Which::Backend => client.0 << 1 | 1,
     }
 }

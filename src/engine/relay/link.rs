@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 
 use super::carrier::Desk;
-use super::pair::{End, Pair, Turn};
+use super::pair::{Pair, Turn, Which};
 use crate::core::msg::{DialFailure, Why};
 use crate::endpoint::Address;
 use crate::engine::dial::{Attempt, Cue, Step, blame};
@@ -74,7 +74,7 @@ impl Link {
     pub fn start(&mut self, desk: &mut Desk<'_>) -> Fate {
         if let Stage::Dialling { attempt, .. } = &self.stage
             && let Some(stream) = attempt.stream()
-            && let Err(cause) = desk.watch(stream, End::Backend)
+            && let Err(cause) = desk.watch(stream, Which::Backend)
         {
             return Fate::Refused { failure: DialFailure::Local, cause };
         }
@@ -82,14 +82,14 @@ impl Link {
     }
 
     /// Something has happened on a socket.
-    pub fn stirred(&mut self, end: End, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
+    pub fn stirred(&mut self, which: Which, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
             Stage::Dialling { .. } => {
                 let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
                 if over { self.dial(Cue::Stirred, events, desk) } else { Fate::Waits }
             }
             Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
-                pair.note(end, events);
+                pair.note(which, events);
                 if self.yielding { Fate::Waits } else { self.turn(desk) }
             }
             Stage::Over => Fate::Waits,
@@ -147,7 +147,7 @@ impl Link {
         }
     }
 
-    /// Ends it at once.
+    /// Ends it at once: both sides of a pair see it fail, a client that has no backend yet is closed.
     pub fn cut(&mut self, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
             Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
@@ -156,6 +156,11 @@ impl Link {
             }
             Stage::Dialling { .. } | Stage::Over => Fate::Over(Ending { why: Why::Cut, up: 0, down: 0, cause: None }),
         }
+    }
+
+    /// Whether a timer set for this time still matters.
+    pub fn is_due_at(&self, at: Instant) -> bool {
+        self.due == Some(at)
     }
 
     /// The client's socket, if nothing of it has been read.
@@ -175,7 +180,7 @@ impl Link {
             }
             Step::WaitsAnew(until) => {
                 if let Some(stream) = attempt.stream()
-                    && let Err(cause) = desk.watch(stream, End::Backend)
+                    && let Err(cause) = desk.watch(stream, Which::Backend)
                 {
                     return Fate::Refused { failure: DialFailure::Local, cause };
                 }
@@ -183,15 +188,17 @@ impl Link {
                 Fate::Waits
             }
             Step::Connected(backend, address) => {
-                if let Err(cause) = desk.watch(client, End::Client) {
+                if let Err(cause) = desk.watch(client, Which::Client) {
                     return Fate::Refused { failure: DialFailure::Local, cause };
                 }
                 self.due = None;
                 if let Stage::Dialling { client, flow, .. } = mem::replace(&mut self.stage, Stage::Over) {
                     let mut pair = Pair::new(client, backend, flow);
-                    pair.note(End::Backend, events);
+                    pair.note(Which::Backend, events);
                     self.stage = Stage::Paired(pair);
                 }
+                // Its first turn comes with the first event of the client's socket: it has room to write, so being watched
+                // is an event at once.
                 Fate::Connected(address)
             }
             Step::Failed(cause) => Fate::Refused { failure: blame(&cause), cause },

@@ -143,7 +143,7 @@ impl Origin {
             level,
             "client {id} from {}: closed: {why}{}{more}; {} bytes up, {} down, {} in all, {} held",
             facts.peer,
-            cause(facts),
+            cause_of(why, facts),
             facts.up,
             facts.down,
             seconds(facts.accepted.elapsed()),
@@ -172,6 +172,22 @@ fn changed(change: Change, scene: &Scene<'_>) {
         Change::Policy(group, policy, failover) => {
             info!("group {}: {policy:?}, {failover:?}", group.index);
         }
+    }
+}
+
+/// What failed last, if that is why.
+fn cause_of(why: Why, facts: &Facts) -> String {
+    match why {
+        Why::NoBackend | Why::NoRoom | Why::ClientFailed | Why::BackendFailed => cause(facts),
+        Why::HungUp
+        | Why::Full
+        | Why::Shutdown
+        | Why::ClientEnded
+        | Why::BackendEnded
+        | Why::Lingered
+        | Why::Dismissed
+        | Why::Cut
+        | Why::Panicked => String::new(),
     }
 }
 

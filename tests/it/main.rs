@@ -15,6 +15,7 @@ mod mistakes;
 mod postgres;
 mod proxy;
 mod relay;
+mod rude;
 mod script;
 mod settings;
 mod signals;

@@ -7,6 +7,8 @@
 use std::io;
 use std::net::Shutdown;
 
+use rustix::event::epoll::EventFlags;
+
 use super::side::Side;
 use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
@@ -62,21 +64,11 @@ impl Pair {
         }
     }
 
-    /// Takes note of an event. A side that fails while nobody reads it is noticed here: its bytes wait for the other
-    /// side, or its stream had ended.
-    pub fn note(&mut self, end: End, events: rustix::event::epoll::EventFlags) {
-        let (side, unread) = match end {
-            End::Client => (&mut self.client, self.up.is_stuck() || self.up_ended),
-            End::Backend => (&mut self.backend, self.down.is_stuck() || self.down_ended),
-        };
-        if side.note(events)
-            && unread
-            && let Ok(Some(cause)) = side.stream.connection_error()
-        {
-            match end {
-                End::Client => self.abort(Why::ClientFailed, Some(cause)),
-                End::Backend => self.abort(Why::BackendFailed, Some(cause)),
-            }
+    /// Takes note of an event.
+    pub fn note(&mut self, end: End, events: EventFlags) {
+        match end {
+            End::Client => self.client.note(events),
+            End::Backend => self.backend.note(events),
         }
     }
 
@@ -114,10 +106,28 @@ impl Pair {
                 Err(Failed::Writing(e)) => self.abort(Why::ClientFailed, Some(e)),
             }
         }
+        self.notice_failures();
         if self.over || self.up_ended && self.down_ended {
             return Turn::Over(self.end(tools));
         }
         if yields { Turn::Yields } else { Turn::Waits }
+    }
+
+    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, or its stream has ended.
+    /// Asked after the turn, because the event may be older than that: an end and a failure are often told at once.
+    fn notice_failures(&mut self) {
+        if (self.up_ended || self.up.is_stuck())
+            && !self.over
+            && let Some(cause) = self.client.failure()
+        {
+            self.abort(Why::ClientFailed, Some(cause));
+        }
+        if (self.down_ended || self.down.is_stuck())
+            && !self.over
+            && let Some(cause) = self.backend.failure()
+        {
+            self.abort(Why::BackendFailed, Some(cause));
+        }
     }
 
     /// Both sides see the connection fail. The next turn is the last.

@@ -1,11 +1,12 @@
 //! Peers that break off, push or crawl in the middle of things. Each is noticed at once, told to the other side as what it
 //! was, and costs nobody else anything.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
 use socket2::SockRef;
 
-use crate::ends::{Server, read_rest, reset};
+use crate::ends::{Server, pattern, read_rest, read_text, reset};
 use crate::relay::{connected, nobody_is_connected, proxy_for, the_log_tells};
 use crate::support::{SOON, eventually};
 
@@ -34,4 +35,32 @@ fn a_side_that_ends_and_fails_at_once_is_not_taken_for_one_that_has_only_ended()
     eventually(SOON, "the client is told that its server has failed", || is_told(&client));
     nobody_is_connected(&proxy);
     the_log_tells(&proxy, "closed: done, the backend ended first", 1);
+}
+
+/// Once both had ended, the system answered the proxy's reset by throwing away what was on its way: the server waited for
+/// the rest for ever.
+#[test]
+fn a_server_that_has_ended_gets_the_rest_of_a_client_that_fails_after_its_own_end() {
+    const LENGTH: usize = 54_703;
+    let server = Server::narrow();
+    let proxy = proxy_for(&server, &["-l", "DEBUG"]);
+    // How much must be on its way is the system's business.
+    for read in (1..LENGTH).step_by(1_400) {
+        let (mut client, mut far) = connected(&proxy, &server);
+        SockRef::from(&far).set_recv_buffer_size(8_192).unwrap();
+        client.write_all(&pattern(LENGTH)).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut got = vec![0; read];
+        far.read_exact(&mut got).unwrap();
+        // Enough for the client to have something unread: so its close is a reset.
+        far.write_all(b"answer").unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_text(&client, 1), "a");
+        reset(client);
+        match far.read_to_end(&mut got) {
+            Ok(_) => assert!(got == pattern(LENGTH), "an end in order after {} bytes", got.len()),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset, "after {} bytes", got.len()),
+        }
+    }
+    nobody_is_connected(&proxy);
 }

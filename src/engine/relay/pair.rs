@@ -130,14 +130,24 @@ impl Pair {
         }
     }
 
-    /// Both sides see the connection fail. The next turn is the last.
+    /// Breaks the connection off. The next turn is the last.
     pub fn abort(&mut self, why: Why, cause: Option<io::Error>) {
         if self.why.as_ref().is_none_or(|(first, _)| yields(*first, why)) {
             self.why = Some((why, cause));
         }
         self.over = true;
-        self.client.stream.abort();
-        self.backend.stream.abort();
+        self.break_off();
+    }
+
+    /// Each side sees the connection fail, unless both its streams have ended: it has said everything and will get the
+    /// rest of what it was sent, from the system, which goes on delivering after the close. (Bytes of its own that nobody
+    /// has read make that close a reset.)
+    fn break_off(&self) {
+        for (stream, was_told) in [(&self.client.stream, self.down_ended), (&self.backend.stream, self.up_ended)] {
+            if !(was_told && stream.has_ended()) {
+                stream.abort();
+            }
+        }
     }
 
     /// Ends the client's direction in order: it is read as ended once its bytes have been passed on.
@@ -199,8 +209,7 @@ fn yields(first: Why, failure: Why) -> bool {
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.over {
-            self.client.stream.abort();
-            self.backend.stream.abort();
+            self.break_off();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The program from outside: real sockets, real processes, real clients.
 
+mod actor;
 mod backend;
 mod cli;
 mod command;
@@ -8,10 +9,12 @@ mod control;
 mod ctl;
 mod demo;
 mod ends;
+mod histories;
 mod hold;
 mod hostile;
 mod log;
 mod mistakes;
+mod plan;
 mod postgres;
 mod proxy;
 mod relay;

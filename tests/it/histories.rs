@@ -258,6 +258,8 @@ impl Road {
     fn begin(&self, number: u32, seed: u64) -> History {
         let plan = Plan::of(seed);
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // Or the port, bound by number only here, could be the one that another test has reserved.
+        client.set_reuse_address(true).unwrap();
         client.bind(&SockAddr::from(SocketAddr::from((address(number), 0)))).unwrap();
         set_buffers(&client, &plan.client);
         if plan.client.receive_buffer.is_some() {

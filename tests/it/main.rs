@@ -2,6 +2,7 @@
 
 mod actor;
 mod backend;
+mod bulk;
 mod cli;
 mod command;
 mod console;

@@ -15,6 +15,7 @@ mod hold;
 mod hostile;
 mod log;
 mod mistakes;
+mod options;
 mod plan;
 mod postgres;
 mod proxy;

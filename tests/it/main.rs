@@ -1,6 +1,8 @@
 //! The program from outside: real sockets, real processes, real clients.
 
+mod actor;
 mod backend;
+mod bulk;
 mod cli;
 mod command;
 mod console;
@@ -8,14 +10,18 @@ mod control;
 mod ctl;
 mod demo;
 mod ends;
+mod histories;
 mod hold;
 mod hostile;
 mod log;
 mod mistakes;
+mod options;
+mod plan;
 mod pools;
 mod postgres;
 mod proxy;
 mod relay;
+mod rude;
 mod script;
 mod settings;
 mod signals;

@@ -9,6 +9,8 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::event::epoll::EventFlags;
+
 use super::side::Side;
 use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
@@ -67,21 +69,11 @@ impl Pair {
         }
     }
 
-    /// Takes note of an event. A side that fails while nobody reads it is noticed here: its bytes wait for the other
-    /// side, or its stream had ended.
-    pub fn note(&mut self, which: Which, events: rustix::event::epoll::EventFlags) {
-        let (side, unread) = match which {
-            Which::Client => (&mut self.client, self.up.is_stuck() || self.up_ended),
-            Which::Backend => (&mut self.backend, self.down.is_stuck() || self.down_ended),
-        };
-        if side.note(events)
-            && unread
-            && let Ok(Some(cause)) = side.stream.connection_error()
-        {
-            match which {
-                Which::Client => self.abort(Why::ClientFailed, Some(cause)),
-                Which::Backend => self.abort(Why::BackendFailed, Some(cause)),
-            }
+    /// Takes note of an event.
+    pub fn note(&mut self, which: Which, events: EventFlags) {
+        match which {
+            Which::Client => self.client.note(events),
+            Which::Backend => self.backend.note(events),
         }
     }
 
@@ -96,6 +88,7 @@ impl Pair {
             let outcome = self.down.advance(&mut self.backend, &mut self.client, tools);
             down = self.after(outcome, Which::Backend);
         }
+        self.notice_failures();
         self.flow.up.store(self.up.moved, Ordering::Relaxed);
         self.flow.down.store(self.down.moved, Ordering::Relaxed);
         if self.over || self.up_ended && self.down_ended {
@@ -137,14 +130,41 @@ impl Pair {
         }
     }
 
-    /// Both sides see the connection fail. The next turn is the last.
+    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, or its stream has ended.
+    /// Asked after the turn, because the event may be older than that: an end and a failure are often told at once.
+    fn notice_failures(&mut self) {
+        if (self.up_ended || self.up.is_stuck())
+            && !self.over
+            && let Some(cause) = self.client.failure()
+        {
+            self.abort(Why::ClientFailed, Some(cause));
+        }
+        if (self.down_ended || self.down.is_stuck())
+            && !self.over
+            && let Some(cause) = self.backend.failure()
+        {
+            self.abort(Why::BackendFailed, Some(cause));
+        }
+    }
+
+    /// Breaks the connection off. The next turn is the last.
     pub fn abort(&mut self, why: Why, cause: Option<io::Error>) {
         if self.why.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
             self.why = Some((why, cause));
         }
         self.over = true;
-        self.client.stream.abort();
-        self.backend.stream.abort();
+        self.break_off();
+    }
+
+    /// Each side sees the connection fail, unless both its streams have ended: it has said everything and will get the
+    /// rest of what it was sent, from the system, which goes on delivering after the close. (Bytes of its own that nobody
+    /// has read make that close a reset.)
+    fn break_off(&self) {
+        for (stream, was_told) in [(&self.client.stream, self.down_ended), (&self.backend.stream, self.up_ended)] {
+            if !(was_told && stream.has_ended()) {
+                stream.abort();
+            }
+        }
     }
 
     /// Ends the client's direction in order: it is read as ended once its bytes have been passed on.
@@ -202,8 +222,7 @@ fn gives_way(first: Why, failure: Why) -> bool {
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.over {
-            self.client.stream.abort();
-            self.backend.stream.abort();
+            self.break_off();
         }
     }
 }

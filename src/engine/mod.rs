@@ -53,6 +53,7 @@ pub struct Engine {
     failure: Arc<Mutex<Option<io::Error>>>,
     workers: Workers,
     resolver: Resolver,
+    addresses: Addresses,
 }
 
 impl Engine {
@@ -70,6 +71,7 @@ impl Engine {
         let state = State::new(&service, max_clients);
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
+        let known = addresses.clone();
         let watch = Watch::start(outlet.clone())?;
         let room = Room::new(max_clients);
         let door = || Door { outlet: outlet.clone(), room: room.clone() };
@@ -100,7 +102,7 @@ impl Engine {
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
-        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver })
+        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver, addresses: known })
     }
 
     /// The way to ask for something.
@@ -111,6 +113,11 @@ impl Engine {
     /// The counters.
     pub fn board(&self) -> Board {
         self.board.clone()
+    }
+
+    /// Where the backends are, and how more places become known.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
     }
 
     /// For fresh addresses before a switchover.

@@ -14,6 +14,7 @@ mod log;
 mod mistakes;
 mod pools;
 mod postgres;
+mod probes;
 mod proxy;
 mod relay;
 mod script;

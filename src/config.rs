@@ -28,6 +28,10 @@ pub struct Service {
     pub listeners: Vec<Endpoint>,
     /// The length given to `listen(2)`.
     pub backlog: i32,
+    /// Threads that accept on each listener; at least one.
+    pub accept_threads: usize,
+    /// A connection that has been silent for so long is probed; `None` is never.
+    pub keepalive: Option<Duration>,
     /// At least one; the one at index 0 is active at the start. A switchover goes from the active one to the next,
     /// and from the last one back to the first.
     pub upstreams: Vec<Upstream>,
@@ -54,6 +58,14 @@ impl Service {
     /// All backends, upstream by upstream: the core's ids count them in this order.
     pub fn backends(&self) -> impl Iterator<Item = &Backend> {
         self.upstreams.iter().flat_map(Upstream::backends)
+    }
+
+    /// Whether a choice depends on what has passed through connections that are still open.
+    pub fn goes_by_flow(&self) -> bool {
+        self.upstreams.iter().flat_map(|upstream| &upstream.groups).any(|group| match group.policy {
+            Policy::Least(weights) => weights.bytes > 0 || weights.time > 0,
+            Policy::RoundRobin | Policy::InOrder | Policy::ClientHash => false,
+        })
     }
 }
 

@@ -4,13 +4,15 @@
 //!                         control: telnet, nc, cbpx ctl, console
 //!                                      | commands     ^ answers, streamed
 //!                                      v              |
-//!   clients --> listen-cbpx --> [ coordinator: core::State ] --> script-1  (promote the standby)
-//!                 accepted        events in | actions out
-//!                                           v
-//!                          client-7 (dials, then copies up)   }  a pair of threads
-//!                          backend-7 (copies down)            }  per granted client
-//!                                 |                  |
-//!                        upstream "active"   upstream "standby"
+//!                                 [ coordinator ]  timers, answers --> script-1  (promote the standby)
+//!                                      | events     ^ decisions
+//!                                      v            |
+//!   clients --> listen-cbpx ----> [ dispatcher: core::State behind one lock ] <---- watch (held clients)
+//!                 accepted             | dials      ^ connected, ended
+//!                                      v            |
+//!                               relay-0, relay-1, ...: one thread per processor; each client has one
+//!                                      |                  |
+//!                             upstream "active"   upstream "standby"
 //! ```
 //!
 //! On `switch` the gate shuts: clients that arrive are held (a socket, no thread). Dials under way are called off and
@@ -42,11 +44,12 @@
 //! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends |
 //! | [`endpoint`] | where to listen or connect, and the addresses of names |
 //! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom |
-//! | [`engine`] | every effect on behalf of a service; its coordinator thread owns the core |
+//! | [`engine`] | every effect on behalf of a service; the core sits behind its dispatcher |
 //! | `net`, `listen`, `threads` | sockets and their options; the accept loop; names of threads |
 //! | [`control`] | sessions and console; the table of command words |
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
 //! | `observe` | counters, the log, and the words for every outcome; fed by the core's notes |
+//! | `limits` | what the process has room for |
 //! | `signals`, [`serve`] | what a signal means; bind, start, run, stop |
 //! | [`cli`] | from argv to an invocation; one file per dialect |
 //! | [`demo`] | the main job on built-in servers |
@@ -56,10 +59,17 @@
 //!
 //! # Where this differs from the first design, and why
 //!
+//! - Granted clients have no threads of their own. A few relay threads, one per processor, carry them all: plain threads
+//!   that block in epoll_wait(2) and make calls that never wait. Two blocking threads per client were built first and
+//!   measured: half of the CPU went into changing threads, and they made less than half of HAProxy's round trips; see
+//!   [`engine`]'s `relay`. It is simpler, too: a client belongs to one thread, so its relay needs no lock, no leash and no
+//!   stack, and running out of threads cannot happen to it.
+//! - The core sits behind a lock, and whoever has an event brings it; there is no trip to the coordinator and back for
+//!   each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a whole.
 //! - Dials under way when a switch begins are called off rather than waited for: no byte of those clients has been sent,
 //!   and a dead backend would keep the drain from completing for the whole connect timeout.
-//! - The first connect of a dial is begun by the coordinator, without waiting: so connects begin in the order in which
-//!   clients were released, whatever the scheduler does with their threads.
+//! - A connect is begun where it is decided, under the lock: so connects begin in the order in which clients were
+//!   released, whatever the scheduler does with the threads.
 //! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to
 //!   serve: who has been held must not be refused on release for want of a descriptor.
 //! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and nobody
@@ -82,6 +92,7 @@ pub mod core;
 pub mod demo;
 pub mod endpoint;
 pub mod engine;
+mod limits;
 mod listen;
 mod net;
 mod observe;

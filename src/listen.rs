@@ -20,33 +20,41 @@ pub trait Acceptor: Send + 'static {
     fn failed(&mut self, cause: io::Error);
 }
 
-/// A listener and its thread. Dropping it stops and joins.
+/// A listener and its threads. Dropping it stops and joins them.
 #[derive(Debug)]
 pub struct Listening {
     listener: Arc<Listener>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The pause when not even a client that is to be closed can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Listening {
-    /// Starts a thread of this name.
+    /// Starts so many threads, each with an acceptor of its own; the first has this name, the others a number behind it.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(listener: Listener, name: &str, mut acceptor: impl Acceptor) -> io::Result<Listening> {
-        let listener = Arc::new(listener);
-        let own = Arc::clone(&listener);
-        let thread = threads::spawn(name, move || run(&own, &mut acceptor))?;
-        Ok(Listening { listener, thread: Some(thread) })
+    pub fn start<A: Acceptor>(
+        listener: Listener,
+        name: &str,
+        threads: usize,
+        mut acceptor: impl FnMut() -> A,
+    ) -> io::Result<Listening> {
+        let mut listening = Listening { listener: Arc::new(listener), threads: Vec::new() };
+        for number in 1..=threads {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+            let (own, mut acceptor) = (Arc::clone(&listening.listener), acceptor());
+            listening.threads.push(threads::spawn(&name, move || run(&own, &mut acceptor))?);
+        }
+        Ok(listening)
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
         self.listener.stop();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             thread.join().ok();
         }
     }

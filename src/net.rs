@@ -1,6 +1,7 @@
 //! Connected streams and listeners, over TCP and Unix sockets alike, with the socket options this program needs.
 //!
-//! Blocking, unless said otherwise. Every descriptor is close-on-exec, so that none reaches a switch script.
+//! Control sessions read and write blocking; what clients and backends send is moved by calls that never wait (`read_now`,
+//! `write_now`). Every descriptor is close-on-exec, so that none reaches a switch script.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::endpoint::Address;
@@ -31,9 +32,15 @@ pub struct Listener {
     path: Option<PathBuf>,
 }
 
-/// An idle connection is probed after this time, and given up after three more probes: a peer that vanished without a
-/// word is noticed within two minutes instead of never.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Options of a connection between a client and a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// A connection that has been silent for so long is probed; `None` is never.
+    pub keepalive: Option<Duration>,
+}
+
+/// A peer that answers none of so many probes, at this interval, has vanished: with the default of 60 s, a machine that
+/// lost its power is noticed after two minutes instead of never.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
@@ -45,8 +52,8 @@ impl Stream {
     /// When there is no descriptor or the system refuses at once; also when a Unix listener's queue is full.
     pub fn begin_connect(to: &Address) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
-        let stream = Stream { socket: Socket::new(domain, Type::STREAM, None)?, is_tcp: domain != Domain::UNIX };
-        stream.socket.set_nonblocking(true)?;
+        let stream =
+            Stream { socket: Socket::new(domain, Type::STREAM.nonblocking(), None)?, is_tcp: domain != Domain::UNIX };
         match stream.socket.connect(&address) {
             Ok(()) => Ok(stream),
             Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Ok(stream),
@@ -73,7 +80,7 @@ impl Stream {
         self.socket.take_error()
     }
 
-    /// Makes reads and writes wait.
+    /// Makes the reads and writes of an accepted stream wait.
     ///
     /// # Errors
     /// Never on a valid socket.
@@ -97,18 +104,17 @@ impl Stream {
         self.socket.set_write_timeout(limit)
     }
 
-    /// Without waiting for a full segment (each write of a database protocol is a message somebody waits for), and
-    /// watched by keepalive. Failures are ignored: a connection without these options works, and one whose peer has
-    /// gone already is noticed by the next read.
-    pub fn tune(&self) {
+    /// See [`tune`]. Failures are ignored: a connection without these options works, and one whose peer has gone already
+    /// is noticed by the next read.
+    pub fn tune(&self, tuning: Tuning) {
         if self.is_tcp {
-            let probes = TcpKeepalive::new()
-                .with_time(KEEPALIVE_IDLE)
-                .with_interval(KEEPALIVE_INTERVAL)
-                .with_retries(KEEPALIVE_PROBES);
-            self.socket.set_tcp_nodelay(true).ok();
-            self.socket.set_tcp_keepalive(&probes).ok();
+            tune(&self.socket, tuning).ok();
         }
+    }
+
+    /// Whether its bytes may be moved by splice(2) without being copied.
+    pub fn is_tcp(&self) -> bool {
+        self.is_tcp
     }
 
     /// Ends one or both directions in order. The peer may have gone already, which is then seen by whoever reads or
@@ -149,6 +155,14 @@ impl Stream {
         let state = poll(&mut fds, Some(&Timespec::default())).map_or(PollFlags::empty(), |_| fds[0].revents());
         state.intersects(PollFlags::HUP | PollFlags::ERR)
             || state.contains(PollFlags::RDHUP) && !self.has_unread_bytes()
+    }
+
+    /// Reads what has arrived and does not wait: `WouldBlock` when nothing has.
+    ///
+    /// # Errors
+    /// What `recv(2)` says.
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT)?.0)
     }
 
     /// Writes what there is room for and does not wait: `WouldBlock` when there is none.
@@ -218,17 +232,27 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Waits for a client.
+    /// Waits for a client. The stream does not wait: splice(2) asks the socket itself whether it may.
     ///
     /// # Errors
     /// What `accept(2)` says; `EINVAL` after [`Listener::stop`].
     pub fn accept(&self) -> io::Result<(Stream, Address)> {
-        let (socket, peer) = self.socket.accept()?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
         let stream = Stream { socket, is_tcp: self.is_tcp };
         Ok((stream, plain_address(&peer)))
     }
 
-    /// Stops listening and wakes the thread in `accept`.
+    /// Gives these options to every connection accepted from now on: on Linux they are inherited, which saves each new
+    /// client four calls.
+    ///
+    /// # Errors
+    /// When the system knows no such option.
+    pub fn tune(&self, tuning: Tuning) -> io::Result<()> {
+        if self.is_tcp { tune(&self.socket, tuning) } else { Ok(()) }
+    }
+
+    /// Stops listening and wakes the threads in `accept`.
     pub fn stop(&self) {
         self.socket.shutdown(Shutdown::Both).ok();
     }
@@ -249,6 +273,21 @@ impl Drop for Listener {
             std::fs::remove_file(path).ok();
         }
     }
+}
+
+/// Nothing waits for a full segment: each write of a database protocol is a message somebody waits for. A silent peer is
+/// probed. A byte sent as urgent (MSG_OOB) stays in its place in the stream, where the system would take it out of it.
+///
+/// TCP_USER_TIMEOUT is left alone: it would end the connection of a living client that does not read for that long (a
+/// pager that waits for somebody to press a key), because an open connection with a closed window counts as unanswered.
+fn tune(socket: &Socket, tuning: Tuning) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
+    if let Some(idle) = tuning.keepalive {
+        let probes = TcpKeepalive::new().with_time(idle);
+        socket.set_tcp_keepalive(&probes.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES))?;
+    }
+    Ok(())
 }
 
 /// A socket file nobody listens on is left over from a process that was killed.

@@ -6,8 +6,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::config::{Config, LogTarget, Service};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
@@ -18,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::Addresses;
 use crate::engine::script;
+use crate::limits::{Limits, Readings};
 use crate::net::Listener;
 use crate::observe::log::{self as logging, Logging, Reopener};
 use crate::observe::words::system_words;
@@ -108,7 +107,7 @@ impl Proxy {
     /// # Errors
     /// The first thing that cannot work; then nothing is left running.
     pub fn start(config: &Config) -> Result<Proxy, StartError> {
-        let descriptors = raise_descriptor_limit();
+        let limits = Readings::take().limits();
         let logging = logging::start(&config.log).map_err(|cause| {
             let path = match &config.log.target {
                 LogTarget::File(path) => path.display().to_string(),
@@ -116,7 +115,7 @@ impl Proxy {
             };
             StartError::Log { path, cause }
         })?;
-        match Proxy::start_services(config, descriptors) {
+        match Proxy::start_services(config, &limits) {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
                 log::error!("{e}");
@@ -126,7 +125,7 @@ impl Proxy {
     }
 
     /// Everything but the log, which must outlive what goes wrong here.
-    fn start_services(config: &Config, descriptors: u64) -> Result<Proxy, StartError> {
+    fn start_services(config: &Config, limits: &Limits) -> Result<Proxy, StartError> {
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| {
             bind_all(&service.listeners, service.backlog, |at, cause| StartError::Listen { at, cause })
@@ -140,7 +139,7 @@ impl Proxy {
             let own: Vec<Address> = listeners.iter().filter_map(|listener| listener.address().ok()).collect();
             let addresses = resolve_backends(service, &own)?;
             listening.extend(own);
-            let engine = Engine::start(service.clone(), listeners, addresses, clients_for(descriptors));
+            let engine = Engine::start(service.clone(), listeners, addresses, limits.room());
             engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
             if let Some(script) = &service.script
                 && let Err(e) = script::look_at(script)
@@ -158,18 +157,20 @@ impl Proxy {
             board: engine.board(),
             refresher: engine.refresher(),
             addresses: engine.addresses(),
-            fixed: Fixed::of(config, service).into(),
+            fixed: Fixed::of(config, service, limits.to_string()).into(),
         };
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
         let control = Server::start(control_listeners, &desk).map_err(|cause| StartError::Thread { cause })?;
         let proxy = Proxy { control: Some(control), engines, desk, listening, controlled_at, logging: None };
         log::info!(
-            "{} {} started: listening on {}, room for {} clients",
+            "{} {} started: listening on {}, room for {limits}",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            proxy.listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            clients_for(descriptors)
+            proxy.listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         );
+        if let Some(threads) = limits.few_threads {
+            log::warn!("only {threads} threads: control sessions or the switch script may find none");
+        }
         Ok(proxy)
     }
 
@@ -265,9 +266,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
-/// What the process needs for itself: the standard three, listeners, log, watch, script, control sessions.
-const DESCRIPTORS_FOR_OURSELVES: u64 = 24;
-
 fn bind_all(
     endpoints: &[Endpoint],
     backlog: i32,
@@ -312,19 +310,4 @@ fn is_same(own: &Address, to: &Address) -> bool {
         (Address::Unix(own), Address::Unix(to)) => own == to,
         (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
     }
-}
-
-/// Raises the soft limit of descriptors to the hard one, and returns it.
-fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        // Refused only by a system that has other plans; then the soft limit stays.
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
-    }
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// A client needs two descriptors once it is served; who is accepted must be servable.
-fn clients_for(descriptors: u64) -> usize {
-    usize::try_from(descriptors.saturating_sub(DESCRIPTORS_FOR_OURSELVES) / 2).unwrap_or(usize::MAX).max(1)
 }

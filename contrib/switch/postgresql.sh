@@ -374,12 +374,15 @@ roles() {
     esac
 }
 
-# The row of this standby on the active, by its slot, else by name, else by name and address.
+# The row of this standby on the active, by its slot, else by name, else by name and address. The name is what its connection
+# string says, else cluster_name, else 'walreceiver'. As a rule r.conninfo is what libpq made of that string, defaults
+# included; but a receiver that has followed its primary to a new timeline may show primary_conninfo as it was written
+# (PostgreSQL 15.18 does, 15.20 does not): perhaps a URI, perhaps with quotes and spaces, and without the default name.
 check_streaming() {
     local status name slot paused replayed addr sync may n state lag override
     fetch standby admin "SELECT coalesce(r.status, 'gone'), coalesce(nullif(:'name', ''),
-            trim(both '''' from coalesce(substring(' ' || r.conninfo from ' application_name=(\S+)'),
-                                         substring(' ' || r.conninfo from ' fallback_application_name=(\S+)')))),
+              trim(both '''' from substring(r.conninfo from '(?:^|\s)application_name\s*=\s*(\S+)')),
+              substring(r.conninfo from '[?&]application_name=([^&]+)'), nullif(current_setting('cluster_name'), ''), 'walreceiver'),
             r.slot_name, pg_is_wal_replay_paused(), pg_last_wal_replay_lsn(), host(inet_server_addr()),
             current_setting('synchronous_standby_names'), has_function_privilege('pg_promote(boolean,integer)', 'execute')
         FROM (SELECT) one LEFT JOIN pg_stat_wal_receiver r ON true;" "name=$STANDBY_NAME" ||

@@ -82,6 +82,12 @@ struct Typed {
     /// After SIGTERM, clients may go on for so many seconds [default: 6]
     #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
     grace: Option<String>,
+    /// A connection silent for so many seconds is probed, to find peers that have vanished; 0 is never [default: 60]
+    #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
+    keepalive: Option<String>,
+    /// Threads that accept clients [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    listeners: Option<String>,
     /// The original ignored these without a word; here they are told
     #[arg(hide = true)]
     surplus: Vec<String>,
@@ -162,6 +168,19 @@ impl Mistakes {
     }
 }
 
+/// What concerns sockets only.
+struct Network {
+    backlog: i32,
+    accept_threads: usize,
+    keepalive: Option<Duration>,
+    connect_timeout: Duration,
+}
+
+/// The longest time tcp(7) takes, in seconds.
+const MAX_KEEPALIVE: i64 = 32_767;
+/// One thread accepts tens of thousands of clients a second.
+const MAX_LISTENERS: i64 = 64;
+
 impl Typed {
     fn config(&self) -> Result<Config, Usage> {
         let mut mistakes = Mistakes::default();
@@ -172,35 +191,33 @@ impl Typed {
         let active = mistakes.upstream("-a/--active", self.active.as_deref());
         let standby = mistakes.upstream("-s/--standby", self.standby.as_deref());
         let settings = self.settings(&mut mistakes);
-        let backlog = self.listen_backlog.as_deref().unwrap_or("512");
-        let backlog = mistakes.integer("-b/--listen_backlog", backlog, [1, 65_535]);
+        let network = self.network(&mut mistakes);
         let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
-        let timeout = self.connect_timeout.as_deref().unwrap_or("5");
-        let timeout = mistakes.number("--connect_timeout", timeout, [0.01, 3600.0]);
         let grace = mistakes.number("--grace", self.grace.as_deref().unwrap_or("6"), [0.0, 86_400.0]);
         let control = self.control(&mut mistakes);
         let bind = self.bind.as_deref().unwrap_or("0.0.0.0");
         let listener = port.and_then(|port| mistakes.note("--bind", host(bind, port)));
-        match (listener, active, standby, settings, backlog, level, timeout, grace, control) {
+        match (listener, active, standby, settings, network, level, grace, control) {
             (
                 Some(listener),
                 Some(active),
                 Some(standby),
                 Some(settings),
-                Some(backlog),
+                Some(network),
                 Some(level),
-                Some(timeout),
                 Some(grace),
                 Some(control),
             ) if mistakes.wrong.is_empty() && mistakes.missing.is_empty() => Ok(Config {
                 services: vec![Service {
                     name: "cbpx".to_owned(),
                     listeners: vec![listener],
-                    backlog: backlog as i32,
+                    backlog: network.backlog,
+                    accept_threads: network.accept_threads,
+                    keepalive: network.keepalive,
                     upstreams: vec![active, standby],
                     settings,
                     script: self.switch_script.clone().filter(|path| !path.as_os_str().is_empty()),
-                    connect_timeout: Duration::from_secs_f64(timeout),
+                    connect_timeout: network.connect_timeout,
                     max_dials: MAX_DIALS,
                     when_full: WhenFull::Wait,
                     rounds: Rounds { most: 1, pause: Duration::ZERO },
@@ -215,6 +232,23 @@ impl Typed {
             }),
             _ => Err(mistakes.into_usage()),
         }
+    }
+
+    /// How it listens and connects.
+    fn network(&self, mistakes: &mut Mistakes) -> Option<Network> {
+        let backlog = self.listen_backlog.as_deref().unwrap_or("512");
+        let backlog = mistakes.integer("-b/--listen_backlog", backlog, [1, 65_535]);
+        let threads = mistakes.integer("--listeners", self.listeners.as_deref().unwrap_or("1"), [1, MAX_LISTENERS]);
+        let keepalive = self.keepalive.as_deref().unwrap_or("60");
+        let keepalive = mistakes.integer("--keepalive", keepalive, [0, MAX_KEEPALIVE]);
+        let timeout = self.connect_timeout.as_deref().unwrap_or("5");
+        let timeout = mistakes.number("--connect_timeout", timeout, [0.01, 3600.0]);
+        Some(Network {
+            backlog: backlog? as i32,
+            accept_threads: threads? as usize,
+            keepalive: keepalive.map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds as u64)))?,
+            connect_timeout: Duration::from_secs_f64(timeout?),
+        })
     }
 
     /// The five that may change later, by the rows that `set` uses.

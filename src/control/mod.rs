@@ -24,7 +24,7 @@ use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::{Addresses, Refresher};
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream};
+use crate::net::{Listener, Stream, Tuning};
 use crate::observe::stats::Board;
 use crate::observe::words::system_words;
 
@@ -77,6 +77,8 @@ pub struct Fixed {
     pub script: String,
     pub log_file: String,
     pub log_level: String,
+    /// How many clients the process has room for.
+    pub room: String,
 }
 
 impl Fixed {
@@ -95,9 +97,11 @@ impl Fixed {
         "rc_socket",
         "connect_timeout",
         "grace",
+        "keepalive",
+        "listeners",
     ];
 
-    pub fn of(config: &Config, service: &Service) -> Fixed {
+    pub fn of(config: &Config, service: &Service, room: String) -> Fixed {
         let port = |endpoint: &Endpoint| match endpoint {
             Endpoint::Tcp { port, .. } => port.to_string(),
             Endpoint::Unix(path) => path.display().to_string(),
@@ -118,6 +122,7 @@ impl Fixed {
                 level if level == "WARN" => "WARNING".to_owned(),
                 level => level,
             },
+            room,
         }
     }
 }
@@ -165,7 +170,9 @@ impl Server {
         let workers = Workers::default();
         let (closing, closed) = bounded(0);
         let start = |(number, listener): (usize, Listener)| {
-            let door = Door {
+            // A session without these works as well.
+            listener.tune(Tuning { keepalive: Some(KEEPALIVE) }).ok();
+            let door = || Door {
                 desk: desk.clone(),
                 sessions: Arc::clone(&sessions),
                 workers: workers.clone(),
@@ -173,7 +180,7 @@ impl Server {
                 door: number as u64,
                 next: 0,
             };
-            Listening::start(listener, &format!("control-{number}"), door)
+            Listening::start(listener, &format!("control-{number}"), 1, door)
         };
         let listening = listeners.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
         Ok(Server { listening, sessions, workers, closing: Some(closing) })
@@ -195,6 +202,9 @@ impl Drop for Server {
     }
 }
 
+/// A session whose peer has vanished is noticed after this and three unanswered probes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// One control listener's side of accepting.
 struct Door {
     desk: Desk,
@@ -208,9 +218,10 @@ struct Door {
 
 impl Acceptor for Door {
     fn accepted(&mut self, stream: Stream, peer: Address) {
-        stream.tune();
         let id = (self.next << 8) | self.door;
         self.next += 1;
+        // Never fails on a socket that was just accepted.
+        stream.set_blocking().ok();
         let stream = Arc::new(stream);
         let served = match self.sessions.admit(id, &stream) {
             Welcome::Serve => true,

@@ -133,7 +133,10 @@ fn list_settings(desk: &Desk, terminal: &mut Terminal<'_>) -> io::Result<()> {
     }
     let names: Vec<_> = settings::ROWS.iter().map(|row| format!("'{}'", row.name)).collect();
     terminal.line("")?;
-    terminal.line(&format!(" Dynamic: [{}]", names.join(", ")))
+    terminal.line(&format!(" Dynamic: [{}]", names.join(", ")))?;
+    // Below what scripts know.
+    terminal.line("")?;
+    terminal.line(&format!(" Room for {}", fixed.room))
 }
 
 pub fn stats(desk: &Desk, arguments: &[&str], terminal: &mut Terminal<'_>) -> Said {

@@ -116,6 +116,8 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             name: "cbpx".to_owned(),
             listeners: vec![anywhere()],
             backlog: 512,
+            accept_threads: 1,
+            keepalive: None,
             upstreams: vec![Upstream::single(endpoint(blue)), Upstream::single(endpoint(green))],
             settings: Settings {
                 switch_max_time: Duration::from_secs(5),

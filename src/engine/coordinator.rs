@@ -1,45 +1,38 @@
-//! The thread that owns the core: messages become events, actions become effects. It blocks on its inbox, until the
-//! next timer, and on nothing else; whatever may wait (connects, the script, the disk) is somebody else's.
+//! The thread that sees to the service as a whole: timers, the script, answers to those who asked, the listeners' end and
+//! its own. It blocks on its inbox, until the next timer, and on nothing else. What is done, the core decides, which is
+//! reached through the dispatcher; its decisions come back here in their order.
 
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::clients::{Clients, Grant};
+use super::dispatch::Dispatcher;
 use super::inbox::{Message, Outlet, Reply, Timings};
 use super::probe::Probes;
-use super::resolve::Addresses;
+use super::relay::Relays;
 use super::script::{Order, Running};
 use super::timers::Timers;
 use super::watch::Watch;
 use super::workers::Workers;
 use crate::config::Service;
-use crate::core::State;
-use crate::core::msg::{
-    Action, Answer, ClientId, Command, Event, Note, ProbeEnd, RunId, ScriptEnd, Ticket, TimerId, UpstreamId,
-};
-use crate::core::pool::hash;
+use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
 use crate::endpoint::Endpoint;
 use crate::listen::Listening;
-use crate::observe::journal::Journal;
+use crate::observe::journal;
+use crate::observe::stats::Board;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
-/// arrives, the held clients last.
+/// arrives, then the relay threads with whoever is left.
 pub struct Coordinator {
     pub listening: Vec<Listening>,
     pub service: Service,
-    pub state: State,
     pub inbox: Receiver<Message>,
     pub outlet: Outlet,
     pub timers: Timers,
-    pub addresses: Addresses,
     pub workers: Workers,
-    pub journal: Journal,
-    pub buffer_size: Arc<AtomicUsize>,
+    pub board: Board,
     /// Who waits for an answer.
     pub tickets: BTreeMap<Ticket, Sender<Reply>>,
     pub next_ticket: u64,
@@ -50,8 +43,9 @@ pub struct Coordinator {
     pub exiting: bool,
     /// Why the service cannot go on.
     pub failure: Option<io::Error>,
-    pub watch: Watch,
-    pub clients: Clients,
+    pub _relays: Relays,
+    pub _watch: Watch,
+    pub dispatcher: Dispatcher,
 }
 
 /// The running script.
@@ -72,89 +66,58 @@ pub struct Course {
 impl Coordinator {
     /// Works until the core says `Exit`. Returns why, if it was not because somebody asked for it.
     pub fn run(mut self) -> Option<io::Error> {
-        let mut actions = Vec::new();
-        let mut first = Some(Event::Started);
+        self.dispatcher.bring(Event::Started);
         while !self.exiting {
-            let Some(event) = first.take().or_else(|| self.next_event()) else { continue };
-            self.state.handle(event, &mut actions);
-            // Published first: whoever is answered must find the new situation there.
-            self.journal.publish(self.state.view(), &actions);
-            for action in actions.drain(..) {
-                self.carry_out(action);
+            // Timers first, however many messages wait.
+            if let Some(timer) = self.timers.due(Instant::now()) {
+                self.dispatcher.bring(Event::Fired(timer));
             }
-            self.clients.watch_new(&self.watch);
+            if let Some(message) = self.next_message() {
+                self.receive(message);
+            }
         }
         self.failure
     }
 
-    /// The one place that waits: for a message or for the next timer, which comes first, however many messages wait.
-    fn next_event(&mut self) -> Option<Event> {
-        if let Some(timer) = self.timers.due(Instant::now()) {
-            return Some(Event::Fired(timer));
-        }
+    /// The one place that waits: for a message, until the next timer.
+    fn next_message(&mut self) -> Option<Message> {
         let received = match self.timers.next() {
             Some(deadline) => self.inbox.recv_deadline(deadline),
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         // Never disconnected: the coordinator holds an outlet of its own.
-        received.ok().and_then(|message| self.receive(message))
+        received.ok()
     }
 
-    /// Takes over what a message brings along, and says what it means to the core.
-    fn receive(&mut self, message: Message) -> Option<Event> {
+    fn receive(&mut self, message: Message) {
         match message {
-            Message::Accepted { stream, peer } => {
-                let hash = hash::of_client(&peer);
-                Some(Event::Arrived(self.clients.admit(stream, peer), hash))
-            }
-            Message::Stirred { client, gone } => {
-                self.clients.has_left(client, gone, &self.watch).then_some(Event::HungUp(client))
-            }
-            Message::Connected(client, address) => {
-                self.clients.connected(client, address);
-                Some(Event::Connected(client))
-            }
-            Message::Refused { client, stream, failure, cause } => {
-                self.clients.take_back(client, stream, cause);
-                Some(Event::Refused(client, failure))
-            }
-            Message::BackendEnded(client) => Some(Event::BackendEnded(client)),
-            Message::Closed(client, ending) => {
-                let why = ending.why;
-                let traffic = self.clients.ended(client, ending);
-                Some(Event::Closed(client, why, traffic))
-            }
-            Message::ScriptLine(run, line) => {
-                self.script_line(run, line);
-                None
-            }
+            Message::Decided { action, at, held } => self.carry_out(action, at, held),
+            Message::ScriptLine(run, line) => self.script_line(run, line),
             Message::ScriptEnded(run, end) => {
                 if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
-                self.journal.script_ended(end);
-                Some(Event::ScriptEnded(run, end))
+                journal::script_ended(end);
+                self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
                 let ticket = self.new_ticket();
                 self.tickets.insert(ticket, replies);
-                Some(Event::Asked(ticket, command))
+                self.dispatcher.bring(Event::Asked(ticket, command));
             }
-            Message::Surveyed(views) => {
-                // Whoever asked may have left.
-                views.send(self.state.backends().collect()).ok();
-                None
-            }
-            Message::Probed(backend, result) => {
-                self.journal.probed(backend, &result);
-                let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
-                Some(Event::Probed(backend, end))
-            }
+            // Whoever asked may have left.
+            Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
                 self.failure.get_or_insert(cause);
                 // Nobody waits for this answer.
-                Some(Event::Asked(self.new_ticket(), Command::Stop))
+                let ticket = self.new_ticket();
+                self.dispatcher.bring(Event::Asked(ticket, Command::Stop));
+            }
+            Message::Failed(cause) => {
+                log::error!("cannot go on: {cause}");
+                self.failure.get_or_insert(cause);
+                self.exiting = true;
             }
         }
     }
@@ -164,30 +127,9 @@ impl Coordinator {
         Ticket(self.next_ticket)
     }
 
-    fn carry_out(&mut self, action: Action) {
+    fn carry_out(&mut self, action: Action, at: Instant, held: usize) {
         match action {
-            Action::Dial(client, backend) => {
-                let grant = Grant {
-                    addresses: self.addresses.of(backend),
-                    timeout: self.service.connect_timeout,
-                    buffer_size: Arc::clone(&self.buffer_size),
-                };
-                self.clients.dial(client, grant, &self.watch, &self.workers, &self.outlet);
-            }
-            Action::CallOff(client) => self.clients.leash(client, |leash| leash.call_off()),
-            Action::Dismiss(client) => self.clients.leash(client, |leash| leash.dismiss()),
-            Action::Cut(client) => self.clients.leash(client, |leash| leash.cut()),
-            Action::Refuse(client, _) => self.clients.refuse(client, &self.watch),
-            Action::Probe(backend) => {
-                let (addresses, timeout) = (self.addresses.of(backend), self.service.connect_timeout);
-                self.probes.begin(backend, addresses, timeout, &self.workers, &self.outlet);
-            }
-            Action::Assign(backend, endpoint) => {
-                if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
-                    self.journal.name_backend(backend, &endpoint);
-                }
-            }
-            Action::Arm(timer, after) => self.timers.arm(timer, after),
+            Action::Arm(timer, after) => self.timers.arm(timer, at + after),
             Action::RunScript { run, from, to, deadline } => self.run_script(run, from, to, deadline),
             Action::KillScript(run) => {
                 if let Some(script) = &self.script
@@ -196,10 +138,18 @@ impl Coordinator {
                     script.running.kill();
                 }
             }
-            Action::Answer(ticket, answer) => self.answer(ticket, answer),
-            Action::Note(note) => self.note(note),
+            Action::Answer(ticket, answer) => self.answer(ticket, answer, at, held),
+            Action::Note(note) => self.note(note, at),
+            Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
             Action::StopListening => self.listening.clear(),
             Action::Exit => self.exiting = true,
+            // About clients and backends: done by the dispatcher.
+            Action::Dial(..)
+            | Action::CallOff(_)
+            | Action::Refuse(..)
+            | Action::Dismiss(_)
+            | Action::Cut(_)
+            | Action::Assign(..) => {}
         }
     }
 
@@ -211,7 +161,7 @@ impl Coordinator {
         };
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
-        self.journal.script_started(&script, &arguments);
+        journal::script_started(&script, &arguments);
         let time_left = self.timers.left(deadline);
         let started = io::pipe().and_then(|(forsaken, awaited)| {
             let order = Order { run, script, arguments, time_left, forsaken };
@@ -228,7 +178,7 @@ impl Coordinator {
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
-        self.journal.script_line(&line);
+        journal::script_line(&line);
         if let (true, Some(course)) = (current, &self.course) {
             self.reply(course.ticket, Reply::ScriptLine(line));
         }
@@ -241,9 +191,9 @@ impl Coordinator {
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    fn answer(&mut self, ticket: Ticket, answer: Answer, at: Instant, held: usize) {
         let timings = match answer {
-            Answer::Switched(_) => self.course.take().map(|course| course.timings(self.clients.held())),
+            Answer::Switched(_) => self.course.take().map(|course| course.timings(at, held)),
             Answer::SwitchRunning
             | Answer::Undone
             | Answer::NoSwitchRunning
@@ -259,23 +209,21 @@ impl Coordinator {
         self.tickets.remove(&ticket);
     }
 
-    /// What a note changes here, before it is told.
-    fn note(&mut self, note: Note) {
+    /// What is told to whoever waits for the switchover.
+    fn note(&mut self, note: Note, at: Instant) {
         match note {
             Note::SwitchStarted { ticket, from, to, timeout, max_queued } => {
-                self.course = Some(Course { ticket, started: Instant::now(), drained: None });
-                let name = |upstream| self.journal.name(upstream);
+                self.course = Some(Course { ticket, started: at, drained: None });
+                let name = |upstream| self.board.name(upstream);
                 let (from, to) = (name(from), name(to));
                 self.reply(ticket, Reply::SwitchStarted { from, to, timeout, max_queued });
             }
             Note::Drained => {
                 if let Some(course) = &mut self.course {
-                    course.drained = Some(Instant::now());
+                    course.drained = Some(at);
                 }
             }
             Note::SettingChanged => {
-                let size = self.state.view().settings.net_buffer_size;
-                self.buffer_size.store(size, Ordering::Relaxed);
                 if let Some(course) = &self.course {
                     self.reply(course.ticket, Reply::SettingChanged);
                 }
@@ -296,42 +244,12 @@ impl Coordinator {
             | Note::Stopping { .. }
             | Note::InterruptIgnored { .. } => {}
         }
-        let client = subject(note);
-        self.journal.note(note, client.and_then(|client| self.clients.facts(client)));
-        if let Note::Ended(client, _) = note {
-            self.clients.forget(client);
-        }
     }
 }
 
 impl Course {
-    fn timings(&self, held: usize) -> Timings {
-        let now = Instant::now();
-        let drained = self.drained.unwrap_or(now);
-        Timings { drain: drained - self.started, script: now - drained, total: now - self.started, held }
-    }
-}
-
-/// Whom a note is about.
-fn subject(note: Note) -> Option<ClientId> {
-    match note {
-        Note::Arrived(client)
-        | Note::Requeued(client)
-        | Note::Paused(client)
-        | Note::Granted(client, _)
-        | Note::Connected(client)
-        | Note::DialFailed(client, ..)
-        | Note::Ended(client, _) => Some(client),
-        Note::BackendFailed(_)
-        | Note::BackendBack(_)
-        | Note::BackendDisabled(_)
-        | Note::PoolChanged(_)
-        | Note::QueueOverLimit { .. }
-        | Note::SwitchStarted { .. }
-        | Note::Drained
-        | Note::SwitchEnded { .. }
-        | Note::SettingChanged
-        | Note::Stopping { .. }
-        | Note::InterruptIgnored { .. } => None,
+    fn timings(&self, ended: Instant, held: usize) -> Timings {
+        let drained = self.drained.unwrap_or(ended);
+        Timings { drain: drained - self.started, script: ended - drained, total: ended - self.started, held }
     }
 }

@@ -1,109 +1,158 @@
-//! One client's way to a backend: the addresses of its name are tried in turn, within one time limit.
+//! One client's way to a backend: the addresses of its name are tried in turn, within one time limit. Never waits: whoever
+//! owns an attempt watches its socket and the clock, and calls [`Attempt::step`] when either has something to tell.
 //!
 //! The first connect is begun by whoever calls [`Attempt::begin`], so that connects begin in the order in which clients
-//! were released (promise 3); the waiting is the worker's. Does not read a byte of the client.
+//! were released (promise 3). Does not read a byte of the client.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-use super::leash::{Leash, Over};
 use crate::core::msg::DialFailure;
 use crate::endpoint::Address;
-use crate::net::{Stream, wait_until};
+use crate::net::{Stream, Tuning};
 
 /// A dial under way.
 #[derive(Debug)]
 pub struct Attempt {
     addresses: Arc<[Address]>,
-    /// Index of the address being tried; `at < addresses.len()`.
+    /// Index of the address being tried.
     at: usize,
+    /// For all addresses together.
     deadline: Instant,
-    current: io::Result<Arc<Stream>>,
+    tuning: Tuning,
+    current: Current,
 }
 
-/// Why a dial came to nothing.
+/// What is going on at the address being tried.
 #[derive(Debug)]
-pub enum Failed {
-    /// Nobody answered, or there is no descriptor.
-    Error(io::Error),
-    Over(Over),
+enum Current {
+    Connecting {
+        stream: Stream,
+        until: Instant,
+    },
+    /// A Unix listener's queue is full: it is tried again then.
+    Full {
+        again: Instant,
+    },
+    /// Nothing any more.
+    Failed(io::Error),
 }
 
-impl Attempt {
-    /// Begins to connect to the first address. Does not wait.
-    pub fn begin(addresses: Arc<[Address]>, timeout: Duration) -> Attempt {
-        let current = connect(addresses.first());
-        Attempt { addresses, at: 0, deadline: Instant::now() + timeout, current }
-    }
+/// What makes somebody call [`Attempt::step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cue {
+    /// The socket is connected or has failed.
+    Stirred,
+    /// The attempt has just begun, or its time is over.
+    Clock,
+}
 
-    /// The socket that is connecting, for the leash.
-    pub fn stream(&self) -> Option<Arc<Stream>> {
-        self.current.as_ref().ok().map(Arc::clone)
-    }
-
-    /// Waits for the connection, going on to the next address when one fails. The time that is left is shared by the
-    /// addresses that are left, so that a silent first one leaves some for the second.
-    ///
-    /// # Errors
-    /// The last address's error, or that the leash was pulled.
-    pub fn finish(mut self, leash: &Leash) -> Result<(Arc<Stream>, Address), Failed> {
-        loop {
-            let remaining = (self.addresses.len() - self.at).max(1);
-            let left = self.deadline.saturating_duration_since(Instant::now()) / remaining as u32;
-            let error = match self.current.and_then(|stream| wait(&stream, left).map(|()| stream)) {
-                Ok(stream) => return Ok((stream, self.addresses[self.at].clone())),
-                Err(error) => error,
-            };
-            leash.check().map_err(Failed::Over)?;
-            if queue_is_full(&error) && left > FULL {
-                std::thread::sleep(FULL);
-            } else {
-                self.at += 1;
-                if self.at >= self.addresses.len() || is_local(&error) {
-                    return Err(Failed::Error(error));
-                }
-            }
-            self.current = connect(self.addresses.get(self.at));
-            if let Ok(stream) = &self.current {
-                leash.retarget(stream).map_err(Failed::Over)?;
-            }
-        }
-    }
+/// How far a dial has come.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing new: wait for the socket, or until then.
+    Waits(Instant),
+    /// Likewise, but for another socket than before, if there is one ([`Attempt::stream`]).
+    WaitsAnew(Instant),
+    Connected(Stream, Address),
+    /// No address is left; the last one's error.
+    Failed(io::Error),
 }
 
 /// The pause before a Unix listener whose queue was full is tried again. There is nothing to wait for: the system tells
 /// a connect that does not block when a queue is full, and nobody when it is not any more.
 const FULL: Duration = Duration::from_millis(5);
 
+impl Attempt {
+    /// Begins to connect to the first address. What comes of it, the first `step` tells.
+    pub fn begin(addresses: Arc<[Address]>, timeout: Duration, tuning: Tuning) -> Attempt {
+        let now = Instant::now();
+        let current = Current::Failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        let mut attempt = Attempt { addresses, at: 0, deadline: now + timeout, tuning, current };
+        attempt.connect(now);
+        attempt
+    }
+
+    /// The socket that is connecting.
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.current {
+            Current::Connecting { stream, .. } => Some(stream),
+            Current::Full { .. } | Current::Failed(_) => None,
+        }
+    }
+
+    /// Goes as far as it can, on to the next address when one has failed. After `Connected` or `Failed` it is over.
+    pub fn step(&mut self, cue: Cue, now: Instant) -> Step {
+        let mut anew = false;
+        loop {
+            let over = Current::Failed(io::ErrorKind::NotConnected.into());
+            let error = match mem::replace(&mut self.current, over) {
+                Current::Connecting { stream, until } => match outcome(&stream, cue, anew, now >= until) {
+                    Ok(true) => {
+                        stream.tune(self.tuning);
+                        return Step::Connected(stream, self.addresses[self.at].clone());
+                    }
+                    Ok(false) => {
+                        self.current = Current::Connecting { stream, until };
+                        return if anew { Step::WaitsAnew(until) } else { Step::Waits(until) };
+                    }
+                    Err(error) => error,
+                },
+                Current::Full { again } if now < again => {
+                    self.current = Current::Full { again };
+                    return if anew { Step::WaitsAnew(again) } else { Step::Waits(again) };
+                }
+                Current::Full { .. } if now < self.deadline => {
+                    self.connect(now);
+                    anew = true;
+                    continue;
+                }
+                Current::Full { .. } => Errno::AGAIN.into(),
+                Current::Failed(error) => error,
+            };
+            self.at += 1;
+            if self.at >= self.addresses.len() || is_local(&error) {
+                return Step::Failed(error);
+            }
+            self.connect(now);
+            anew = true;
+        }
+    }
+
+    /// Begins with the address at `at`, if there is one. The time that is left is shared by the addresses that are left,
+    /// so that a silent first one leaves some for the second.
+    fn connect(&mut self, now: Instant) {
+        let Some(address) = self.addresses.get(self.at) else { return };
+        let remaining = self.addresses.len() - self.at;
+        self.current = match Stream::begin_connect(address) {
+            Ok(stream) => {
+                let share = self.deadline.saturating_duration_since(now) / remaining as u32;
+                Current::Connecting { stream, until: now + share }
+            }
+            Err(e) if queue_is_full(&e) => Current::Full { again: now + FULL },
+            Err(e) => Current::Failed(e),
+        };
+    }
+}
+
+/// Whether the connection stands. `anew`: the cue was about the socket before this one.
+fn outcome(stream: &Stream, cue: Cue, anew: bool, over: bool) -> io::Result<bool> {
+    if cue == Cue::Stirred && !anew {
+        return stream.connection_error()?.map_or(Ok(true), Err);
+    }
+    if over {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout"));
+    }
+    Ok(false)
+}
+
 /// Whose fault a failed dial was.
 pub fn blame(error: &io::Error) -> DialFailure {
     if is_local(error) { DialFailure::Local } else { DialFailure::Backend }
-}
-
-fn connect(address: Option<&Address>) -> io::Result<Arc<Stream>> {
-    let address = address.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-    Stream::begin_connect(address).map(Arc::new)
-}
-
-/// Waits until the connection stands.
-fn wait(stream: &Stream, limit: Duration) -> io::Result<()> {
-    if !wait_until(&mut [PollFd::new(stream, PollFlags::OUT)], Instant::now() + limit)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout"));
-    }
-    if let Some(error) = stream.connection_error()? {
-        return Err(error);
-    }
-    // A socket that was aborted while it connected reports no error, but has no peer either.
-    if stream.peer().is_none() {
-        return Err(io::Error::from(io::ErrorKind::NotConnected));
-    }
-    // Here, on the client's own thread, rather than in `begin`, on everybody's.
-    stream.tune();
-    stream.set_blocking()
 }
 
 /// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.

@@ -1,18 +1,19 @@
-//! What reaches the coordinator, and what comes back to those who asked. The sending side is cheap to clone and never
-//! blocks; when the coordinator has ended, messages are dropped with the sockets in them.
+//! What is told to whom: reports about clients go to the core ([`super::dispatch`]), messages to the coordinator, replies
+//! to those who asked. Sending never waits; when the coordinator has ended, messages to it are dropped.
 
 use std::io;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::core::msg::{Answer, BackendId, BackendView, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
+use crate::core::msg::{Action, Answer, BackendId, BackendView, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
 use crate::endpoint::Address;
 use crate::net::Stream;
 
-/// One thing that has happened somewhere in the engine.
+/// Something that has happened to a client or a backend.
 #[derive(Debug)]
-pub enum Message {
+pub enum Report {
     Accepted {
         stream: Stream,
         peer: Address,
@@ -32,15 +33,36 @@ pub enum Message {
     },
     BackendEnded(ClientId),
     Closed(ClientId, Ending),
+    /// A probe has ended; why it failed.
+    Probed(BackendId, io::Result<()>),
+}
+
+/// Something the coordinator has to see to.
+#[derive(Debug)]
+pub enum Message {
+    /// The core has decided this; when, and how many clients were held then.
+    Decided {
+        action: Action,
+        at: Instant,
+        held: usize,
+    },
     ScriptLine(RunId, String),
     ScriptEnded(RunId, ScriptEnd),
     Asked(Command, Sender<Reply>),
     /// Somebody wants to see the backends.
     Surveyed(Sender<Vec<BackendView>>),
-    /// A probe has ended; why it failed.
-    Probed(BackendId, io::Result<()>),
     /// A listener cannot go on.
     ListenerFailed(io::Error),
+    /// Something all clients need cannot go on.
+    Failed(io::Error),
+}
+
+/// What has passed through a granted client's connection so far, in bytes. Written by its relay thread only.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// From the client to the backend.
+    pub up: AtomicU64,
+    pub down: AtomicU64,
 }
 
 /// How a granted client's connection ended.

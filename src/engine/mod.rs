@@ -1,19 +1,18 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `room` (how many clients there may be), `inbox` (what reaches the coordinator), `coordinator` (the
-//! thread that owns the core), `clients` (sockets and leashes), `dial`, `leash`, `relay` (a connected pair), `workers`
-//! (threads, reused), `watch` (held clients), `script`, `probe`, `resolve`, `timers`. Who may be dialled when is none of their
-//! business: see `core`.
+//! In reading order: `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets
+//! and threads), `dial` and `relay` (a few threads carry all granted clients), `watch` (held clients), `inbox` (what is
+//! told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `workers`
+//! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
 
 mod clients;
 mod coordinator;
 mod dial;
+mod dispatch;
 pub mod inbox;
-mod leash;
 mod probe;
 mod relay;
 pub mod resolve;
-mod room;
 pub mod script;
 mod timers;
 mod watch;
@@ -23,26 +22,36 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use self::clients::Clients;
 use self::coordinator::Coordinator;
-use self::inbox::{Message, Outlet};
+use self::dispatch::{Dispatcher, Floor};
+use self::inbox::{Message, Outlet, Report};
+use self::relay::{Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
-use self::room::Room;
 use self::timers::Timers;
-use self::watch::Watch;
+use self::watch::{Watch, Watched};
 pub use self::workers::Workers;
 use crate::config::Service;
 use crate::core::State;
-use crate::core::msg::Why;
 use crate::endpoint::Address;
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream};
+use crate::net::{Listener, Stream, Tuning};
 use crate::observe::journal::Journal;
 use crate::observe::stats::Board;
 use crate::threads;
+
+/// What the process has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Clients at once; one more is refused.
+    pub clients: usize,
+    /// Pipes for bulk transfers; where there is none, bytes are copied.
+    pub pipes: usize,
+}
 
 /// A running service. Dropping it stops it as `quit force` would and joins every thread.
 pub struct Engine {
@@ -57,38 +66,54 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts to serve on listeners that are bound already. `max_clients` is how many clients there are descriptors for.
+    /// Starts to serve on listeners that are bound already.
     ///
     /// # Errors
     /// When a thread or descriptor is not to be had.
-    pub fn start(
-        service: Service,
-        listeners: Vec<Listener>,
-        addresses: Addresses,
-        max_clients: usize,
-    ) -> io::Result<Engine> {
+    pub fn start(service: Service, listeners: Vec<Listener>, addresses: Addresses, room: Room) -> io::Result<Engine> {
         let (outlet, inbox) = Outlet::new();
-        let state = State::new(&service, max_clients);
+        let state = State::new(&service, room.clients);
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
         let known = addresses.clone();
-        let watch = Watch::start(outlet.clone())?;
-        let room = Room::new(max_clients);
-        let door = || Door { outlet: outlet.clone(), room: room.clone() };
-        let listen = |listener| Listening::start(listener, &format!("listen-{}", service.name), door());
-        let listening = listeners.into_iter().map(listen).collect::<io::Result<_>>()?;
+        let tuning = Tuning { keepalive: service.keepalive };
+        let watched = Watched::new()?;
+        let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
+        let floor = Floor {
+            state,
+            clients: Clients::new(watched.clone(), mailboxes.clone()),
+            journal: Journal::new(&service, board.clone()),
+            addresses,
+            connect_timeout: service.connect_timeout,
+            tuning,
+            first_size: Arc::clone(&first_size),
+            actions: Vec::new(),
+            flows_counted: service.goes_by_flow().then(Instant::now),
+        };
+        let dispatcher = Dispatcher::new(floor, outlet.clone());
+        let relays = Relays::start(mailboxes, &dispatcher, &first_size, room.pipes)?;
+        let watch = Watch::start(&watched, dispatcher.clone())?;
+        let mut listening = Vec::new();
+        for listener in listeners {
+            listener.tune(tuning)?;
+            let door = || Door { dispatcher: dispatcher.clone(), outlet: outlet.clone(), reports: Vec::new() };
+            listening.push(Listening::start(
+                listener,
+                &format!("listen-{}", service.name),
+                service.accept_threads,
+                door,
+            )?);
+        }
         let workers = Workers::default();
         let coordinator = Coordinator {
             listening,
-            state,
+            service,
             inbox,
             outlet: outlet.clone(),
             timers: Timers::default(),
-            addresses,
             workers: workers.clone(),
-            journal: Journal::new(&service, board.clone()),
-            buffer_size: Arc::new(AtomicUsize::new(service.settings.net_buffer_size)),
-            service,
+            board: board.clone(),
             tickets: Default::default(),
             next_ticket: 0,
             script: None,
@@ -96,8 +121,9 @@ impl Engine {
             course: None,
             exiting: false,
             failure: None,
-            watch,
-            clients: Clients::new(room),
+            _relays: relays,
+            _watch: watch,
+            dispatcher,
         };
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
@@ -152,17 +178,16 @@ impl Drop for Engine {
 
 /// What becomes of clients that a listener accepts.
 struct Door {
+    dispatcher: Dispatcher,
     outlet: Outlet,
-    room: Room,
+    /// Empty between two clients.
+    reports: Vec<Report>,
 }
 
 impl Acceptor for Door {
     fn accepted(&mut self, stream: Stream, peer: Address) {
-        if !self.room.enter() {
-            return log::warn!("client from {peer}: closed: {}", Why::NoRoom);
-        }
-        stream.tune();
-        self.outlet.send(Message::Accepted { stream, peer });
+        self.reports.push(Report::Accepted { stream, peer });
+        self.dispatcher.tell(&mut self.reports);
     }
 
     fn failed(&mut self, cause: io::Error) {

@@ -3,15 +3,16 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::inbox::{Message, Outlet};
+use super::dial::{Attempt, Cue, Step};
+use super::dispatch::Dispatcher;
+use super::inbox::Report;
 use super::workers::Workers;
 use crate::core::msg::BackendId;
-use crate::endpoint::Address;
-use crate::net::{Stream, wait_until};
+use crate::net::wait_until;
 
 /// The probes under way. Dropping it ends them.
 #[derive(Debug, Default)]
@@ -21,23 +22,17 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Begins one; it ends in `Message::Probed`.
-    pub fn begin(
-        &mut self,
-        backend: BackendId,
-        addresses: Arc<[Address]>,
-        timeout: Duration,
-        workers: &Workers,
-        outlet: &Outlet,
-    ) {
+    /// Begins one; it ends in `Report::Probed`.
+    pub fn begin(&mut self, backend: BackendId, workers: &Workers, dispatcher: &Dispatcher) {
         let started = self.service_end().and_then(|ended| {
-            let report = Report { backend, outlet: outlet.clone() };
+            let verdict = Verdict { backend, dispatcher: dispatcher.clone() };
             workers.run(format!("probe-{}", backend.0), move || {
-                report.send(reach(&addresses, Instant::now() + timeout, &ended));
+                let attempt = verdict.dispatcher.attempt(backend);
+                verdict.tell(reach(attempt, &ended));
             })
         });
         if let Err(cause) = started {
-            outlet.send(Message::Probed(backend, Err(cause)));
+            dispatcher.tell(&mut vec![Report::Probed(backend, Err(cause))]);
         }
     }
 
@@ -52,49 +47,40 @@ impl Probes {
 }
 
 /// Who has to be told. Dropped without a word, the probe's thread has panicked.
-struct Report {
+struct Verdict {
     backend: BackendId,
-    outlet: Outlet,
+    dispatcher: Dispatcher,
 }
 
-impl Report {
-    fn send(self, result: io::Result<()>) {
-        self.outlet.send(Message::Probed(self.backend, result));
+impl Verdict {
+    fn tell(self, result: io::Result<()>) {
+        self.dispatcher.tell(&mut vec![Report::Probed(self.backend, result)]);
         std::mem::forget(self);
     }
 }
 
-impl Drop for Report {
+impl Drop for Verdict {
     fn drop(&mut self) {
-        self.outlet.send(Message::Probed(self.backend, Err(io::Error::other("the probe panicked"))));
+        let panicked = Err(io::Error::other("the probe panicked"));
+        self.dispatcher.tell(&mut vec![Report::Probed(self.backend, panicked)]);
     }
 }
 
-/// The addresses in turn: the time that is left is shared by those that are left.
-fn reach(addresses: &[Address], deadline: Instant, ended: &PipeReader) -> io::Result<()> {
-    let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    for (number, address) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now) / (addresses.len() - number) as u32;
-        last = connect(address, now + share, ended);
-        if last.is_ok() {
-            break;
+/// Dials as a client's dial would, and waits for what comes of it.
+fn reach(mut attempt: Attempt, ended: &PipeReader) -> io::Result<()> {
+    let mut cue = Cue::Clock;
+    loop {
+        let until = match attempt.step(cue, Instant::now()) {
+            Step::Waits(until) | Step::WaitsAnew(until) => until,
+            Step::Connected(..) => return Ok(()),
+            Step::Failed(cause) => return Err(cause),
+        };
+        let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
+        fds.extend(attempt.stream().map(|stream| PollFd::new(stream, PollFlags::OUT)));
+        let stirred = wait_until(&mut fds, until)?;
+        if !fds[0].revents().is_empty() {
+            return Err(io::Error::other("the service ended"));
         }
-    }
-    last
-}
-
-fn connect(address: &Address, deadline: Instant, ended: &PipeReader) -> io::Result<()> {
-    let stream = Stream::begin_connect(address)?;
-    let mut fds = [PollFd::new(&stream, PollFlags::OUT), PollFd::new(ended, PollFlags::IN)];
-    if !wait_until(&mut fds, deadline)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout"));
-    }
-    if !fds[1].revents().is_empty() {
-        return Err(io::Error::other("the service ended"));
-    }
-    match stream.connection_error()? {
-        Some(error) => Err(error),
-        None => Ok(()),
+        cue = if stirred { Cue::Stirred } else { Cue::Clock };
     }
 }

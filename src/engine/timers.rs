@@ -13,8 +13,8 @@ pub struct Timers {
 }
 
 impl Timers {
-    pub fn arm(&mut self, timer: TimerId, after: Duration) {
-        self.armed.push(Reverse((Instant::now() + after, timer)));
+    pub fn arm(&mut self, timer: TimerId, at: Instant) {
+        self.armed.push(Reverse((at, timer)));
     }
 
     /// When the next one fires.

@@ -1,7 +1,7 @@
 //! Watches held clients for hang-up: one thread, one epoll set, no periodic work and no cost per waiting client.
 //!
 //! A client that resets, or a Unix client that closes, is gone. One that ends its sending side is reported once; what
-//! that means is decided by who knows whether it had sent anything (see `coordinator`).
+//! that means is decided by who knows whether it had sent anything (see `clients`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,15 +12,19 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::inbox::{Message, Outlet};
+use super::dispatch::Dispatcher;
+use super::inbox::Report;
 use crate::core::msg::ClientId;
 use crate::net::Stream;
 use crate::threads;
 
-/// The set of watched clients. Dropping it ends and joins its thread.
+/// The set of watched clients. Cheap to clone; all clones are the same set.
+#[derive(Clone, Debug)]
+pub struct Watched(Arc<OwnedFd>);
+
+/// The thread that watches. Dropping it ends and joins it.
 #[derive(Debug)]
 pub struct Watch {
-    set: Arc<OwnedFd>,
     stop: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,17 +33,24 @@ pub struct Watch {
 const STOP: u64 = u64::MAX;
 
 impl Watch {
-    /// Starts watching.
+    /// Starts to report to `dispatcher`.
     ///
     /// # Errors
     /// When there is no descriptor or thread.
-    pub fn start(outlet: Outlet) -> io::Result<Watch> {
-        let set = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
+    pub fn start(watched: &Watched, dispatcher: Dispatcher) -> io::Result<Watch> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&*set, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
-        let own = Arc::clone(&set);
-        let thread = threads::spawn("watch", move || run(&own, &outlet))?;
-        Ok(Watch { set, stop, thread: Some(thread) })
+        epoll::add(&*watched.0, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        let own = watched.clone();
+        let thread = threads::spawn("watch", move || run(&own.0, &dispatcher))?;
+        Ok(Watch { stop, thread: Some(thread) })
+    }
+}
+
+impl Watched {
+    /// # Errors
+    /// When there is no descriptor.
+    pub fn new() -> io::Result<Watched> {
+        Ok(Watched(Arc::new(epoll::create(CreateFlags::CLOEXEC)?)))
     }
 
     /// Reports once when this client stirs.
@@ -48,19 +59,19 @@ impl Watch {
     /// When the system is short of memory. The client is then not watched, which costs a dial later and nothing else.
     pub fn add(&self, client: ClientId, stream: &Stream) -> io::Result<()> {
         let events = EventFlags::RDHUP | EventFlags::ONESHOT;
-        Ok(epoll::add(&*self.set, stream, EventData::new_u64(client.0), events)?)
+        Ok(epoll::add(&*self.0, stream, EventData::new_u64(client.0), events)?)
     }
 
     /// Reports when this client, which has ended its sending side, is gone altogether.
     pub fn rearm(&self, client: ClientId, stream: &Stream) {
         // Errors and hang-ups are always reported. A failure leaves the client unwatched, see `add`.
-        epoll::modify(&*self.set, stream, EventData::new_u64(client.0), EventFlags::ONESHOT).ok();
+        epoll::modify(&*self.0, stream, EventData::new_u64(client.0), EventFlags::ONESHOT).ok();
     }
 
     /// No longer.
     pub fn remove(&self, stream: &Stream) {
         // Fails for one that could not be added.
-        epoll::delete(&*self.set, stream).ok();
+        epoll::delete(&*self.0, stream).ok();
     }
 }
 
@@ -74,8 +85,9 @@ impl Drop for Watch {
     }
 }
 
-fn run(set: &OwnedFd, outlet: &Outlet) {
+fn run(set: &OwnedFd, dispatcher: &Dispatcher) {
     let mut events = Vec::with_capacity(64);
+    let mut reports = Vec::new();
     loop {
         events.clear();
         match epoll::wait(set, rustix::buffer::spare_capacity(&mut events), None) {
@@ -90,7 +102,8 @@ fn run(set: &OwnedFd, outlet: &Outlet) {
             }
             let client = ClientId(event.data.u64());
             let gone = { event.flags }.intersects(EventFlags::HUP | EventFlags::ERR);
-            outlet.send(Message::Stirred { client, gone });
+            reports.push(Report::Stirred { client, gone });
         }
+        dispatcher.tell(&mut reports);
     }
 }

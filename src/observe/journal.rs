@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
-use parking_lot::Mutex;
 
 use super::stats::Board;
 use super::words::system_words;
@@ -35,6 +33,11 @@ impl Facts {
         Facts { peer, accepted, granted: None, connected: None, up: 0, down: 0, cause: None }
     }
 
+    /// Since the backend took the connection.
+    pub fn connected_for(&self) -> Duration {
+        self.connected.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed())
+    }
+
     fn cause(&self) -> String {
         self.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
     }
@@ -44,30 +47,50 @@ impl Facts {
 #[derive(Debug)]
 pub struct Journal {
     board: Board,
-    backends: Arc<Mutex<Backends>>,
+    /// Backends as configured or assigned since, by `BackendId`.
+    names: Vec<String>,
+    /// Backends that have failed, and when.
+    failed: BTreeMap<BackendId, Instant>,
+    /// Lines that tell of a shortage.
+    not_served: Seldom,
+    closed: Seldom,
 }
 
-/// What is known about backends.
-#[derive(Debug)]
-struct Backends {
-    /// As configured or assigned since, by `BackendId`.
-    names: Vec<String>,
-    /// Who has failed, and when.
-    failed: BTreeMap<BackendId, Instant>,
+/// A kind of line that comes in thousands when it comes: one a second is written, with how many were left out before it.
+#[derive(Debug, Default)]
+struct Seldom {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Seldom {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// What is to be added to the line, if it is time for one.
+    fn turn(&mut self, now: Instant) -> Option<String> {
+        if self.last.is_some_and(|last| now.duration_since(last) < Seldom::INTERVAL) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        match std::mem::take(&mut self.left_out) {
+            0 => Some(String::new()),
+            number => Some(format!(" ({number} more like this since the line before)")),
+        }
+    }
 }
 
 impl Journal {
     pub fn new(service: &Service, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        Journal { board, backends: Arc::new(Mutex::new(Backends { names, failed: BTreeMap::new() })) }
+        Journal { board, names, failed: BTreeMap::new(), not_served: Seldom::default(), closed: Seldom::default() }
     }
 
     /// A backend is somewhere else now, or new.
-    pub fn name_backend(&self, backend: BackendId, endpoint: &Endpoint) {
-        let names = &mut self.backends.lock().names;
-        match names.get_mut(backend.0) {
+    pub fn name_backend(&mut self, backend: BackendId, endpoint: &Endpoint) {
+        match self.names.get_mut(backend.0) {
             Some(name) => *name = endpoint.to_string(),
-            None => names.push(endpoint.to_string()),
+            None => self.names.push(endpoint.to_string()),
         }
     }
 
@@ -82,7 +105,7 @@ impl Journal {
     }
 
     /// One decision. `facts` are those of the client it is about.
-    pub fn note(&self, note: Note, facts: Option<&Facts>) {
+    pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
         match note {
             Note::SwitchStarted { from, to, timeout, max_queued, .. } => info!(
                 "Starting switch: {} -> {}, timeout: {:.2} s, {max_queued} connections buffer",
@@ -96,11 +119,11 @@ impl Journal {
                 Outcome::Failed(_) => warn!("{outcome}; active: {}", self.name(from)),
             },
             Note::BackendFailed(backend) => {
-                self.backends.lock().failed.insert(backend, Instant::now());
+                self.failed.insert(backend, Instant::now());
                 warn!("backend {} has failed: it is passed over where there is another", self.backend(backend));
             }
             Note::BackendBack(backend) => {
-                let since = self.backends.lock().failed.remove(&backend);
+                let since = self.failed.remove(&backend);
                 let downtime = since.map(|at| seconds(at.elapsed())).unwrap_or_default();
                 info!("backend {} is back, downtime: {downtime}", self.backend(backend));
             }
@@ -143,17 +166,23 @@ impl Journal {
         }
     }
 
-    fn dial_failed(&self, id: u64, backend: BackendId, failure: DialFailure, facts: Option<&Facts>) {
+    fn dial_failed(&mut self, id: u64, backend: BackendId, failure: DialFailure, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
-        let (peer, backend, cause) = (&facts.peer, self.backend(backend), facts.cause());
+        let (peer, cause) = (&facts.peer, facts.cause());
         match failure {
-            DialFailure::Backend => error!("client {id} from {peer}: cannot connect to backend {backend}{cause}"),
-            DialFailure::Local => error!("client {id} from {peer}: cannot serve it{cause}"),
-            DialFailure::CalledOff => debug!("client {id} from {peer}: dial of {backend}{cause}"),
+            DialFailure::Backend => {
+                error!("client {id} from {peer}: cannot connect to backend {}{cause}", self.backend(backend));
+            }
+            DialFailure::Local => {
+                if let Some(more) = self.not_served.turn(Instant::now()) {
+                    error!("client {id} from {peer}: cannot serve it{cause}{more}");
+                }
+            }
+            DialFailure::CalledOff => debug!("client {id} from {peer}: dial of {}{cause}", self.backend(backend)),
         }
     }
 
-    fn ended(&self, id: u64, why: Why, facts: Option<&Facts>) {
+    fn ended(&mut self, id: u64, why: Why, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
         let level = match why {
             Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
@@ -166,9 +195,14 @@ impl Journal {
             | Why::Cut => log::Level::Warn,
             Why::Panicked => log::Level::Error,
         };
+        let mut more = String::new();
+        if why == Why::NoRoom {
+            let Some(left_out) = self.closed.turn(Instant::now()) else { return };
+            more = left_out;
+        }
         log::log!(
             level,
-            "client {id} from {}: closed: {why}{}; {} bytes up, {} down, {} in all, {} held",
+            "client {id} from {}: closed: {why}{}{more}; {} bytes up, {} down, {} in all, {} held",
             facts.peer,
             facts.cause(),
             facts.up,
@@ -178,11 +212,11 @@ impl Journal {
         );
     }
 
-    fn changed(&self, change: Change) {
+    fn changed(&mut self, change: Change) {
         match change {
             Change::Enable(backend) => info!("backend {} enabled", self.backend(backend)),
             Change::Disable(backend) => {
-                self.backends.lock().failed.remove(&backend);
+                self.failed.remove(&backend);
                 info!("backend {} disabled", self.backend(backend));
             }
             Change::Create(group, _) => info!("backend created in group {}", group.index),
@@ -206,29 +240,44 @@ impl Journal {
         }
     }
 
-    /// The script is about to be started, with these words.
-    pub fn script_started(&self, script: &Path, arguments: &[String]) {
-        info!("running switch script: {} {}", script.display(), arguments.join(" "));
+    fn backend(&self, backend: BackendId) -> &str {
+        self.names.get(backend.0).map_or("", String::as_str)
     }
+}
 
-    /// A line of the script's output.
-    pub fn script_line(&self, line: &str) {
-        info!("script: {line}");
-    }
+/// The script is about to be started, with these words.
+pub fn script_started(script: &Path, arguments: &[String]) {
+    info!("running switch script: {} {}", script.display(), arguments.join(" "));
+}
 
-    /// Also for a script that was killed.
-    pub fn script_ended(&self, end: ScriptEnd) {
-        match end {
-            ScriptEnd::Exited(0) => info!("switch script returned: 0"),
-            ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => error!("switch {end}"),
-        }
-    }
+/// A line of the script's output.
+pub fn script_line(line: &str) {
+    info!("script: {line}");
+}
 
-    fn backend(&self, backend: BackendId) -> String {
-        self.backends.lock().names.get(backend.0).cloned().unwrap_or_default()
+/// Also for a script that was killed.
+pub fn script_ended(end: ScriptEnd) {
+    match end {
+        ScriptEnd::Exited(0) => info!("switch script returned: 0"),
+        ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => error!("switch {end}"),
     }
 }
 
 fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_thousand_lines_in_a_second_one_is_written_and_the_next_tells_of_the_others() {
+        let (mut lines, start) = (Seldom::default(), Instant::now());
+        assert_eq!(lines.turn(start).as_deref(), Some(""));
+        (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
+        let told = lines.turn(start + Seldom::INTERVAL);
+        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
+        assert_eq!(lines.turn(start + 2 * Seldom::INTERVAL).as_deref(), Some(""));
+    }
 }

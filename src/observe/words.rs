@@ -49,7 +49,7 @@ impl fmt::Display for Why {
             Why::HungUp => "left while it was held",
             Why::NoBackend => "no backend took it",
             Why::Full => "every backend is at its limit",
-            Why::NoRoom => "out of descriptors or threads",
+            Why::NoRoom => "out of descriptors or memory",
             Why::Shutdown => "the program ended while it was held",
             Why::ClientEnded => "done, the client ended first",
             Why::BackendEnded => "done, the backend ended first",

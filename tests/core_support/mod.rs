@@ -113,6 +113,8 @@ impl Choice {
             name: "test".to_owned(),
             listeners: Vec::new(),
             backlog: 1,
+            accept_threads: 1,
+            keepalive: None,
             upstreams: self.shape.iter().map(&mut upstream).collect(),
             settings: self.settings(),
             script: self.script.then(|| "/promote".into()),

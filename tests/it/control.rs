@@ -177,8 +177,7 @@ fn threads_are_listed_by_what_they_do() {
     let (proxy, _backend) = proxy(&[]);
     let mut client = proxy.connect();
     served_by(&mut client);
-    let names =
-        ["coordinator", "listen-cbpx", "watch", "control-0", "session-", "client-0", "backend-0", "log", "signals"];
+    let names = ["coordinator", "listen-cbpx", "watch", "control-0", "session-", "relay-0", "log", "signals"];
     // A thread has its name when it runs for the first time, which on a busy machine may be after it has been started.
     let mut answer = String::new();
     let all_are_there = || {

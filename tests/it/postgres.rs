@@ -246,3 +246,56 @@ fn there_and_back_with_a_server_that_is_stopped_and_carries_its_fence() {
     assert!(!site.cluster.first.is_fenced());
     site.cluster.second.has_stopped();
 }
+
+/// The symptom: `refused: the active ... has no standby ''`, on the way back to a server that had been stopped cleanly.
+/// Once its receiver has followed a promotion, an older server (15.18 does it, 15.20 does not) shows `primary_conninfo` as
+/// it was written and not as libpq understood it, defaults included. A view makes a server of any version show it so.
+#[test]
+fn a_standby_is_known_by_its_name_however_its_connection_string_is_written() {
+    let mut site = Site::start("60");
+    let port = site.cluster.first.port();
+    site.cluster.first.ask(
+        "CREATE SCHEMA as_written; CREATE VIEW as_written.pg_stat_wal_receiver AS SELECT status, slot_name, \
+         current_setting('primary_conninfo') AS conninfo FROM pg_catalog.pg_stat_wal_receiver",
+    );
+    // What pg_basebackup wrote names nobody.
+    is_known_as(&site, "walreceiver");
+    let named = [
+        ("plain", format!("host=127.0.0.1 port={port} user=postgres application_name=plain")),
+        ("quoted", format!("application_name = 'quoted' host=127.0.0.1 port={port} user=postgres")),
+        ("uri", format!("postgresql://postgres@127.0.0.1:{port}/?application_name=uri&connect_timeout=9")),
+    ];
+    for (name, string) in named {
+        connect_with(&site.cluster.second, &string);
+        is_known_as(&site, name);
+    }
+
+    // Restarted first: from then on only the reload can change the name.
+    let Cluster { first, second, .. } = &mut site.cluster;
+    second.crash();
+    second.configure("cluster_name = 'the cluster'\n");
+    second.start();
+    first.wait_for_standby();
+    connect_with(second, &format!("host=127.0.0.1 port={port} user=postgres"));
+    is_known_as(&site, "the cluster");
+}
+
+/// Gives a standby another connection string.
+fn connect_with(standby: &Server, string: &str) {
+    standby.ask(&format!("ALTER SYSTEM SET primary_conninfo = '{}'", string.replace('\'', "''")));
+    standby.ask("SELECT pg_reload_conf()");
+}
+
+/// The primary calls the standby `name`, and the script finds it under that name, whether the standby shows its connection
+/// string as libpq understood it or as it was written.
+fn is_known_as(site: &Site, name: &str) {
+    let standbys =
+        "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' AND replay_lsn IS NOT NULL";
+    eventually(LONG, "the standby streams by its name", || site.cluster.first.ask(standbys) == name);
+    for first_schema in ["pg_catalog", "as_written"] {
+        site.settings(&format!("PGOPTIONS='-c search_path={first_schema},pg_catalog'\nFENCE_COMMAND=false"));
+        let answer = site.proxy.ask("switch");
+        ends_with(&answer, "Switch failed: script exited with code: 2");
+        assert!(answer.contains(&format!("its standby '{name}', streaming")), "{first_schema}, {name}: {answer}");
+    }
+}

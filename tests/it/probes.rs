@@ -32,6 +32,8 @@ fn start(servers: &[&str], memory: Memory, rounds: u32) -> Proxy {
         name: "probes".to_owned(),
         listeners: vec![Endpoint::tcp("127.0.0.1", 0)],
         backlog: 16,
+        accept_threads: 1,
+        keepalive: None,
         upstreams: vec![Upstream { groups: vec![group] }],
         settings: Settings {
             switch_max_time: Duration::from_secs(5),

@@ -103,29 +103,52 @@ fn running_out_of_descriptors_ends_nothing() {
 }
 
 #[test]
-fn running_out_of_threads_refuses_new_clients_only() {
-    let server = Backend::echo("s");
-    let proxy = Proxy::start_with(&server.address(), &server.address(), &[], |command| {
+fn running_out_of_threads_keeps_nobody_from_being_served() {
+    let (old, new, dir) = (Backend::echo("s"), Backend::echo("s"), TempDir::new("starved"));
+    let script = dir.script("promote", "#!/bin/sh\necho promoted\n").display().to_string();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let proxy = Proxy::start_with(&old.address(), &new.address(), &["-x", &script], |command| {
         // The system's limit does not hold for root.
         if geteuid().is_root() {
             run_as_somebody_else(command);
         }
     });
     let before = Vitals::at_rest(&proxy);
-    let old = [proxy.connect(), proxy.connect()];
-    assert!(old.iter().all(is_served));
+    let early = [proxy.connect(), proxy.connect()];
+    assert!(early.iter().all(is_served));
     limit_threads(&proxy, 1);
-    let new: Vec<_> = (0..20).map(|_| proxy.connect()).collect();
-    // Threads that are there already may serve one of them.
-    assert!(new.iter().filter(|client| is_served(client)).count() <= 1, "there are no threads for them");
-    assert!(server.connections() <= 3, "and they cost the server nothing");
-    assert!(old.iter().all(is_served), "those who were there before");
-    drop(new);
+    // Clients need no thread of their own.
+    let late: Vec<_> = (0..200).map(|_| proxy.connect()).collect();
+    assert!(late.iter().all(is_served));
+    assert!(early.iter().all(is_served), "and those who were there before");
+    drop((early, late));
+    // Control has threads that wait for their next job, but not for everybody: who is too many is told.
+    let sessions: Vec<_> = (0..20).map(|_| whatever_it_says(&proxy, "hello")).collect();
+    assert!(sessions.iter().any(|answer| answer.contains("Hello")), "{sessions:?}");
+    // A script needs one; without, the switch fails and everyone stays where they were.
+    eventually(SOON, "a session for the switch, and no thread for its script", || {
+        let answer = whatever_it_says(&proxy, "switch");
+        assert!(!answer.contains("Switch OK"), "{answer}");
+        answer.contains("Switch failed: script exec failed")
+    });
+    assert!(is_served(&proxy.connect()));
+    assert_eq!(new.connections(), 0);
     limit_threads(&proxy, 1000);
+    eventually(SOON, "control and the switch have threads again", || {
+        whatever_it_says(&proxy, "switch").contains("Switch OK")
+    });
     assert!((0..20).map(|_| proxy.connect()).collect::<Vec<_>>().iter().all(is_served));
-    drop(old);
     before.are_back(&proxy);
-    assert!(proxy.log().contains("closed: out of descriptors or threads"));
+}
+
+/// What control says before it closes the session, in order or not, at once or later.
+fn whatever_it_says(proxy: &Proxy, line: &str) -> String {
+    let mut session = TcpStream::connect(proxy.control()).unwrap();
+    session.set_read_timeout(Some(SOON)).unwrap();
+    let mut answer = Vec::new();
+    // Fails when it has been closed already; what was read before a reset counts.
+    writeln!(session, "{line}").and_then(|()| session.read_to_end(&mut answer)).ok();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// Only the user whose process it is may do this, and root with privileges it does not have in a container.

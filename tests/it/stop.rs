@@ -185,7 +185,7 @@ fn every_thread_is_joined() {
     let (_held, _silent) = (connect(), TcpStream::connect(("127.0.0.1", rc_port.port())).unwrap());
     eventually(SOON, "all kinds of threads are there", || {
         let names = own_threads();
-        ["coordinator", "listen-cbpx", "control-0", "session-", "script-", "watch"]
+        ["coordinator", "listen-cbpx", "relay-0", "control-0", "session-", "script-", "watch"]
             .iter()
             .all(|kind| names.iter().any(|name| name.starts_with(kind)))
     });
@@ -198,7 +198,7 @@ fn every_thread_is_joined() {
 fn own_threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    let kinds = ["coordinator", "listen-", "control-", "session-", "script-", "watch", "client-", "backend-", "idle"];
+    let kinds = ["coordinator", "listen-", "control-", "session-", "script-", "watch", "relay-", "idle"];
     let is_ours = |name: &String| kinds.iter().any(|kind| name.starts_with(kind));
     names.map(|name| name.trim_end().to_owned()).filter(is_ours).collect()
 }

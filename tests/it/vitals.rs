@@ -21,7 +21,7 @@ const SLACK: usize = 24 * 1024;
 impl Vitals {
     /// Of one that has just been started, once each of its threads has come to where it waits.
     pub fn at_rest(proxy: &Proxy) -> Vitals {
-        const OWN: [&str; 6] = ["log", "watch", "listen-cbpx", "coordinator", "control-0", "signals"];
+        const OWN: [&str; 7] = ["log", "watch", "listen-cbpx", "relay-0", "coordinator", "control-0", "signals"];
         assert!(proxy.ask("hello").contains("Hello"));
         let mut quiet = 0;
         eventually(SOON, "all threads are there and wait", || {
@@ -38,6 +38,11 @@ impl Vitals {
     fn of(proxy: &Proxy) -> Vitals {
         let (_, descriptors) = proxy.threads_and_descriptors();
         Vitals { busy: busy_threads(proxy), descriptors, resident: resident(proxy) }
+    }
+
+    /// Waits until nothing is busy that was not: control sessions may still be ending.
+    pub fn has_no_more_threads(&self, proxy: &Proxy) {
+        eventually(SOON, "no more threads are busy", || busy_threads(proxy).len() <= self.busy.len());
     }
 
     /// Waits until the proxy has no more than this.

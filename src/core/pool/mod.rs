@@ -315,6 +315,8 @@ mod tests {
                 name: "test".to_owned(),
                 listeners: Vec::new(),
                 backlog: 1,
+                accept_threads: 1,
+                keepalive: None,
                 upstreams: vec![Upstream { groups: groups.iter().map(group).collect() }],
                 settings: Settings {
                     switch_max_time: Duration::ZERO,

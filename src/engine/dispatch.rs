@@ -1,0 +1,263 @@
+//! The core behind one lock. Whoever has something to report (a listener, a relay thread, the watch, the coordinator)
+//! takes the lock, lets the core decide, and carries out at once what concerns clients: who is dialled, refused or cut. So
+//! a client costs no trip to another thread and back. What concerns the service (timers, the script, answers, listeners,
+//! the end) is the coordinator's: it is handed over in the order of the decisions.
+//!
+//! Held for a few microseconds: nothing that is done under the lock waits. Dials are begun under it, because connects
+//! begin in the order in which the core decided them (promise 3).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::clients::Clients;
+use super::dial::Attempt;
+use super::inbox::{Message, Outlet, Report};
+use super::relay::Order;
+use super::resolve::Addresses;
+use crate::core::State;
+use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, ProbeEnd};
+use crate::core::pool::hash;
+use crate::endpoint::Address;
+use crate::net::Tuning;
+use crate::observe::journal::Journal;
+
+/// The way to the core. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<Shared>);
+
+struct Shared {
+    floor: Mutex<Floor>,
+    outlet: Outlet,
+}
+
+/// What the lock guards.
+pub struct Floor {
+    pub state: State,
+    pub clients: Clients,
+    pub journal: Journal,
+    pub addresses: Addresses,
+    pub connect_timeout: Duration,
+    pub tuning: Tuning,
+    /// For the relay threads: see `Settings::net_buffer_size`.
+    pub first_size: Arc<AtomicUsize>,
+    /// Empty between two decisions.
+    pub actions: Vec<Action>,
+    /// When the core was told last what has flowed through open connections; `None` when no group goes by that.
+    pub flows_counted: Option<Instant>,
+}
+
+/// A choice by what backends have had so far may be this much behind.
+const FLOWS_AGE: Duration = Duration::from_millis(100);
+
+impl Dispatcher {
+    pub fn new(floor: Floor, outlet: Outlet) -> Dispatcher {
+        Dispatcher(Arc::new(Shared { floor: Mutex::new(floor), outlet }))
+    }
+
+    /// Reports what has happened, in order, and leaves nothing behind.
+    pub fn tell(&self, reports: &mut Vec<Report>) {
+        if reports.is_empty() {
+            return;
+        }
+        self.with_floor(|floor, outlet| {
+            if floor.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
+                floor.count_flows(outlet);
+            }
+            for report in reports.drain(..) {
+                if let Some(event) = floor.receive(report) {
+                    floor.decide(event, outlet);
+                }
+            }
+        });
+    }
+
+    /// Brings one event that carries nothing.
+    pub fn bring(&self, event: Event) {
+        self.with_floor(|floor, outlet| floor.decide(event, outlet));
+    }
+
+    /// Begins a dial that is nobody's.
+    pub fn attempt(&self, backend: BackendId) -> Attempt {
+        let (addresses, timeout, tuning) = self.0.floor.lock().dialling(backend);
+        Attempt::begin(addresses, timeout, tuning)
+    }
+
+    /// The backends as they are now, with what has flowed until now.
+    pub fn survey(&self) -> Vec<BackendView> {
+        let mut floor = self.0.floor.lock();
+        floor.count_flows(&self.0.outlet);
+        floor.state.backends().collect()
+    }
+
+    /// A thread that all clients need cannot go on.
+    pub fn failed(&self, cause: io::Error) {
+        self.0.outlet.send(Message::Failed(cause));
+    }
+
+    fn with_floor(&self, act: impl FnOnce(&mut Floor, &Outlet)) {
+        let _guard = Whole(&self.0.outlet);
+        act(&mut self.0.floor.lock(), &self.0.outlet);
+    }
+}
+
+/// A panic in the core leaves it in no state to go on with: the service ends, loudly.
+struct Whole<'a>(&'a Outlet);
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send(Message::Failed(io::Error::other("the core panicked")));
+        }
+    }
+}
+
+impl Floor {
+    /// Takes over what a report brings along, and says what it means to the core.
+    fn receive(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Accepted { stream, peer } => {
+                let hash = hash::of_client(&peer);
+                Some(Event::Arrived(self.clients.admit(stream, peer), hash))
+            }
+            Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
+            Report::Connected(client, address) => {
+                self.clients.connected(client, address);
+                Some(Event::Connected(client))
+            }
+            Report::Refused { client, stream, failure, cause } => {
+                self.clients.take_back(client, stream, cause);
+                Some(Event::Refused(client, failure))
+            }
+            Report::BackendEnded(client) => Some(Event::BackendEnded(client)),
+            Report::Closed(client, ending) => {
+                let why = ending.why;
+                let traffic = self.clients.ended(client, ending);
+                Some(Event::Closed(client, why, traffic))
+            }
+            Report::Probed(backend, result) => {
+                self.journal.probed(backend, &result);
+                let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
+                Some(Event::Probed(backend, end))
+            }
+        }
+    }
+
+    /// Lets the core decide, and does what it says; carrying that out may bring another event.
+    fn decide(&mut self, event: Event, outlet: &Outlet) {
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut waiting = VecDeque::new();
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.state.handle(event, &mut actions);
+            // Published first: whoever is answered must find the new situation there.
+            self.journal.publish(self.state.view(), &actions);
+            for action in actions.drain(..) {
+                waiting.extend(self.carry_out(action, outlet));
+            }
+            next = waiting.pop_front();
+        }
+        self.actions = actions;
+        self.clients.watch_new();
+    }
+
+    fn carry_out(&mut self, action: Action, outlet: &Outlet) -> Option<Event> {
+        match action {
+            Action::Dial(client, backend) => {
+                let (addresses, timeout, tuning) = self.dialling(backend);
+                return self.clients.dial(client, || Attempt::begin(addresses, timeout, tuning));
+            }
+            Action::Assign(backend, endpoint) => {
+                if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
+                    self.journal.name_backend(backend, &endpoint);
+                }
+            }
+            Action::CallOff(client) => self.clients.tell(client, Order::CallOff(client)),
+            Action::Dismiss(client) => self.clients.tell(client, Order::Dismiss(client)),
+            Action::Cut(client) => self.clients.tell(client, Order::Cut(client)),
+            Action::Refuse(client, _) => self.clients.refuse(client),
+            Action::Note(note) => self.note(note, outlet),
+            Action::Arm(..)
+            | Action::RunScript { .. }
+            | Action::KillScript(_)
+            | Action::Answer(..)
+            | Action::Probe(_)
+            | Action::StopListening
+            | Action::Exit => self.hand_over(action, outlet),
+        }
+        None
+    }
+
+    fn note(&mut self, note: Note, outlet: &Outlet) {
+        let client = subject(note);
+        self.journal.note(note, client.and_then(|client| self.clients.facts(client)));
+        match note {
+            Note::Ended(client, _) => self.clients.forget(client),
+            Note::SettingChanged => {
+                self.first_size.store(self.state.view().settings.net_buffer_size, Ordering::Relaxed);
+                self.hand_over(Action::Note(note), outlet);
+            }
+            Note::SwitchStarted { .. } | Note::Drained => self.hand_over(Action::Note(note), outlet),
+            Note::Arrived(_)
+            | Note::Requeued(_)
+            | Note::Paused(_)
+            | Note::Granted(..)
+            | Note::Connected(_)
+            | Note::DialFailed(..)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
+            | Note::QueueOverLimit { .. }
+            | Note::SwitchEnded { .. }
+            | Note::Stopping { .. }
+            | Note::InterruptIgnored { .. } => {}
+        }
+    }
+
+    /// Tells the core what has passed through open connections until now.
+    fn count_flows(&mut self, outlet: &Outlet) {
+        let flows: Vec<_> = self.clients.flows().collect();
+        for (client, traffic) in flows {
+            self.decide(Event::Flowed(client, traffic), outlet);
+        }
+        self.flows_counted = self.flows_counted.map(|_| Instant::now());
+    }
+
+    /// What a dial of this backend needs.
+    fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, Duration, Tuning) {
+        (self.addresses.of(backend), self.connect_timeout, self.tuning)
+    }
+
+    fn hand_over(&self, action: Action, outlet: &Outlet) {
+        outlet.send(Message::Decided { action, at: Instant::now(), held: self.clients.held() });
+    }
+}
+
+/// Whom a note is about.
+fn subject(note: Note) -> Option<ClientId> {
+    match note {
+        Note::Arrived(client)
+        | Note::Requeued(client)
+        | Note::Paused(client)
+        | Note::Granted(client, _)
+        | Note::Connected(client)
+        | Note::DialFailed(client, ..)
+        | Note::Ended(client, _) => Some(client),
+        Note::BackendFailed(_)
+        | Note::BackendBack(_)
+        | Note::BackendDisabled(_)
+        | Note::PoolChanged(_)
+        | Note::QueueOverLimit { .. }
+        | Note::SwitchStarted { .. }
+        | Note::Drained
+        | Note::SwitchEnded { .. }
+        | Note::SettingChanged
+        | Note::Stopping { .. }
+        | Note::InterruptIgnored { .. } => None,
+    }
+}

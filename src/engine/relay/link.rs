@@ -1,0 +1,232 @@
+//! One granted client on its relay thread, from the dial to the end: first the backend is waited for, then both are a
+//! pair. Each method takes note of something that has happened and says what follows.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+
+use super::carrier::Desk;
+use super::pair::{End, Pair, Turn};
+use crate::core::msg::{DialFailure, Why};
+use crate::endpoint::Address;
+use crate::engine::dial::{Attempt, Cue, Step, blame};
+use crate::engine::inbox::{Ending, Flow};
+use crate::net::Stream;
+
+/// A client and what it has of a backend.
+#[derive(Debug)]
+pub struct Link {
+    stage: Stage,
+    /// When it wants to be looked at although nothing has happened.
+    due: Option<Instant>,
+    /// It has said `Yields`, so that another turn is on its way.
+    yielding: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nothing of the client has been read.
+    Dialling {
+        client: Stream,
+        attempt: Box<Attempt>,
+        flow: Arc<Flow>,
+    },
+    Paired(Pair),
+    /// The backend has ended. What the client had sent when the clock was set is known.
+    Lingering {
+        pair: Pair,
+        heard: u64,
+    },
+    /// Only for the moment of a change.
+    Over,
+}
+
+/// What follows for the link.
+#[derive(Debug)]
+pub enum Fate {
+    Waits,
+    /// It has more to do when others have had their turn.
+    Yields,
+    /// To be reported; it goes on.
+    Connected(Address),
+    BackendEnded,
+    /// The client's socket is to be given back.
+    Refused {
+        failure: DialFailure,
+        cause: io::Error,
+    },
+    Over(Ending),
+}
+
+/// A client that sends nothing for this long after its backend has ended is closed. Connection pools keep such dead
+/// connections for hours, and each would keep a switchover from completing.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Link {
+    pub fn new(client: Stream, attempt: Box<Attempt>, flow: Arc<Flow>) -> Link {
+        Link { stage: Stage::Dialling { client, attempt, flow }, due: None, yielding: false }
+    }
+
+    /// Begins to wait for the backend.
+    pub fn start(&mut self, desk: &mut Desk<'_>) -> Fate {
+        if let Stage::Dialling { attempt, .. } = &self.stage
+            && let Some(stream) = attempt.stream()
+            && let Err(cause) = desk.watch(stream, End::Backend)
+        {
+            return Fate::Refused { failure: DialFailure::Local, cause };
+        }
+        self.dial(Cue::Clock, EventFlags::empty(), desk)
+    }
+
+    /// Something has happened on a socket.
+    pub fn stirred(&mut self, end: End, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
+        match &mut self.stage {
+            Stage::Dialling { .. } => {
+                let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+                if over { self.dial(Cue::Stirred, events, desk) } else { Fate::Waits }
+            }
+            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
+                pair.note(end, events);
+                if self.yielding { Fate::Waits } else { self.turn(desk) }
+            }
+            Stage::Over => Fate::Waits,
+        }
+    }
+
+    /// Another turn.
+    pub fn resume(&mut self, desk: &mut Desk<'_>) -> Fate {
+        self.yielding = false;
+        self.turn(desk)
+    }
+
+    /// A timer has fired, perhaps one that does not matter any more.
+    pub fn alarm(&mut self, now: Instant, desk: &mut Desk<'_>) -> Fate {
+        if self.due.is_none_or(|due| now < due) {
+            return Fate::Waits;
+        }
+        self.due = None;
+        match &mut self.stage {
+            Stage::Dialling { .. } => self.dial(Cue::Clock, EventFlags::empty(), desk),
+            Stage::Lingering { pair, heard } => match pair.heard() {
+                Some(now_heard) if now_heard == *heard => {
+                    pair.dismiss(Why::Lingered);
+                    self.turn(desk)
+                }
+                // A client whose bytes wait for a slow backend has sent something.
+                other => {
+                    *heard = other.unwrap_or(*heard);
+                    self.wake_at(now + LINGER, desk);
+                    Fate::Waits
+                }
+            },
+            Stage::Paired(_) | Stage::Over => Fate::Waits,
+        }
+    }
+
+    /// Ends a dial; a connected client goes on.
+    pub fn call_off(&mut self) -> Fate {
+        match &self.stage {
+            Stage::Dialling { .. } => {
+                Fate::Refused { failure: DialFailure::CalledOff, cause: io::Error::other("called off by a switchover") }
+            }
+            Stage::Paired(_) | Stage::Lingering { .. } | Stage::Over => Fate::Waits,
+        }
+    }
+
+    /// Ends in order what has only the client left.
+    pub fn dismiss(&mut self, desk: &mut Desk<'_>) -> Fate {
+        match &mut self.stage {
+            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
+                pair.dismiss(Why::Dismissed);
+                self.turn(desk)
+            }
+            Stage::Dialling { .. } | Stage::Over => Fate::Waits,
+        }
+    }
+
+    /// Ends it at once.
+    pub fn cut(&mut self, desk: &mut Desk<'_>) -> Fate {
+        match &mut self.stage {
+            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
+                pair.abort(Why::Cut, None);
+                self.turn(desk)
+            }
+            Stage::Dialling { .. } | Stage::Over => Fate::Over(Ending { why: Why::Cut, up: 0, down: 0, cause: None }),
+        }
+    }
+
+    /// The client's socket, if nothing of it has been read.
+    pub fn into_client(self) -> Option<Stream> {
+        match self.stage {
+            Stage::Dialling { client, .. } => Some(client),
+            Stage::Paired(_) | Stage::Lingering { .. } | Stage::Over => None,
+        }
+    }
+
+    fn dial(&mut self, cue: Cue, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
+        let Stage::Dialling { attempt, client, .. } = &mut self.stage else { return Fate::Waits };
+        match attempt.step(cue, Instant::now()) {
+            Step::Waits(until) => {
+                self.wake_at(until, desk);
+                Fate::Waits
+            }
+            Step::WaitsAnew(until) => {
+                if let Some(stream) = attempt.stream()
+                    && let Err(cause) = desk.watch(stream, End::Backend)
+                {
+                    return Fate::Refused { failure: DialFailure::Local, cause };
+                }
+                self.wake_at(until, desk);
+                Fate::Waits
+            }
+            Step::Connected(backend, address) => {
+                if let Err(cause) = desk.watch(client, End::Client) {
+                    return Fate::Refused { failure: DialFailure::Local, cause };
+                }
+                self.due = None;
+                if let Stage::Dialling { client, flow, .. } = mem::replace(&mut self.stage, Stage::Over) {
+                    let mut pair = Pair::new(client, backend, flow);
+                    pair.note(End::Backend, events);
+                    self.stage = Stage::Paired(pair);
+                }
+                Fate::Connected(address)
+            }
+            Step::Failed(cause) => Fate::Refused { failure: blame(&cause), cause },
+        }
+    }
+
+    fn turn(&mut self, desk: &mut Desk<'_>) -> Fate {
+        let pair = match &mut self.stage {
+            Stage::Paired(pair) | Stage::Lingering { pair, .. } => pair,
+            Stage::Dialling { .. } | Stage::Over => return Fate::Waits,
+        };
+        let turn = pair.turn(desk.tools);
+        match turn {
+            Turn::Over(ending) => return Fate::Over(ending),
+            Turn::Yields if mem::replace(&mut self.yielding, true) => return Fate::Waits,
+            Turn::Yields => return Fate::Yields,
+            Turn::Waits => {}
+        }
+        match mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Paired(pair) if pair.is_lingering() => {
+                self.stage = Stage::Lingering { heard: pair.sent(), pair };
+                self.wake_at(Instant::now() + LINGER, desk);
+                Fate::BackendEnded
+            }
+            other => {
+                self.stage = other;
+                Fate::Waits
+            }
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant, desk: &mut Desk<'_>) {
+        if self.due != Some(at) {
+            self.due = Some(at);
+            desk.wake_at(at);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A client and its backend, connected: two directions.
+//!
+//! Half-close is passed on as half-close: that direction ends and the other runs on. A failure of one side aborts both,
+//! so that the other sees a reset and never a truncated stream that looks complete (promise 1); so does a pair that is
+//! dropped before its end. Knows nothing of events, other clients or the core: its owner gives it turns and reports.
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::side::Side;
+use super::way::{Failed, Pause, Tools, Way};
+use crate::core::msg::Why;
+use crate::engine::inbox::{Ending, Flow};
+use crate::net::Stream;
+
+/// Both connections of a granted client.
+#[derive(Debug)]
+pub struct Pair {
+    client: Side,
+    backend: Side,
+    /// From the client to the backend.
+    up: Way,
+    down: Way,
+    /// Where others read how much has been passed on.
+    flow: Arc<Flow>,
+    /// That direction has ended: its last byte and its end were passed on.
+    up_ended: bool,
+    down_ended: bool,
+    /// The first failure wins over everything, the first end in order over later ones.
+    why: Option<(Why, Option<io::Error>)>,
+    /// Both sockets are to be closed, or have been aborted.
+    over: bool,
+}
+
+/// Which socket an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Client,
+    Backend,
+}
+
+/// What is to be done about a pair after its turn.
+#[derive(Debug)]
+pub enum Turn {
+    /// Wait for an event.
+    Waits,
+    /// Give it another turn when others have had theirs.
+    Yields,
+    /// Both directions have ended, or both sockets were aborted: close them and report.
+    Over(Ending),
+}
+
+impl Pair {
+    pub fn new(client: Stream, backend: Stream, flow: Arc<Flow>) -> Pair {
+        Pair {
+            client: Side::new(client),
+            backend: Side::new(backend),
+            up: Way::default(),
+            down: Way::default(),
+            flow,
+            up_ended: false,
+            down_ended: false,
+            why: None,
+            over: false,
+        }
+    }
+
+    /// Takes note of an event. A side that fails while nobody reads it is noticed here: its bytes wait for the other
+    /// side, or its stream had ended.
+    pub fn note(&mut self, end: End, events: rustix::event::epoll::EventFlags) {
+        let (side, unread) = match end {
+            End::Client => (&mut self.client, self.up.is_stuck() || self.up_ended),
+            End::Backend => (&mut self.backend, self.down.is_stuck() || self.down_ended),
+        };
+        if side.note(events)
+            && unread
+            && let Ok(Some(cause)) = side.stream.connection_error()
+        {
+            match end {
+                End::Client => self.abort(Why::ClientFailed, Some(cause)),
+                End::Backend => self.abort(Why::BackendFailed, Some(cause)),
+            }
+        }
+    }
+
+    /// Moves what can be moved, in both directions.
+    pub fn turn(&mut self, tools: &mut Tools) -> Turn {
+        let mut yields = false;
+        if !self.up_ended && !self.over {
+            match self.up.advance(&mut self.client, &mut self.backend, tools) {
+                Ok(Pause::Waits) => {}
+                Ok(Pause::Yields) => yields = true,
+                Ok(Pause::Ended) => {
+                    self.up_ended = true;
+                    self.has_ended(Why::ClientEnded);
+                    // A backend that had ended and gone is not harmed; one that reset the connection lost bytes.
+                    if let Err(e) = self.backend.stream.end_writing() {
+                        self.abort(Why::BackendFailed, Some(e));
+                    }
+                }
+                Err(Failed::Reading(e)) => self.abort(Why::ClientFailed, Some(e)),
+                Err(Failed::Writing(e)) => self.abort(Why::BackendFailed, Some(e)),
+            }
+        }
+        if !self.down_ended && !self.over {
+            match self.down.advance(&mut self.backend, &mut self.client, tools) {
+                Ok(Pause::Waits) => {}
+                Ok(Pause::Yields) => yields = true,
+                Ok(Pause::Ended) => {
+                    self.down_ended = true;
+                    self.has_ended(Why::BackendEnded);
+                    if let Err(e) = self.client.stream.end_writing() {
+                        self.abort(Why::ClientFailed, Some(e));
+                    }
+                }
+                Err(Failed::Reading(e)) => self.abort(Why::BackendFailed, Some(e)),
+                Err(Failed::Writing(e)) => self.abort(Why::ClientFailed, Some(e)),
+            }
+        }
+        self.flow.up.store(self.up.moved, Ordering::Relaxed);
+        self.flow.down.store(self.down.moved, Ordering::Relaxed);
+        if self.over || self.up_ended && self.down_ended {
+            return Turn::Over(self.end(tools));
+        }
+        if yields { Turn::Yields } else { Turn::Waits }
+    }
+
+    /// Both sides see the connection fail. The next turn is the last.
+    pub fn abort(&mut self, why: Why, cause: Option<io::Error>) {
+        if self.why.as_ref().is_none_or(|(first, _)| yields(*first, why)) {
+            self.why = Some((why, cause));
+        }
+        self.over = true;
+        self.client.stream.abort();
+        self.backend.stream.abort();
+    }
+
+    /// Ends the client's direction in order: it is read as ended once its bytes have been passed on.
+    pub fn dismiss(&mut self, why: Why) {
+        if self.up_ended {
+            return;
+        }
+        // The reason is replaced: that the backend ended first is why there is something to dismiss.
+        match &mut self.why {
+            Some((Why::BackendEnded, _)) | None => self.why = Some((why, None)),
+            Some(_) => {}
+        }
+        self.client.stream.shutdown(Shutdown::Read);
+        self.client.readable = true;
+    }
+
+    /// Whether only the client may still send.
+    pub fn is_lingering(&self) -> bool {
+        self.down_ended && !self.up_ended
+    }
+
+    /// Bytes of the client that were passed on.
+    pub fn sent(&self) -> u64 {
+        self.up.moved
+    }
+
+    /// The same, unless more wait for the backend.
+    pub fn heard(&self) -> Option<u64> {
+        (!self.up.is_stuck() && !self.client.stream.has_unread_bytes()).then_some(self.up.moved)
+    }
+
+    /// One side has ended in order. The first one gives the reason.
+    fn has_ended(&mut self, why: Why) {
+        self.why.get_or_insert((why, None));
+    }
+
+    fn end(&mut self, tools: &mut Tools) -> Ending {
+        self.over = true;
+        self.up.clear(tools);
+        self.down.clear(tools);
+        let (why, cause) = self.why.take().unwrap_or((Why::Panicked, None));
+        Ending { why, up: self.up.moved, down: self.down.moved, cause }
+    }
+}
+
+/// Whether an end in order, told so far, turns out to have been a failure: a half-closed connection is not done before
+/// the other half is. A backend that had ended is not at fault when it takes no more bytes.
+fn yields(first: Why, failure: Why) -> bool {
+    match first {
+        Why::ClientEnded => true,
+        Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
+        Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked => false,
+        // Never told of a pair.
+        Why::HungUp | Why::NoBackend | Why::Full | Why::NoRoom | Why::Shutdown => false,
+    }
+}
+
+/// Nobody was told how it ended, so nobody may take it for complete.
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if !self.over {
+            self.client.stream.abort();
+            self.backend.stream.abort();
+        }
+    }
+}

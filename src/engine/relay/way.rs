@@ -1,0 +1,233 @@
+//! One direction of a pair. Every byte read is written, in order, or the writing side's failure is reported (promise 1).
+//! Never waits; does not time out, count clients or decide when the pair is over: see `pair`.
+//!
+//! A read goes into a buffer that all clients of a thread share, and is written from there at once: a client at rest has
+//! no buffer at all. Only what the other side has no room for is kept, and nothing more is read until it has gone. The
+//! first reads are small; the size grows while reads come back full, and after some full reads of the largest size the
+//! bytes move by splice(2) through a pipe, uncopied, until they become few again.
+
+use std::io;
+use std::mem;
+
+use super::pipes::{self, Pipe, Pipes};
+use super::side::Side;
+
+/// A direction's progress.
+#[derive(Debug, Default)]
+pub struct Way {
+    /// Bytes passed on.
+    pub moved: u64,
+    cargo: Cargo,
+    /// The next read's size; 0 before the first.
+    size: usize,
+    /// Reads of the largest size that came back full, one after the other.
+    full: u8,
+}
+
+/// What was read and not yet written.
+#[derive(Debug, Default)]
+enum Cargo {
+    #[default]
+    Nothing,
+    Bytes {
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    Piped(Pipe),
+}
+
+/// What one relay thread's directions work with.
+#[derive(Debug)]
+pub struct Tools {
+    /// As long as the largest read.
+    scratch: Box<[u8]>,
+    pub pipes: Pipes,
+    /// The first read's size, in bytes.
+    pub first_size: usize,
+}
+
+/// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// For an event.
+    Waits,
+    /// It has had its turn and could go on: others first.
+    Yields,
+    /// The reading side ended its stream, and everything it sent was passed on.
+    Ended,
+}
+
+/// Which side ended a direction.
+#[derive(Debug)]
+pub enum Failed {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// The largest read that is copied.
+const LARGEST: usize = 256 * 1024;
+/// Reads at least this long count as full for splicing: the size of a pipe that could not be enlarged.
+const BULK: usize = 64 * 1024;
+/// So many full reads show that more is to come.
+const SETTLED: u8 = 3;
+/// A splice that moves less than this is dearer than a copy: back to copying.
+const FEW: usize = 8 * 1024;
+/// What one direction may move while others wait: about a tenth of a millisecond's work.
+const TURN: usize = 512 * 1024;
+
+impl Tools {
+    /// `pipes` bounds how many are open at once.
+    pub fn new(pipes: usize) -> Tools {
+        Tools { scratch: vec![0; LARGEST].into_boxed_slice(), pipes: Pipes::new(pipes), first_size: 1 }
+    }
+}
+
+impl Way {
+    /// Moves bytes until there are none, there is no room, or the turn is over.
+    ///
+    /// # Errors
+    /// Which side failed. The bytes kept are lost with the connection, which the caller makes visible.
+    pub fn advance(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Pause, Failed> {
+        let limit = self.moved + TURN as u64;
+        loop {
+            if !self.unload(to, tools)? {
+                return Ok(Pause::Waits);
+            }
+            if !from.readable {
+                return Ok(Pause::Waits);
+            }
+            if self.moved >= limit {
+                return Ok(Pause::Yields);
+            }
+            if self.load(from, to, tools)? == Loaded::End {
+                return Ok(Pause::Ended);
+            }
+        }
+    }
+
+    /// Whether the other side keeps this direction from reading on.
+    pub fn is_stuck(&self) -> bool {
+        match self.cargo {
+            Cargo::Nothing => false,
+            Cargo::Bytes { .. } | Cargo::Piped(_) => true,
+        }
+    }
+
+    /// Lets go of what it holds.
+    pub fn clear(&mut self, tools: &mut Tools) {
+        match mem::take(&mut self.cargo) {
+            Cargo::Nothing | Cargo::Bytes { .. } => {}
+            Cargo::Piped(pipe) => tools.pipes.give_back(pipe),
+        }
+    }
+
+    /// Writes what is kept; false when not all of it could be.
+    fn unload(&mut self, to: &mut Side, tools: &mut Tools) -> Result<bool, Failed> {
+        loop {
+            let written = match &mut self.cargo {
+                Cargo::Nothing => return Ok(true),
+                _ if !to.writable => return Ok(false),
+                Cargo::Bytes { bytes, sent } => {
+                    let written = to.write(&bytes[*sent..]);
+                    *sent += written.as_ref().map_or(0, |written| written.unwrap_or(0));
+                    written
+                }
+                Cargo::Piped(pipe) => to.heed_write(|to| pipe.drain(&to.stream)),
+            };
+            match written {
+                Ok(Some(0)) => return Err(Failed::Writing(io::ErrorKind::WriteZero.into())),
+                Ok(Some(length)) => self.moved += length as u64,
+                Ok(None) => {}
+                Err(e) => return Err(Failed::Writing(e)),
+            }
+            let empty = match &self.cargo {
+                Cargo::Nothing => true,
+                Cargo::Bytes { bytes, sent } => *sent == bytes.len(),
+                Cargo::Piped(pipe) => pipe.held() == 0,
+            };
+            if empty {
+                self.clear(tools);
+            }
+        }
+    }
+
+    /// Reads once and passes on what the other side takes.
+    fn load(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Loaded, Failed> {
+        if self.full >= SETTLED
+            && from.can_splice_to(to)
+            && let Some(pipe) = tools.pipes.take()
+        {
+            return self.splice(from, pipe, tools);
+        }
+        self.copy(from, to, tools)
+    }
+
+    fn copy(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Loaded, Failed> {
+        self.size = self.size.max(tools.first_size);
+        let buffer = &mut tools.scratch[..self.size];
+        let length = match from.read(buffer) {
+            Ok(Some(0)) => return Ok(Loaded::End),
+            Ok(Some(length)) => length,
+            Ok(None) => return Ok(Loaded::Some),
+            Err(e) => return Err(Failed::Reading(e)),
+        };
+        self.full = if length >= BULK { self.full.saturating_add(1) } else { 0 };
+        if length == self.size {
+            self.size = (self.size * 2).min(LARGEST);
+        }
+        let mut rest = &tools.scratch[..length];
+        while !rest.is_empty() {
+            match to.write(rest) {
+                Ok(Some(0)) => return Err(Failed::Writing(io::ErrorKind::WriteZero.into())),
+                Ok(Some(written)) => {
+                    self.moved += written as u64;
+                    rest = &rest[written..];
+                }
+                Ok(None) => {
+                    self.cargo = Cargo::Bytes { bytes: rest.to_vec(), sent: 0 };
+                    return Ok(Loaded::Some);
+                }
+                Err(e) => return Err(Failed::Writing(e)),
+            }
+        }
+        Ok(Loaded::Some)
+    }
+
+    /// Leaves the bytes in the pipe for `unload`.
+    fn splice(&mut self, from: &mut Side, mut pipe: Pipe, tools: &mut Tools) -> Result<Loaded, Failed> {
+        let filled = from.heed_read(|from| pipe.fill(&from.stream));
+        match filled {
+            Ok(Some(length)) if length > 0 => {
+                if length < FEW {
+                    self.full = 0;
+                    self.size = tools.first_size;
+                }
+                self.cargo = Cargo::Piped(pipe);
+            }
+            // The end, or an urgent byte: a read tells.
+            Ok(Some(_)) => {
+                self.full = 0;
+                tools.pipes.give_back(pipe);
+            }
+            Ok(None) => tools.pipes.give_back(pipe),
+            Err(e) => {
+                tools.pipes.give_back(pipe);
+                // Where sockets cannot be spliced; the peer's own failures have other names, and a read tells them too.
+                if e.kind() != io::ErrorKind::InvalidInput {
+                    return Err(Failed::Reading(e));
+                }
+                from.forget_splicing();
+            }
+        }
+        Ok(Loaded::Some)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Loaded {
+    /// Perhaps nothing.
+    Some,
+    End,
+}
+
+const _: () = assert!(pipes::SIZE <= TURN, "a turn is at least one pipe");

@@ -164,6 +164,7 @@ impl Proxy {
             outlet: engine.outlet(),
             board: engine.board(),
             refresher: engine.refresher(),
+            addresses: engine.addresses(),
             fixed: Fixed::of(config, service, limits.to_string()).into(),
         };
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();

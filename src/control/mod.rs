@@ -22,7 +22,7 @@ use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
-use crate::engine::resolve::Refresher;
+use crate::engine::resolve::{Addresses, Refresher};
 use crate::listen::{Acceptor, Listening};
 use crate::net::{Listener, Stream};
 use crate::observe::stats::Board;
@@ -51,6 +51,8 @@ pub struct Desk {
     pub outlet: Outlet,
     pub board: Board,
     pub refresher: Refresher,
+    /// For backends that are created or assigned while the service runs.
+    pub addresses: Addresses,
     pub fixed: Arc<Fixed>,
 }
 

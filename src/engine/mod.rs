@@ -64,6 +64,7 @@ pub struct Engine {
     failure: Arc<Mutex<Option<io::Error>>>,
     workers: Workers,
     resolver: Resolver,
+    addresses: Addresses,
 }
 
 impl Engine {
@@ -82,6 +83,7 @@ impl Engine {
         let state = State::new(&service, room.clients);
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
+        let known = addresses.clone();
         let tuning = Tuning { keepalive: service.network.keepalive };
         let watched = Watched::new()?;
         let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
@@ -133,7 +135,7 @@ impl Engine {
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
-        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver })
+        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver, addresses: known })
     }
 
     /// The way to ask for something.
@@ -144,6 +146,11 @@ impl Engine {
     /// The counters.
     pub fn board(&self) -> Board {
         self.board.clone()
+    }
+
+    /// Where the backends are, and how more places become known.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
     }
 
     /// For fresh addresses before a switchover.

@@ -19,6 +19,7 @@ mod options;
 mod plan;
 mod pools;
 mod postgres;
+mod probes;
 mod proxy;
 mod relay;
 mod rude;

@@ -68,6 +68,15 @@ impl Reserved {
         Reserved(socket)
     }
 
+    /// Begins to listen: a server that echoes under this name.
+    pub fn listen(&self, name: &'static str) -> crate::backend::Backend {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, self.port())).into()).unwrap();
+        socket.listen(16).unwrap();
+        crate::backend::Backend::echo_on(socket.into(), name)
+    }
+
     pub fn port(&self) -> u16 {
         self.0.local_addr().unwrap().as_socket().unwrap().port()
     }

@@ -108,8 +108,10 @@ fn a_client_that_comes_when_the_shortage_is_over_is_served() {
     let server = Backend::echo("s");
     let proxy = Proxy::start(&server.address(), &server.address(), &[]);
     Vitals::at_rest(&proxy);
-    let (_, descriptors) = proxy.threads_and_descriptors();
-    limit(&proxy, Resource::Nofile, descriptors as u64);
+    // The limit is on the number a new descriptor gets, which is the lowest that is free.
+    let taken = |number: &u64| std::fs::symlink_metadata(format!("/proc/{}/fd/{number}", proxy.pid())).is_ok();
+    let lowest_free = (0..).find(|number| !taken(number)).unwrap();
+    limit(&proxy, Resource::Nofile, lowest_free);
     assert!(!is_served(&proxy.connect()));
     eventually(SOON, "the shortage is told", || proxy.log().contains("new clients are closed until that is over"));
     limit(&proxy, Resource::Nofile, 1000);

@@ -1,5 +1,6 @@
 //! The program from outside: real sockets, real processes, real clients.
 
+mod access;
 mod actor;
 mod backend;
 mod bulk;
@@ -13,6 +14,7 @@ mod ends;
 mod histories;
 mod hold;
 mod hostile;
+mod idle;
 mod log;
 mod mistakes;
 mod options;
@@ -24,10 +26,12 @@ mod proxy;
 mod relay;
 mod rude;
 mod script;
+mod service;
 mod settings;
 mod signals;
 mod starved;
 mod stats;
+mod statuses;
 mod stop;
 mod stubborn;
 mod support;

@@ -124,7 +124,9 @@ impl Origin {
     fn ended(&mut self, id: u64, why: Why, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
         let level = match why {
-            Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
+            Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed | Why::Idle => {
+                log::Level::Debug
+            }
             Why::NoBackend
             | Why::Full
             | Why::NoRoom
@@ -181,6 +183,7 @@ fn cause_of(why: Why, facts: &Facts) -> String {
         Why::NoBackend | Why::NoRoom | Why::ClientFailed | Why::BackendFailed => cause(facts),
         Why::HungUp
         | Why::Full
+        | Why::Idle
         | Why::Shutdown
         | Why::ClientEnded
         | Why::BackendEnded

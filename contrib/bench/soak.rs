@@ -3,6 +3,7 @@
 
 mod soak_load;
 mod subject;
+mod vitals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

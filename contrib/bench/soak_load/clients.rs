@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::PATIENCE;
 use super::ledger::{Era, Ledger};
 use super::server::SLOW;
 use super::wire::{Broken, Random, Task, Work, expect, expect_end, reset, send};
-use crate::subject::PATIENCE;
 
 /// How a client spends its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,12 +179,15 @@ impl Client<'_> {
             let bytes = task.bytes();
             (&stream).write_all(&bytes[..1 + self.random.below(30) as usize])?;
         } else {
-            (&stream).set_write_timeout(Some(SLOW))?;
-            (&stream).set_read_timeout(Some(SLOW))?;
+            stream.set_write_timeout(Some(SLOW))?;
+            stream.set_read_timeout(Some(SLOW))?;
             // Neither needs to succeed: the server does not read while its answer is not read.
             order(&stream, task).and_then(|()| send(&stream, &mut task.upward(), sent)).ok();
-            let mut some = vec![0; 1 + self.random.below(task.down) as usize];
-            (&stream).read(&mut some).ok();
+            let some = self.random.below(task.down);
+            let seen = expect_one(&stream).and_then(|_| expect(&stream, &mut task.downward(), some));
+            if let Err(broken @ (Broken::Wrong | Broken::Ended(_))) = seen {
+                return Err(broken);
+            }
         }
         thread::sleep(self.random.up_to(PAUSE));
         reset(stream);

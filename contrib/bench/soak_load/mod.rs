@@ -2,13 +2,11 @@
 //! Afterwards the process has what it had before, or the soak has failed.
 //!
 //! In reading order: `clients` (what they do), `server` (what is done for them), `wire` (what they say to each other),
-//! `ledger` (what was seen), `vitals` (what the process has). `contrib/bench/soak` runs it for half an hour, the tests for
-//! some seconds.
+//! `ledger` (what was seen). `contrib/bench/soak` runs it for half an hour, the tests for some seconds.
 
 mod clients;
 mod ledger;
 mod server;
-mod vitals;
 mod wire;
 
 use std::fs;
@@ -21,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use self::clients::{CREW, Client};
 use self::ledger::Ledger;
-use self::vitals::Vitals;
 use self::wire::Random;
-use crate::subject::{PATIENCE, Subject, finish};
+use super::subject::{PATIENCE, Subject, finish};
+use super::vitals::Vitals;
 
 /// How much of it.
 #[derive(Clone, Copy, Debug)]

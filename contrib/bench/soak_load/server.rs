@@ -8,9 +8,9 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
+use super::PATIENCE;
 use super::ledger::Ledger;
 use super::wire::{Broken, Random, TASK, Task, Work, expect, expect_end, reset, send};
-use crate::subject::PATIENCE;
 
 /// How long a slow server or client lets the other one wait: enough to fill every buffer on the way.
 pub const SLOW: std::time::Duration = std::time::Duration::from_millis(300);

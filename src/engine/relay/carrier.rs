@@ -2,8 +2,7 @@
 //! one that touches them, so nothing here needs a lock. Whatever one client does, the others get their turn: no call
 //! waits, a turn is short, and a defect that panics costs the client on whose behalf it happened.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +15,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
+use super::alarms::Alarms;
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
 use super::pair::End;
@@ -34,8 +34,7 @@ pub struct Carrier {
     mailbox: Mailbox,
     dispatcher: Dispatcher,
     links: HashMap<ClientId, Link>,
-    /// When which client wants to be looked at. Never cancelled: a link knows whether its time has come.
-    timers: BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: Alarms,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
     /// What the dispatcher has not been told yet.
@@ -70,7 +69,7 @@ impl Carrier {
             mailbox,
             dispatcher,
             links: HashMap::new(),
-            timers: BinaryHeap::new(),
+            alarms: Alarms::default(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
             tools: Tools::new(pipes),
@@ -121,11 +120,13 @@ impl Carrier {
         }
     }
 
-    /// The one place that waits: for an event or the next timer.
-    fn wait(&self, events: &mut Vec<Event>) -> io::Result<()> {
+    /// The one place that waits: for an event or the next alarm.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let left = if self.yielding.is_empty() {
-            let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-            let next = timer.into_iter().chain(self.tidy_at).min();
+            let links = &self.links;
+            let waits = |client, at| links.get(&client).is_some_and(|link| link.waits_for(at));
+            let alarm = self.alarms.next(links.len(), waits);
+            let next = alarm.into_iter().chain(self.tidy_at).min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
             Some(Duration::ZERO)
@@ -141,7 +142,7 @@ impl Carrier {
 
     /// Does what it is time for.
     fn fire(&mut self) {
-        if self.timers.is_empty() && self.tidy_at.is_none() && !self.tools.pipes.are_idle() {
+        if self.alarms.is_empty() && self.tidy_at.is_none() && !self.tools.pipes.are_idle() {
             return;
         }
         let now = Instant::now();
@@ -152,10 +153,7 @@ impl Carrier {
         if self.tidy_at.is_none() && self.tools.pipes.are_idle() {
             self.tidy_at = Some(now + TIDY);
         }
-        while let Some(Reverse((at, client))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
+        while let Some(client) = self.alarms.due(now) {
             self.attend(client, |link, desk| link.alarm(now, desk));
         }
     }
@@ -163,7 +161,7 @@ impl Carrier {
     /// Lets `act` do something with a client, if it is still here, and does what follows.
     fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Link, &mut Desk<'_>) -> Fate) {
         let Some(link) = self.links.get_mut(&client) else { return };
-        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, timers: &mut self.timers };
+        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, alarms: &mut self.alarms };
         let fate = catch_unwind(AssertUnwindSafe(|| act(link, &mut desk))).unwrap_or(Fate::Over(Ending {
             why: Why::Panicked,
             up: 0,
@@ -195,7 +193,7 @@ pub struct Desk<'a> {
     pub client: ClientId,
     set: &'a OwnedFd,
     pub tools: &'a mut Tools,
-    timers: &'a mut BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: &'a mut Alarms,
 }
 
 impl Desk<'_> {
@@ -209,7 +207,7 @@ impl Desk<'_> {
 
     /// The link will be told when this time has come.
     pub fn wake_at(&mut self, at: Instant) {
-        self.timers.push(Reverse((at, self.client)));
+        self.alarms.set(at, self.client);
     }
 }
 

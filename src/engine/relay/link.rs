@@ -100,7 +100,12 @@ impl Link {
         self.turn(desk)
     }
 
-    /// A timer has fired, perhaps one that does not matter any more.
+    /// Whether an alarm set for then still matters.
+    pub fn waits_for(&self, at: Instant) -> bool {
+        self.due == Some(at)
+    }
+
+    /// An alarm has come up, perhaps one that does not matter any more.
     pub fn alarm(&mut self, now: Instant, desk: &mut Desk<'_>) -> Fate {
         if self.due.is_none_or(|due| now < due) {
             return Fate::Waits;

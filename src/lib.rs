@@ -45,7 +45,7 @@
 //! | [`endpoint`] | where to listen or connect, and the addresses of names |
 //! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom |
 //! | [`engine`] | every effect on behalf of a service; the core sits behind its dispatcher |
-//! | `net`, `listen`, `threads` | sockets and their options; the accept loop; names of threads |
+//! | `net`, `listen`, `threads`, `seldom` | sockets and their options; the accept loop; names of threads; one log line for many |
 //! | [`control`] | sessions and console; the table of command words |
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
 //! | `observe` | counters, the log, the access log, and the words for every outcome; fed by the core's notes |
@@ -96,6 +96,7 @@ mod limits;
 mod listen;
 mod net;
 mod observe;
+mod seldom;
 pub mod serve;
 mod settings;
 mod signals;

@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::endpoint::Address;
 use crate::net::{Listener, Stream};
+use crate::seldom::Seldom;
 use crate::threads;
 
 /// Takes over what a listener accepts. Must not wait.
@@ -129,18 +130,16 @@ fn run(listener: &Listener, acceptor: &mut impl Acceptor) {
 /// hang in the listen queue otherwise.
 struct Reserve {
     spare: Option<File>,
-    /// The shortage has been told.
-    told: bool,
+    refusals: Seldom,
 }
 
 impl Reserve {
     fn new() -> Reserve {
-        Reserve { spare: File::open("/dev/null").ok(), told: false }
+        Reserve { spare: File::open("/dev/null").ok(), refusals: Seldom::default() }
     }
 
     /// Accepting works again.
     fn over(&mut self) {
-        self.told = false;
         if self.spare.is_none() {
             self.spare = File::open("/dev/null").ok();
         }
@@ -150,8 +149,9 @@ impl Reserve {
     /// and the client is returned: the wait for it may have been long. If not, it is closed. When even that fails, waits
     /// a little.
     fn bridge(&mut self, listener: &Listener, cause: &io::Error) -> Option<(Stream, Address)> {
-        if !std::mem::replace(&mut self.told, true) {
-            log::error!("cannot accept a client: {cause}; new clients are closed until that is over");
+        // A shortage may be over and back many times in a second: whoever is closed makes room for one.
+        if let Some(more) = self.refusals.turn(Instant::now()) {
+            log::error!("cannot accept a client: {cause}; new clients are closed until that is over{more}");
         }
         let had_one = self.spare.take().is_some();
         let accepted = listener.accept();

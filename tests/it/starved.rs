@@ -21,7 +21,7 @@ use crate::vitals::Vitals;
 const SOMEBODY: u32 = 61_234;
 
 /// Whether this client is served. One that is not has been closed or reset: nobody is left hanging.
-fn is_served(mut client: &TcpStream) -> bool {
+pub fn is_served(mut client: &TcpStream) -> bool {
     // A client that was reset already cannot even ask.
     client.write_all(b"x").ok();
     let mut answer = [0; 3];
@@ -39,7 +39,7 @@ fn is_served(mut client: &TcpStream) -> bool {
 }
 
 /// The same command, run by a program that prepares something and then becomes it.
-fn become_by(command: &mut Command, program: &str, words: &[&str]) {
+pub fn become_by(command: &mut Command, program: &str, words: &[&str]) {
     let mut prepared = Command::new(program);
     prepared.args(words).arg(command.get_program()).args(command.get_args());
     prepared.current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
@@ -47,7 +47,7 @@ fn become_by(command: &mut Command, program: &str, words: &[&str]) {
 }
 
 /// Sets a soft limit of a running proxy.
-fn limit(proxy: &Proxy, resource: Resource, number: u64) {
+pub fn limit(proxy: &Proxy, resource: Resource, number: u64) {
     let maximum = getrlimit(resource).maximum;
     prlimit(Pid::from_raw(proxy.pid() as i32), resource, Rlimit { current: Some(number), maximum }).unwrap();
 }
@@ -126,7 +126,7 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     let proxy = Proxy::start_with(&old.address(), &new.address(), &["-x", &script], |command| {
         // The system's limit does not hold for root.
         if geteuid().is_root() {
-            run_as_somebody_else(command);
+            run_as(SOMEBODY, command);
         }
     });
     let before = Vitals::at_rest(&proxy);
@@ -178,15 +178,15 @@ fn limit_threads(proxy: &Proxy, number: u64) {
 }
 
 /// So that no other processes count. The binary may be where only root may read.
-fn run_as_somebody_else(command: &mut Command) {
+pub fn run_as(user: u32, command: &mut Command) {
     let dir = command.get_current_dir().unwrap().to_owned();
     let program = dir.join("cbpx");
     // Not written by this process: a file that is open for writing anywhere cannot be run.
     assert!(Command::new("cp").arg(command.get_program()).arg(&program).status().unwrap().success());
-    std::os::unix::fs::chown(&dir, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    std::os::unix::fs::chown(&dir, Some(user), Some(user)).unwrap();
     let arguments: Vec<OsString> = command.get_args().map(Into::into).collect();
     let mut changed = Command::new(program);
-    changed.args(arguments).current_dir(dir).stdin(Stdio::null()).uid(SOMEBODY).gid(SOMEBODY);
+    changed.args(arguments).current_dir(dir).stdin(Stdio::null()).uid(user).gid(user);
     *command = changed;
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 /// Long enough for anything on a loaded machine with two cores; nothing waits this long unless it fails.
@@ -85,4 +86,14 @@ impl Reserved {
 /// A port that was free a moment ago, for programs that cannot share a reserved one.
 pub fn free_port() -> u16 {
     Reserved::new().port()
+}
+
+/// So many may be open in this process, which holds both ends of every connection. Programs started later inherit that.
+pub fn allow_descriptors(number: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < number) {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).unwrap();
+        assert!(limit.maximum.is_none_or(|most| most >= number), "this test needs {number} descriptors");
+    }
 }

@@ -2,8 +2,7 @@
 //! one that touches them, so nothing here needs a lock. Whatever one client does, the others get their turn: no call
 //! waits, a turn is short, and a defect that panics costs the client on whose behalf it happened.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +16,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::Gear;
+use super::alarms::Alarms;
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
 use super::pair::Which;
@@ -35,8 +35,7 @@ pub struct Carrier {
     mailbox: Mailbox,
     dispatcher: Dispatcher,
     links: HashMap<ClientId, Link>,
-    /// When which client wants to be looked at. Never cancelled: a link knows whether its time has come.
-    timers: BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: Alarms,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
     /// What the dispatcher has not been told yet.
@@ -52,8 +51,6 @@ pub struct Carrier {
 const BELL: u64 = u64::MAX;
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
-/// Below this nobody looks for timers that do not matter any more.
-const MANY_TIMERS: usize = 4096;
 /// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
 const BATCH: usize = 256;
 
@@ -68,7 +65,7 @@ impl Carrier {
             mailbox,
             dispatcher,
             links: HashMap::new(),
-            timers: BinaryHeap::new(),
+            alarms: Alarms::default(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
             tools: Tools::new(gear.pipes, gear.idle_timeout),
@@ -120,11 +117,13 @@ impl Carrier {
         }
     }
 
-    /// The one place that waits: for an event or the next timer.
-    fn wait(&self, events: &mut Vec<Event>) -> io::Result<()> {
+    /// The one place that waits: for an event or the next alarm.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let left = if self.yielding.is_empty() {
-            let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-            let next = timer.into_iter().chain(self.tidy_at).min();
+            let links = &self.links;
+            let waits = |client, at| links.get(&client).is_some_and(|link| link.waits_for(at));
+            let alarm = self.alarms.next(links.len(), waits);
+            let next = alarm.into_iter().chain(self.tidy_at).min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
             Some(Duration::ZERO)
@@ -148,23 +147,15 @@ impl Carrier {
         if self.tidy_at.is_none() && self.tools.pipes.are_idle() {
             self.tidy_at = Some(now + TIDY);
         }
-        while let Some(Reverse((at, client))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
+        while let Some(client) = self.alarms.due(now) {
             self.attend(client, |link, desk| link.alarm(now, desk));
-        }
-        // Timers of clients that have left long before: with a long connect timeout, most.
-        if self.timers.len() > MANY_TIMERS + 4 * self.links.len() {
-            self.timers.retain(|Reverse((at, client))| self.links.get(client).is_some_and(|link| link.is_due_at(*at)));
-            self.timers.shrink_to(MANY_TIMERS);
         }
     }
 
     /// Lets `act` do something with a client, if it is still here, and does what follows.
     fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Link, &mut Desk<'_>) -> Fate) {
         let Some(link) = self.links.get_mut(&client) else { return };
-        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, timers: &mut self.timers };
+        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, alarms: &mut self.alarms };
         let fate = catch_unwind(AssertUnwindSafe(|| act(link, &mut desk))).unwrap_or(Fate::Over(Ending {
             why: Why::Panicked,
             up: 0,
@@ -197,7 +188,7 @@ pub struct Desk<'a> {
     pub client: ClientId,
     set: &'a OwnedFd,
     pub tools: &'a mut Tools,
-    timers: &'a mut BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: &'a mut Alarms,
 }
 
 impl Desk<'_> {
@@ -211,7 +202,7 @@ impl Desk<'_> {
 
     /// The link will be told when this time has come.
     pub fn wake_at(&mut self, at: Instant) {
-        self.timers.push(Reverse((at, self.client)));
+        self.alarms.set(at, self.client);
     }
 }
 

@@ -106,7 +106,12 @@ impl Link {
         self.turn(desk)
     }
 
-    /// A timer has fired, perhaps one that does not matter any more.
+    /// Whether an alarm set for then still matters.
+    pub fn waits_for(&self, at: Instant) -> bool {
+        self.due == Some(at)
+    }
+
+    /// An alarm has come up, perhaps one that does not matter any more.
     pub fn alarm(&mut self, now: Instant, desk: &mut Desk<'_>) -> Fate {
         if self.due.is_none_or(|due| now < due) {
             return Fate::Waits;
@@ -185,11 +190,6 @@ impl Link {
             }
             Stage::Dialling { .. } | Stage::Over => Fate::Over(Ending { why: Why::Cut, up: 0, down: 0, cause: None }),
         }
-    }
-
-    /// Whether a timer set for this time still matters.
-    pub fn is_due_at(&self, at: Instant) -> bool {
-        self.due == Some(at)
     }
 
     /// The client's socket, if nothing of it has been read.

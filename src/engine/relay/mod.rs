@@ -1,6 +1,6 @@
 //! The relay: a few threads carry all granted clients, each from its dial to its end.
 //!
-//! In reading order: `carrier` (one thread: events, turns, reports), `mailbox` (what it is told), `link` (one client:
+//! In reading order: `carrier` (one thread: events, turns, reports), `mailbox` (what it is told), `alarms`, `link` (one client:
 //! dialling, then a pair), `pair` (two directions and how they end), `way` (one direction), `side` (one socket), `pipes`
 //! (for splice).
 //!
@@ -8,6 +8,7 @@
 //! connections) and .37 (500) of its round trips, half of the CPU spent on changing threads, and 26 KiB for a client at
 //! rest; nothing within that design changed it by a tenth. `contrib/bench/relay` repeats the comparison.
 
+mod alarms;
 mod carrier;
 mod link;
 mod mailbox;

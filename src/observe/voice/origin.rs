@@ -11,6 +11,7 @@ use super::{Moment, Scene, Voice};
 use crate::core::msg::{BackendId, Change, DialFailure, Note, Outcome, ScriptEnd, Why};
 use crate::observe::journal::Facts;
 use crate::observe::words::system_words;
+use crate::seldom::Seldom;
 
 /// The voice.
 #[derive(Debug, Default)]
@@ -198,30 +199,6 @@ fn cause(facts: &Facts) -> String {
     facts.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
 }
 
-/// A kind of line that comes in thousands when it comes: one a second is written, with how many were left out before it.
-#[derive(Debug, Default)]
-struct Seldom {
-    last: Option<Instant>,
-    left_out: u64,
-}
-
-impl Seldom {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    /// What is to be added to the line, if it is time for one.
-    fn turn(&mut self, now: Instant) -> Option<String> {
-        if self.last.is_some_and(|last| now.duration_since(last) < Seldom::INTERVAL) {
-            self.left_out += 1;
-            return None;
-        }
-        self.last = Some(now);
-        match std::mem::take(&mut self.left_out) {
-            0 => Some(String::new()),
-            number => Some(format!(" ({number} more like this since the line before)")),
-        }
-    }
-}
-
 /// The script is about to be started, with these words.
 pub fn script_started(script: &Path, arguments: &[String]) {
     info!("running switch script: {} {}", script.display(), arguments.join(" "));
@@ -242,19 +219,4 @@ pub fn script_ended(end: ScriptEnd) {
 
 fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_thousand_lines_in_a_second_one_is_written_and_the_next_tells_of_the_others() {
-        let (mut lines, start) = (Seldom::default(), Instant::now());
-        assert_eq!(lines.turn(start).as_deref(), Some(""));
-        (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
-        let told = lines.turn(start + Seldom::INTERVAL);
-        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
-        assert_eq!(lines.turn(start + 2 * Seldom::INTERVAL).as_deref(), Some(""));
-    }
 }

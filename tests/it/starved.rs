@@ -123,11 +123,11 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     assert!(early.iter().all(is_served), "and those who were there before");
     drop((early, late));
     // Control has threads that wait for their next job, but not for everybody: who is too many is told.
-    let sessions: Vec<_> = (0..20).map(|_| proxy.begin("hello")).map(end_of).collect();
+    let sessions: Vec<_> = (0..20).map(|_| tried(&proxy, "hello")).map(end_of).collect();
     assert!(sessions.iter().any(|answer| answer.contains("Hello")), "{sessions:?}");
     // A script needs one; without, the switch fails and everyone stays where they were.
     eventually(SOON, "a session for the switch, and no thread for its script", || {
-        let answer = end_of(proxy.begin("switch"));
+        let answer = end_of(tried(&proxy, "switch"));
         assert!(!answer.contains("Switch OK"), "{answer}");
         answer.contains("Switch failed: script exec failed")
     });
@@ -137,6 +137,14 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     assert!(proxy.ask("switch").contains("Switch OK"));
     assert!((0..20).map(|_| proxy.connect()).collect::<Vec<_>>().iter().all(is_served));
     before.are_back(&proxy);
+}
+
+/// A session in which this was asked, unless it was closed before.
+fn tried(proxy: &Proxy, line: &str) -> TcpStream {
+    let mut session = TcpStream::connect(proxy.control()).unwrap();
+    session.set_read_timeout(Some(SOON)).unwrap();
+    writeln!(session, "{line}").ok();
+    session
 }
 
 /// What control says before it closes the session, in order or not.

@@ -67,7 +67,7 @@ struct Released {
 fn release(cbpx: &Path, number: usize) -> io::Result<Released> {
     let (old, new) = (listen()?, listen()?);
     let subject = Subject::start(cbpx, old.local_addr()?, new.local_addr()?, SCRIPT)?;
-    let switch = subject.begin("switch")?;
+    let switch = shut_the_gate(&subject)?;
     let clients = ask(subject.listening, 0..number)?;
     wait_until_held(&subject, number)?;
     let serving = serve(new, number);
@@ -117,7 +117,7 @@ pub fn many_idle(cbpx: &Path) -> io::Result<bool> {
     let (_, mut far) = order(serving)?;
     let full = Vitals::of(pid)?;
     let begun = cpu(pid)?;
-    let switch = subject.begin("switch")?;
+    let switch = shut_the_gate(&subject)?;
     let held = ask(subject.listening, idle_number..idle_number + held_number)?;
     wait_until_held(&subject, held_number)?;
     let holding = cpu(pid)?.saturating_sub(begun);
@@ -241,6 +241,20 @@ fn answer(stream: &mut TcpStream) -> io::Result<u32> {
     stream.write_all(&number)?;
     Ok(u32::from_be_bytes(number))
 }
+
+/// Begins a switch and waits for its first row: from then on nobody new reaches a server.
+fn shut_the_gate(subject: &Subject) -> io::Result<TcpStream> {
+    let mut switch = subject.begin("switch")?;
+    let mut answer = Vec::new();
+    while !answer.windows(FIRST_ROW.len()).any(|words| words == FIRST_ROW) {
+        let mut byte = [0];
+        switch.read_exact(&mut byte)?;
+        answer.extend(byte);
+    }
+    Ok(switch)
+}
+
+const FIRST_ROW: &[u8] = b"\n 0.00 ";
 
 fn wait_until_held(subject: &Subject, number: usize) -> io::Result<()> {
     let end = Instant::now() + PATIENCE;

@@ -26,6 +26,9 @@ pub struct Subject {
 /// Nothing takes this long on one machine: whoever says nothing for that time has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// While thousands of connections come and go a port may be lost to one of them after all.
+const TRIES: usize = 5;
+
 impl Subject {
     /// Starts the program `cbpx` with this text as its switch script, and waits until it answers. The script runs in
     /// the directory where [`Subject::file`] is.
@@ -35,31 +38,48 @@ impl Subject {
     pub fn start(cbpx: &Path, active: SocketAddr, standby: SocketAddr, script: &str) -> io::Result<Subject> {
         use std::os::unix::fs::PermissionsExt;
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = format!("cbpx-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = env::temp_dir().join(unique);
-        fs::create_dir_all(&dir)?;
-        let path = dir.join("script");
-        fs::write(&path, script)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        for _ in 0..TRIES {
+            let unique = format!("cbpx-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let dir = env::temp_dir().join(unique);
+            fs::create_dir_all(&dir)?;
+            let path = dir.join("script");
+            fs::write(&path, script)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            let mut subject = Subject::spawn(cbpx, active, standby, &path, dir)?;
+            if subject.answers()? {
+                return Ok(subject);
+            }
+        }
+        Err(io::Error::other("cbpx does not start"))
+    }
+
+    fn spawn(cbpx: &Path, active: SocketAddr, standby: SocketAddr, script: &Path, dir: PathBuf) -> io::Result<Subject> {
         let ((port, listening), (rc_port, control)) = (reserve()?, reserve()?);
         let child = Command::new(fs::canonicalize(cbpx)?)
-            .args(["-t", "60", "-c", "10000", "-o", "0", "-b", "4096"])
+            .args(["-t", "60", "-c", "10000", "-o", "0", "-b", "4096", "--bind", "127.0.0.1"])
             .args(["-p", &listening.port().to_string(), "-r", &control.port().to_string()])
             .args(["-a", &active.to_string(), "-s", &standby.to_string()])
             .arg("-x")
-            .arg(&path)
+            .arg(script)
             .current_dir(&dir)
             .stdin(Stdio::null())
             .spawn()?;
-        let subject = Subject { child, dir, listening, control, _reserved: [port, rc_port] };
+        Ok(Subject { child, dir, listening, control, _reserved: [port, rc_port] })
+    }
+
+    /// Waits until it does; false when it has ended instead.
+    fn answers(&mut self) -> io::Result<bool> {
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(subject.control).is_err() {
+        while TcpStream::connect(self.control).is_err() {
+            if self.child.try_wait()?.is_some() {
+                return Ok(false);
+            }
             if Instant::now() > deadline {
                 return Err(io::Error::other("cbpx does not answer"));
             }
             thread::sleep(Duration::from_millis(5));
         }
-        Ok(subject)
+        Ok(true)
     }
 
     /// Sends a command and does not wait for the answer.

@@ -54,12 +54,14 @@ fn told(words: &str) -> (usize, String) {
 #[test]
 fn the_log_and_set_tell_the_number_of_clients_that_are_served() {
     let server = Backend::echo("s");
-    for (descriptors, expected) in [(64, 18), (128, 48), (200, 82)] {
+    for descriptors in [64, 128, 200] {
         let proxy = with_descriptors(&server, descriptors);
-        let reason = format!("descriptors: {descriptors}");
-        assert_eq!(told(&line(&proxy, "room for about")), (expected, reason.clone()));
-        assert_eq!(told(&proxy.ask("set")), (expected, reason));
-        assert_eq!(served(&proxy, expected + 20).1, expected);
+        let (number, reason) = told(&line(&proxy, "room for about"));
+        assert_eq!(reason, format!("descriptors: {descriptors}"));
+        // Two each, and some for the proxy: more on a machine with more processors.
+        assert!((descriptors as usize / 4..descriptors as usize / 2).contains(&number), "{number} of {descriptors}");
+        assert_eq!(told(&proxy.ask("set")), (number, reason));
+        assert_eq!(served(&proxy, number + 20).1, number);
     }
 }
 
@@ -69,8 +71,9 @@ fn hundreds_of_refused_clients_are_a_handful_of_lines_that_tell_their_number() {
     let proxy = with_descriptors(&server, 64);
     let before = Vitals::at_rest(&proxy);
     let start = Instant::now();
-    let (old, number) = served(&proxy, 18);
-    assert_eq!(number, 18);
+    let (room, _) = told(&line(&proxy, "room for about"));
+    let (old, number) = served(&proxy, room);
+    assert_eq!(number, room);
     let mut refused = 0;
     for _ in 0..10 {
         let (_clients, served) = served(&proxy, 50);
@@ -90,7 +93,7 @@ fn hundreds_of_refused_clients_are_a_handful_of_lines_that_tell_their_number() {
     assert!(lines <= 2 + start.elapsed().as_secs() as usize, "{lines} lines in {:?}", start.elapsed());
     drop(old);
     eventually(SOON, "there is room again", || is_served(&proxy.connect()));
-    assert_eq!(served(&proxy, 18).1, 18, "service is whole again");
+    assert_eq!(served(&proxy, room).1, room, "service is whole again");
     before.are_back(&proxy);
 }
 

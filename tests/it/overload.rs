@@ -93,6 +93,7 @@ fn hundreds_of_refused_clients_are_a_handful_of_lines_that_tell_their_number() {
     assert!(lines <= 2 + start.elapsed().as_secs() as usize, "{lines} lines in {:?}", start.elapsed());
     drop(old);
     eventually(SOON, "there is room again", || is_served(&proxy.connect()));
+    eventually(SOON, "all have left", || proxy.stat("active") == 0);
     assert_eq!(served(&proxy, room).1, room, "service is whole again");
     before.are_back(&proxy);
 }

@@ -2,11 +2,14 @@
 //! before the first client is accepted. The order of fields is the order of shutdown.
 
 use std::fmt;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{Config, LogTarget, OnHangup, OnInterrupt, Service};
+use crate::config::{Config, LogTarget, OnHangup, OnInterrupt, Service, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -136,6 +139,10 @@ impl Proxy {
             bind_all(&service.listeners, service.network.backlog, |at, cause| StartError::Listen { at, cause })
         };
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        if let Some(directory) = &config.control.directory {
+            let at = || Endpoint::Unix(directory.clone());
+            make_shared(directory).map_err(|cause| StartError::Control { at: at(), cause })?;
+        }
         let control_listeners =
             bind_all(&config.control.listeners, CONTROL_BACKLOG, |at, cause| StartError::Control { at, cause })?;
         let mut engines = Vec::new();
@@ -162,6 +169,7 @@ impl Proxy {
             outlet: engine.outlet(),
             board: engine.board(),
             refresher: engine.refresher(),
+            addresses: engine.addresses(),
             fixed: Fixed::of(config, service, limits.to_string()).into(),
         };
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
@@ -203,6 +211,13 @@ impl Proxy {
     /// Why a service ended, if nobody asked for it.
     pub fn wait(mut self) -> io::Result<()> {
         let mut result = Ok(());
+        match self.desk.fixed.words {
+            Words::Switchover => {}
+            Words::Backends { .. } => {
+                self.engines.iter().for_each(Engine::wait_while_accepting);
+                self.control = None;
+            }
+        }
         for engine in &mut self.engines {
             if let Err(e) = engine.wait() {
                 result = Err(e);
@@ -289,6 +304,19 @@ impl Bells {
 
 /// How long the coordinator may take to answer a signal, before the next signal is looked at.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Makes a directory in which everybody may have sockets of their own, unless it is there.
+fn make_shared(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(SHARED).create(directory) {
+        // The mode that was asked for was subject to the umask.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(SHARED)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Everybody may make files, and only their owner may remove them.
+const SHARED: u32 = 0o1777;
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;

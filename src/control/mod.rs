@@ -1,6 +1,7 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`.
+//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other words.
 
+pub mod balance;
 pub mod console;
 mod line;
 mod session;
@@ -17,12 +18,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{Config, LogTarget, Service};
+use crate::config::{Config, LogTarget, Service, Words};
 use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
-use crate::engine::resolve::Refresher;
+use crate::engine::resolve::{Addresses, Refresher};
 use crate::listen::{Acceptor, Listening};
 use crate::net::{Listener, Stream, Tuning};
 use crate::observe::stats::Board;
@@ -51,6 +52,7 @@ pub struct Desk {
     pub outlet: Outlet,
     pub board: Board,
     pub refresher: Refresher,
+    pub addresses: Addresses,
     pub fixed: Arc<Fixed>,
 }
 
@@ -67,6 +69,7 @@ impl Desk {
 /// The settings that do not change, as `set` lists them.
 #[derive(Clone, Debug)]
 pub struct Fixed {
+    pub words: Words,
     pub control: String,
     pub port: String,
     pub active: String,
@@ -106,6 +109,7 @@ impl Fixed {
         };
         let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
         Fixed {
+            words: config.control.words,
             control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
             port: service.listeners.first().map(port).unwrap_or_default(),
             active: upstream(0),

@@ -178,6 +178,7 @@ fn serve(
         },
         access_log: None,
         process: Process {
+            name: "balance".to_owned(),
             background: !options.foreground,
             pid_file: None,
             on_hangup: OnHangup::Stop,

@@ -76,7 +76,7 @@ fn ended(why: Why, scene: &Scene<'_>) {
     let peer = scene.facts.map(|facts| facts.peer.to_string()).unwrap_or_default();
     match why {
         Why::NoBackend | Why::Full => debug!(target: TARGET, "client {peer} closed: {why}"),
-        Why::NoRoom | Why::Panicked => warn!(target: TARGET, "client {peer} closed: {why}"),
+        Why::NoRoom | Why::Panicked | Why::Idle => warn!(target: TARGET, "client {peer} closed: {why}"),
         Why::HungUp
         | Why::Shutdown
         | Why::ClientEnded

@@ -1,105 +1,35 @@
 //! From a configuration to a running program and back: bind everything, start, run, stop. What cannot work is found
 //! before the first client is accepted. The order of fields is the order of shutdown.
 
-use std::fmt;
+mod bells;
+mod failure;
+
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
 
-use crate::config::{Config, LogTarget, OnHangup, OnInterrupt, Service, Words};
+use self::bells::Bells;
+use self::failure::plain;
+pub use self::failure::{Failure, StartError};
+use crate::config::{Config, LogTarget, Service, Unresolved, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
-use crate::core::msg::{Answer, BackendId, Command};
+use crate::core::msg::BackendId;
 use crate::endpoint::{Address, Endpoint};
-use crate::engine::Engine;
-use crate::engine::inbox::{Outlet, Reply};
+use crate::engine::inbox::Outlet;
 use crate::engine::resolve::Addresses;
 use crate::engine::script;
+use crate::engine::{Engine, Start};
 use crate::limits::{Limits, Readings};
 use crate::net::Listener;
-use crate::observe::log::{self as logging, Logging, Reopener};
+use crate::observe::access::{AccessLog, Method};
+use crate::observe::lines::Reopener;
+use crate::observe::log::{self as logging, Logging};
 use crate::observe::voice::{self, Moment, Voice};
-use crate::observe::words::system_words;
-use crate::signals::{self, Signal};
-
-/// Why the program could not start: the act, the object and the cause.
-#[derive(Debug)]
-pub enum StartError {
-    Log {
-        target: LogTarget,
-        cause: io::Error,
-    },
-    Resolve {
-        role: &'static str,
-        backend: Endpoint,
-        cause: io::Error,
-    },
-    ResolveOwn {
-        at: Endpoint,
-        cause: io::Error,
-    },
-    Listen {
-        at: Endpoint,
-        cause: io::Error,
-    },
-    /// A backend is the proxy itself: every client would come back as a new one.
-    Loop {
-        backend: Endpoint,
-    },
-    Control {
-        at: Endpoint,
-        cause: io::Error,
-    },
-    Thread {
-        cause: io::Error,
-    },
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Log { target, cause } => match target {
-                LogTarget::File(path) => write!(f, "cannot open log file {}: {}", path.display(), plain(cause)),
-                LogTarget::Syslog => write!(f, "cannot log to syslog: {}", plain(cause)),
-                LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {
-                    write!(f, "cannot start to log: {}", plain(cause))
-                }
-            },
-            StartError::Resolve { role, backend, cause } => {
-                write!(f, "cannot resolve {role} backend {backend}: {}", plain(cause))
-            }
-            StartError::ResolveOwn { at, cause } => {
-                write!(f, "cannot resolve the address to listen on, {at}: {}", plain(cause))
-            }
-            StartError::Listen { at, cause } => write!(f, "cannot listen on {at}: {}", plain(cause)),
-            StartError::Loop { backend } => {
-                write!(f, "cannot use {backend} as a backend: this proxy listens there itself")
-            }
-            StartError::Control { at, cause } => {
-                write!(f, "cannot listen for remote control on {at}: {}", plain(cause))
-            }
-            StartError::Thread { cause } => write!(f, "cannot start a thread: {}", plain(cause)),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// The words of the system in lower case, as the end of a sentence.
-fn plain(cause: &io::Error) -> String {
-    if cause.kind() == io::ErrorKind::AddrInUse {
-        return "address in use".to_owned();
-    }
-    let words = system_words(cause);
-    match words.split_at_checked(1) {
-        Some((first, rest)) if rest.starts_with(|c: char| c.is_lowercase()) => first.to_lowercase() + rest,
-        Some(_) | None => words,
-    }
-}
+use crate::signals;
 
 /// A running proxy. Dropping it ends it as `quit force` would.
 pub struct Proxy {
@@ -109,6 +39,7 @@ pub struct Proxy {
     listening: Vec<Address>,
     controlled_at: Vec<Address>,
     voice: Box<dyn Voice>,
+    access: Option<AccessLog>,
     logging: Option<Logging>,
 }
 
@@ -119,12 +50,16 @@ impl Proxy {
     /// The first thing that cannot work; then nothing is left running.
     pub fn start(config: &Config) -> Result<Proxy, StartError> {
         let limits = Readings::take().limits();
-        let logging = logging::start(&config.log)
+        let logging = logging::start(&config.log, &config.process.name)
             .map_err(|cause| StartError::Log { target: config.log.target.clone(), cause })?;
         match Proxy::start_services(config, &limits) {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
-                log::error!("{e}");
+                match config.log.target {
+                    // Whoever started the program is told there anyway.
+                    LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {}
+                    LogTarget::File(_) | LogTarget::Syslog => log::error!("{e}"),
+                }
                 Err(e)
             }
         }
@@ -145,6 +80,13 @@ impl Proxy {
         }
         let control_listeners =
             bind_all(&config.control.listeners, CONTROL_BACKLOG, |at, cause| StartError::Control { at, cause })?;
+        let access = match &config.access_log {
+            None => None,
+            Some(path) => {
+                let log = AccessLog::start(path, &config.process.name);
+                Some(log.map_err(|cause| StartError::AccessLog { path: path.clone(), cause })?)
+            }
+        };
         let mut engines = Vec::new();
         let mut listening = Vec::new();
         for (service, listeners) in config.services.iter().zip(bound) {
@@ -152,14 +94,22 @@ impl Proxy {
             let addresses = resolve_backends(service, &own)?;
             own.iter().for_each(|at| voice.moment(&Moment::Listening { service, at }));
             listening.extend(own);
-            let engine = Engine::start(service.clone(), config.log.style, listeners, addresses, limits.room());
+            let method = if service.network.first_bytes == 0 { Method::Get } else { Method::Post };
+            let engine = Engine::start(Start {
+                service: service.clone(),
+                listeners,
+                addresses,
+                room: limits.room(),
+                style: config.log.style,
+                clerk: access.as_ref().map(|log| log.clerk(method)),
+            });
             engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
             if let Some(script) = &service.script
                 && let Err(e) = script::look_at(script)
             {
                 let words = format!("switch script {} cannot be run now: {}", script.display(), plain(&e));
                 log::warn!("{words}");
-                eprintln!("{}: warning: {words}", env!("CARGO_PKG_NAME"));
+                eprintln!("{}: warning: {words}", config.process.name);
             }
         }
         let (Some(service), Some(engine)) = (config.services.first(), engines.first()) else {
@@ -181,6 +131,7 @@ impl Proxy {
             listening,
             controlled_at,
             voice: voice::of(config.log.style),
+            access,
             logging: None,
         };
         proxy.voice.moment(&Moment::Started { listening: &proxy.listening, room: &limits.to_string() });
@@ -233,77 +184,39 @@ impl Proxy {
         self.engines.iter().map(Engine::outlet).collect()
     }
 
-    fn reopener(&self) -> Option<Reopener> {
-        self.logging.as_ref().map(Logging::reopener)
+    fn reopeners(&self) -> Vec<Reopener> {
+        let logs = self.logging.iter().map(Logging::reopener);
+        logs.chain(self.access.iter().map(AccessLog::reopener)).collect()
     }
 }
 
 /// Runs the program until it is told to end: by `quit`, or by a signal.
 ///
 /// # Errors
-/// Why it could not start or go on.
-pub fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+/// Why it could not start or go on, with the exit status for that.
+pub fn run(config: &Config) -> Result<(), Failure> {
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
-    let proxy = Proxy::start(config)?;
+    let statuses = config.process.statuses;
+    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
+    attend(config, proxy).map_err(|e| Failure::new(statuses.other, e))
+}
+
+/// Sees to signals and the console until the end.
+fn attend(config: &Config, proxy: Proxy) -> io::Result<()> {
     let interrupts = Interrupts::default();
     let mut bells = Bells {
         outlets: proxy.outlets(),
         interrupts: interrupts.clone(),
-        reopener: proxy.reopener(),
+        reopeners: proxy.reopeners(),
         voice: voice::of(config.log.style),
-        on_hangup: config.process.on_hangup,
-        on_interrupt: config.process.on_interrupt,
+        process: config.process.clone(),
     };
     let _signals = signals::Listener::start(move |signal| bells.heed(signal))?;
     // After the signals: its first line may be followed by Ctrl-C.
     let _console = if config.control.console { Console::start(proxy.desk().clone(), interrupts)? } else { None };
-    proxy.wait()?;
-    Ok(())
+    proxy.wait()
 }
-
-/// Who is to be told of a signal, and how.
-struct Bells {
-    outlets: Vec<Outlet>,
-    interrupts: Interrupts,
-    reopener: Option<Reopener>,
-    voice: Box<dyn Voice>,
-    on_hangup: OnHangup,
-    on_interrupt: OnInterrupt,
-}
-
-impl Bells {
-    fn heed(&mut self, signal: Signal) {
-        let command = match (signal, self.on_hangup, self.on_interrupt) {
-            (Signal::HangUp, OnHangup::Reopen, _) => {
-                self.voice.moment(&Moment::Reopening);
-                return self.reopener.iter().for_each(Reopener::reopen);
-            }
-            // A command at the console that repeats takes its Ctrl-C for itself.
-            (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
-            (Signal::Interrupt, _, OnInterrupt::Ask) => Command::Interrupt,
-            (Signal::Interrupt, _, OnInterrupt::Stop)
-            | (Signal::HangUp, OnHangup::Stop, _)
-            | (Signal::Stop | Signal::Quit, ..) => Command::Stop,
-        };
-        self.voice.moment(&Moment::Signal { name: signal.name() });
-        for outlet in &self.outlets {
-            let replies = outlet.ask(command);
-            // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
-            if command == Command::Interrupt
-                && let Ok(Reply::Answer(Answer::StillInUse { granted, held }, _)) = replies.recv_timeout(PATIENCE)
-            {
-                let name = env!("CARGO_PKG_NAME");
-                let words = "Ctrl-C again within 5 s stops it all the same";
-                // Nobody may be reading there.
-                writeln!(io::stderr(), "{name}: clients connected: {granted}, held: {held}; {words}").ok();
-            }
-        }
-    }
-}
-
-/// How long the coordinator may take to answer a signal, before the next signal is looked at.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes a directory in which everybody may have sockets of their own, unless it is there.
 fn make_shared(directory: &Path) -> io::Result<()> {
@@ -320,6 +233,7 @@ const SHARED: u32 = 0o1777;
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
+
 fn bind_all(
     endpoints: &[Endpoint],
     backlog: i32,
@@ -337,7 +251,12 @@ fn bind_all(
 
 /// The addresses of all backends, none of which may be one of our `own`.
 fn resolve_backends(service: &Service, own: &[Address]) -> Result<Addresses, StartError> {
-    let addresses = Addresses::resolve(service.backends().map(|backend| &backend.endpoint)).map_err(|e| {
+    let endpoints = service.backends().map(|backend| &backend.endpoint);
+    let addresses = match service.network.unresolved {
+        Unresolved::Unreachable => Ok(Addresses::resolve_what_can_be(endpoints)),
+        Unresolved::Error => Addresses::resolve(endpoints),
+    };
+    let addresses = addresses.map_err(|e| {
         let active = service.upstreams.first();
         let is_active = active.is_some_and(|active| active.backends().any(|backend| backend.endpoint == e.endpoint));
         let role = if is_active { "active" } else { "standby" };

@@ -2,6 +2,7 @@
 
 mod access;
 mod backend;
+mod balance;
 mod cli;
 mod command;
 mod console;

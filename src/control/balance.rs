@@ -15,7 +15,7 @@ use crate::endpoint::{self, Address, Endpoint};
 use crate::engine::inbox::Outlet;
 
 /// The line with which a shell begins: the session is kept open then, and asks for one command after the other.
-pub const SHELL: &str = "shell";
+pub const SHELL: &str = "-i";
 /// The answer to `kill` when it did not work.
 pub const STOP_FAILED: &str = "shutdown failed.";
 const SYNTAX: &str = "syntax error";
@@ -240,28 +240,25 @@ fn place(addresses: &[Address]) -> (String, String) {
 fn change(desk: &Desk, change: Change, terminal: &mut Terminal<'_>, words: impl FnOnce(Answer) -> String) -> Said {
     match desk.ask(Command::Change(change)) {
         Some(Answer::TooLate) | None => terminal.line(ENDING),
-        Some(answer) => {
-            let words = words(answer);
-            if words.is_empty() { Ok(()) } else { terminal.line(&words) }
-        }
+        Some(answer) => terminal.line(&words(answer)),
     }
 }
 
 fn disable(talk: &mut Talk, desk: &Desk, numbers: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Said {
     let number = numbers[0];
     let Some(view) = talk.channel(desk, number) else { return no_such(number, terminal) };
-    change(desk, Change::Disable(view.id), terminal, |answer| match answer {
-        Answer::Unchanged(_) => format!("channel {number} already disabled"),
-        _ => format!("channel {number} disabled"),
+    change(desk, Change::Disable(view.id), terminal, |answer| {
+        let already = if answer == Answer::Unchanged(Unchanged::AlreadyDisabled) { "already " } else { "" };
+        format!("channel {number} {already}disabled")
     })
 }
 
 fn enable(talk: &mut Talk, desk: &Desk, numbers: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Said {
     let number = numbers[0];
     let Some(view) = talk.channel(desk, number) else { return no_such(number, terminal) };
-    change(desk, Change::Enable(view.id), terminal, |answer| match answer {
-        Answer::Unchanged(_) => format!("channel {number} already enabled"),
-        _ => format!("channel {number} enabled"),
+    change(desk, Change::Enable(view.id), terminal, |answer| {
+        let already = if answer == Answer::Unchanged(Unchanged::AlreadyEnabled) { "already " } else { "" };
+        format!("channel {number} {already}enabled")
     })
 }
 
@@ -297,9 +294,10 @@ fn assign(talk: &mut Talk, desk: &Desk, numbers: &[i64], words: &[&str], termina
     let Some(view) = talk.channel(desk, numbers[0]) else { return terminal.line(UNKNOWN_CHANNEL) };
     let found = endpoint(words[1], words[2]).and_then(|endpoint| desk.addresses.learn(&endpoint).ok());
     let Some(found) = found else { return terminal.line(BAD_ADDRESS) };
-    change(desk, Change::Assign(view.id, found), terminal, |answer| match answer {
-        Answer::Unchanged(Unchanged::NotDisabled) => "channel must be disabled to assign new address".to_owned(),
-        _ => "channel reassigned".to_owned(),
+    change(desk, Change::Assign(view.id, found), terminal, |answer| {
+        let refused = answer == Answer::Unchanged(Unchanged::NotDisabled);
+        let words = if refused { "channel must be disabled to assign new address" } else { "channel reassigned" };
+        words.to_owned()
     })
 }
 

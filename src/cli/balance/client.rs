@@ -95,6 +95,7 @@ impl Request {
                 stream.set_read_timeout(Some(PATIENCE)).ok();
                 // If nobody reads it, there is no answer either.
                 writeln!(&stream, "{command}").ok();
+                stream.shutdown(Shutdown::Write).ok();
                 copy(&stream)
             }
             Wish::Shell => {

@@ -24,7 +24,7 @@ fn run(invocation: Invocation) -> ExitCode {
         Invocation::Print(text) => finish(io::stdout().write_all(text.as_bytes()).map_err(Into::into)),
         Invocation::Serve { config, warnings } => {
             let name = &config.process.name;
-            warnings.iter().for_each(|words| complain(&format!("{name}: warning: {words}")));
+            warnings.iter().for_each(|words| complain(&serve::warning(&config, words)));
             match serve::run(&config) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {

@@ -27,7 +27,8 @@ use crate::settings::{self, Row};
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
     after_help = "Other uses:\n  cbpx ctl [--to HOST:PORT|PATH] COMMAND   talk to a running cbpx\n  cbpx demo                                \
                   see a switch on built-in servers\n\nOther command lines on the same engine (also as a link with \
-                  the old name):\n  cbpx balance --help                      those of balance 3.54\n\nREADME.md has the commands, a switch step by step, and what it costs."
+                  the old name):\n  cbpx balance --help                      those of balance 3.54\n  \
+                  cbpx pumpkin --help                      that of PumpkinLB 2.0.0\n\nREADME.md has the commands, a switch step by step, and what it costs."
 )]
 struct Typed {
     /// Port to listen on

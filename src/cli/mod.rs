@@ -1,9 +1,10 @@
-//! From the words that were typed to what is to be done. Pure: no file, socket or clock; a dialect ends where `Config`
-//! begins.
+//! From the words that were typed to what is to be done. Pure: no socket or clock, and no file but one that is a dialect's
+//! configuration; a dialect ends where `Config` begins.
 
 pub mod balance;
 pub mod cbpx;
 pub mod ctl;
+mod pumpkin;
 mod upstream;
 
 use std::ffi::OsString;
@@ -47,7 +48,12 @@ impl Usage {
 type Parse = fn(&[OsString]) -> Result<Invocation, Usage>;
 
 /// The old programs whose command lines are understood: as a subcommand, or when the program is called by this name.
-const DIALECTS: &[(&str, Parse)] = &[("balance", balance::parse)];
+const DIALECTS: &[(&str, Parse)] = &[
+    ("balance", balance::parse),
+    ("pumpkin", pumpkin::parse),
+    ("pumpkinlb", pumpkin::parse),
+    ("PumpkinLB.py", pumpkin::parse),
+];
 
 fn dialect(name: &str) -> Option<Parse> {
     DIALECTS.iter().find(|(known, _)| *known == name).map(|(_, parse)| *parse)

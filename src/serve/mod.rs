@@ -205,6 +205,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     attend(config, proxy).map_err(|e| Failure::new(statuses.other, e))
 }
 
+/// What is to be thought of before the log is there, as a line for standard error.
+pub fn warning(config: &Config, words: &str) -> String {
+    logging::warning(config.log.style, &config.process.name, words)
+}
+
 /// Sees to signals and the console until the end.
 fn attend(config: &Config, proxy: Proxy) -> io::Result<()> {
     let interrupts = Interrupts::default();

@@ -25,6 +25,7 @@ mod pools;
 mod postgres;
 mod probes;
 mod proxy;
+mod pumpkin;
 mod relay;
 mod rest;
 mod rude;

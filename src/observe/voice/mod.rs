@@ -2,6 +2,7 @@
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
 mod bare;
+mod brackets;
 pub mod origin;
 
 use std::collections::BTreeMap;
@@ -87,7 +88,8 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets => Box::<origin::Origin>::default(),
+        LogStyle::Origin | LogStyle::Slashes => Box::<origin::Origin>::default(),
+        LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }
 }

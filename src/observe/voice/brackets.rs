@@ -77,7 +77,11 @@ impl Voice for Brackets {
             Moment::Listening { service, at } => {
                 info!(target: TARGET, "Starting up listener on {at} with mappings: {}", workers(service));
             }
-            Moment::Started { .. } | Moment::Reopening => {}
+            Moment::BindFailed { at, cause, again, .. } => {
+                let (cause, again) = (system_words(cause), again.as_secs_f64());
+                error!(target: TARGET, "Failed to bind to {at}. \"{cause}\" Retrying in {again} seconds.");
+            }
+            Moment::Started { .. } | Moment::Tally { .. } | Moment::Reopening => {}
             Moment::Signal { .. } => info!(target: TARGET, "Caught signal, shutting down listeners..."),
             Moment::Ended => info!(target: TARGET, "exiting..."),
         }

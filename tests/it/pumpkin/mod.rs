@@ -1,5 +1,6 @@
 //! `cbpx pumpkin`: the old configuration file, with real clients and servers.
 
+mod binding;
 mod files;
 mod retries;
 mod serving;

@@ -30,7 +30,10 @@ fn workers_take_turns_in_list_order_for_each_mapping_alone() {
 #[test]
 fn defect_3_short_answers_are_all_delivered() {
     const ANSWER: [u8; 1000] = [b'x'; 1000];
-    let backend = Backend::start(|mut stream, _| stream.write_all(&ANSWER).unwrap());
+    let backend = Backend::start(|mut stream, _| {
+        stream.write_all(&ANSWER).unwrap();
+        stream.shutdown(Shutdown::Both).unwrap();
+    });
     let pumpkin = Pumpkin::start(1, &format!("[mappings]\nP0={}\n", backend.address()));
     let whole = (0..20).filter(|_| read_rest(&pumpkin.connect(0)) == ANSWER).count();
     assert_eq!(whole, 20);
@@ -42,6 +45,7 @@ fn defect_4_half_close_is_relayed() {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         stream.write_all(format!("{} bytes", all.len()).as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
     });
     let pumpkin = Pumpkin::start(1, &format!("[mappings]\nP0={}\n", backend.address()));
     let mut client = pumpkin.connect(0);

@@ -1,6 +1,6 @@
 //! Where to listen or connect: `host:port`, `[v6]:port` or the path of a Unix socket.
 //!
-//! An `Endpoint` that exists is well formed: its port is a number (service names were looked up while parsing), its
+//! An `Endpoint` that was parsed is well formed: its port is a number (service names were looked up while parsing), its
 //! host is not empty. Whether the host has an address is asked by [`Endpoint::resolve`], which may block on the
 //! network and so is called at the start and from the resolver's thread only.
 
@@ -19,6 +19,9 @@ pub enum Endpoint {
     Tcp { host: String, port: u16 },
     /// The path of a Unix stream socket.
     Unix(PathBuf),
+    /// What was typed where an endpoint belongs. It never has an address: for programs that take what cannot be used for
+    /// a backend that cannot be reached.
+    Malformed(String),
 }
 
 /// One address that can be dialled or bound without asking anybody.
@@ -37,7 +40,7 @@ impl Endpoint {
     pub fn is_name(&self) -> bool {
         match self {
             Endpoint::Tcp { host, .. } => literal(host).is_none(),
-            Endpoint::Unix(_) => false,
+            Endpoint::Unix(_) | Endpoint::Malformed(_) => false,
         }
     }
 
@@ -49,6 +52,7 @@ impl Endpoint {
     pub fn resolve(&self) -> io::Result<Vec<Address>> {
         let (host, port) = match self {
             Endpoint::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
+            Endpoint::Malformed(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no address")),
             Endpoint::Tcp { host, port } => (host, *port),
         };
         if let Some(ip) = literal(host) {
@@ -76,6 +80,7 @@ impl Endpoint {
         match self {
             Endpoint::Tcp { host, port } => (host.clone(), port.to_string()),
             Endpoint::Unix(path) => (path.display().to_string(), "0".to_owned()),
+            Endpoint::Malformed(text) => (text.clone(), "0".to_owned()),
         }
     }
 }
@@ -155,6 +160,7 @@ impl fmt::Display for Endpoint {
             Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
             Endpoint::Unix(path) => write!(f, "{}", path.display()),
+            Endpoint::Malformed(text) => f.write_str(text),
         }
     }
 }

@@ -47,7 +47,7 @@
 //! | `net`, `listen`, `threads` | sockets and their options; the accept loop; names of threads |
 //! | [`control`] | sessions and console; the table of command words |
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
-//! | `observe` | counters, the log, and the words for every outcome; fed by the core's notes |
+//! | `observe` | counters, the log, the access log, and the words for every outcome; fed by the core's notes |
 //! | `limits` | what the process has room for |
 //! | `signals`, [`serve`] | what a signal means; bind, start, run, stop |
 //! | [`cli`] | from argv to an invocation; one file per dialect |

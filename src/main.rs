@@ -25,8 +25,15 @@ fn run(invocation: Invocation) -> ExitCode {
     match invocation {
         Invocation::Print(text) => finish(io::stdout().write_all(text.as_bytes()).map_err(Into::into)),
         Invocation::Serve { config, warnings } => {
-            warnings.iter().for_each(|words| complain(&format!("cbpx: warning: {words}")));
-            finish(serve::run(&config))
+            let name = &config.process.name;
+            warnings.iter().for_each(|words| complain(&format!("{name}: warning: {words}")));
+            match serve::run(&config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    complain(&format!("{name}: {failure}"));
+                    ExitCode::from(failure.status)
+                }
+            }
         }
         Invocation::Demo(options) => match demo::run(&options) {
             Ok(true) => ExitCode::SUCCESS,

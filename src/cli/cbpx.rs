@@ -227,6 +227,7 @@ impl Typed {
                 },
                 access_log: self.access_log.clone(),
                 process: Process {
+                    name: "cbpx".to_owned(),
                     background: false,
                     pid_file: None,
                     on_hangup: OnHangup::Reopen,

@@ -102,7 +102,7 @@ impl Fixed {
     pub fn of(config: &Config, service: &Service, room: String) -> Fixed {
         let port = |endpoint: &Endpoint| match endpoint {
             Endpoint::Tcp { port, .. } => port.to_string(),
-            Endpoint::Unix(path) => path.display().to_string(),
+            Endpoint::Unix(_) | Endpoint::Malformed(_) => endpoint.to_string(),
         };
         let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
         Fixed {

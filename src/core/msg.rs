@@ -337,6 +337,8 @@ pub enum Why {
     ClientFailed,
     /// The backend reset the connection or could not be reached any more.
     BackendFailed,
+    /// No byte has passed either way for the idle timeout.
+    Idle,
     /// `quit force`, or the end of the grace period.
     Cut,
     /// A defect in this program ended the client's thread.

@@ -30,7 +30,7 @@ use self::clients::Clients;
 use self::coordinator::Coordinator;
 use self::dispatch::{Dispatcher, Floor};
 use self::inbox::{Message, Outlet, Report};
-use self::relay::{Mailbox, Relays};
+use self::relay::{Gear, Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
 use self::watch::{Watch, Watched};
@@ -40,6 +40,7 @@ use crate::core::State;
 use crate::endpoint::Address;
 use crate::listen::{Acceptor, Listening};
 use crate::net::{Listener, Stream, Tuning};
+use crate::observe::access::Clerk;
 use crate::observe::journal::Journal;
 use crate::observe::stats::Board;
 use crate::threads;
@@ -51,6 +52,19 @@ pub struct Room {
     pub clients: usize,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
+}
+
+/// What a service is started with.
+pub struct Start {
+    pub service: Service,
+    /// Bound already.
+    pub listeners: Vec<Listener>,
+    /// Of its backends.
+    pub addresses: Addresses,
+    pub room: Room,
+    pub style: LogStyle,
+    /// Writes a line for each client that has gone.
+    pub clerk: Option<Clerk>,
 }
 
 /// A running service. Dropping it stops it as `quit force` would and joins every thread.
@@ -65,17 +79,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts to serve on listeners that are bound already.
+    /// Starts to serve.
     ///
     /// # Errors
     /// When a thread or descriptor is not to be had.
-    pub fn start(
-        service: Service,
-        style: LogStyle,
-        listeners: Vec<Listener>,
-        addresses: Addresses,
-        room: Room,
-    ) -> io::Result<Engine> {
+    pub fn start(start: Start) -> io::Result<Engine> {
+        let Start { service, listeners, addresses, room, style, clerk } = start;
         let (outlet, inbox) = Outlet::new();
         let state = State::new(&service, room.clients);
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
@@ -87,7 +96,7 @@ impl Engine {
         let floor = Floor {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
-            journal: Journal::new(&service, style, board.clone()),
+            journal: Journal::new(&service, style, clerk, board.clone()),
             addresses,
             connect_timeout: service.network.connect_timeout,
             tuning,
@@ -96,7 +105,8 @@ impl Engine {
             flows_counted: service.goes_by_flow().then(Instant::now),
         };
         let dispatcher = Dispatcher::new(floor, outlet.clone());
-        let relays = Relays::start(mailboxes, &dispatcher, &first_size, room.pipes)?;
+        let gear = Gear { pipes: room.pipes, first_size, idle_timeout: service.network.idle_timeout };
+        let relays = Relays::start(mailboxes, &dispatcher, &gear)?;
         let watch = Watch::start(&watched, dispatcher.clone())?;
         let mut listening = Vec::new();
         for listener in listeners {

@@ -66,9 +66,24 @@ impl Addresses {
             Ok(found) => Ok(Entry::new(endpoint, found)),
             Err(cause) => Err(Unresolved { endpoint: endpoint.clone(), cause }),
         };
-        let known = endpoints.map(entry).collect::<Result<Vec<_>, _>>()?;
+        Ok(Addresses::of_entries(endpoints.map(entry).collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// Asks for all of them. One that has no address cannot be dialled until a refresh has found one.
+    pub fn resolve_what_can_be<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Addresses {
+        let entry = |endpoint: &Endpoint| {
+            let found = endpoint.resolve().unwrap_or_else(|cause| {
+                log::warn!("cannot resolve backend {endpoint}: {cause}; it counts as one that cannot be reached");
+                Vec::new()
+            });
+            Entry::new(endpoint, found)
+        };
+        Addresses::of_entries(endpoints.map(entry).collect())
+    }
+
+    fn of_entries(known: Vec<Arc<Entry>>) -> Addresses {
         let places = (0..known.len()).map(EndpointId).collect();
-        Ok(Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places) })))
+        Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places) }))
     }
 
     /// Asks for one more endpoint, which a backend may be assigned to then. May block as long as the resolver does.
@@ -143,8 +158,8 @@ impl Addresses {
 
 impl Entry {
     fn new(endpoint: &Endpoint, found: Vec<Address>) -> Arc<Entry> {
-        let current = RwLock::new(found.into());
-        Arc::new(Entry { endpoint: endpoint.clone(), current, failed: AtomicBool::new(false) })
+        let failed = AtomicBool::new(found.is_empty());
+        Arc::new(Entry { endpoint: endpoint.clone(), current: RwLock::new(found.into()), failed })
     }
 }
 
@@ -209,5 +224,28 @@ impl Drop for Resolver {
             }
             Err(RecvTimeoutError::Timeout) => log::warn!("the system's resolver hangs; its thread is left behind"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_without_an_address_has_one_once_a_refresh_has_found_it() {
+        let here = Endpoint::tcp("localhost", 9);
+        let addresses = Addresses::of_entries(vec![Entry::new(&here, Vec::new())]);
+        assert!(addresses.of(BackendId(0)).is_empty() && addresses.has_names());
+        addresses.refresh();
+        assert_eq!(*addresses.of(BackendId(0)), *here.resolve().unwrap());
+    }
+
+    #[test]
+    fn what_has_no_address_is_an_error_or_a_backend_without_one() {
+        let endpoints =
+            [Endpoint::tcp("127.0.0.1", 9), Endpoint::tcp("nosuch.invalid", 9), Endpoint::Malformed("x".to_owned())];
+        assert_eq!(Addresses::resolve(endpoints.iter()).unwrap_err().endpoint, endpoints[1]);
+        let addresses = Addresses::resolve_what_can_be(endpoints.iter());
+        assert_eq!([0, 1, 2].map(|number| addresses.of(BackendId(number)).len()), [1, 0, 0]);
     }
 }

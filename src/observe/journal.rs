@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::access::Clerk;
 use super::stats::Board;
 use super::voice::{self, Scene, Voice};
 use crate::config::{LogStyle, Service};
@@ -40,6 +41,8 @@ impl Facts {
 pub struct Journal {
     board: Board,
     voice: Box<dyn Voice>,
+    /// Of the access log, if there is one.
+    clerk: Option<Clerk>,
     /// Backends as configured or assigned since, by `BackendId`.
     names: Vec<String>,
     /// Backends that have failed, and when.
@@ -47,9 +50,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    pub fn new(service: &Service, style: LogStyle, board: Board) -> Journal {
+    pub fn new(service: &Service, style: LogStyle, clerk: Option<Clerk>, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        Journal { board, voice: voice::of(style), names, failed: BTreeMap::new() }
+        Journal { board, voice: voice::of(style), clerk, names, failed: BTreeMap::new() }
     }
 
     /// A backend is somewhere else now, or new.
@@ -74,6 +77,11 @@ impl Journal {
             Note::BackendBack(backend) | Note::PoolChanged(Change::Disable(backend)) => {
                 self.failed.remove(&backend);
             }
+            Note::Ended(_, why) => {
+                if let (Some(clerk), Some(facts)) = (&self.clerk, facts) {
+                    clerk.gone(why, facts);
+                }
+            }
             Note::PoolChanged(
                 Change::Enable(_)
                 | Change::Create(..)
@@ -95,8 +103,7 @@ impl Journal {
             | Note::Paused(_)
             | Note::Granted(..)
             | Note::Connected(_)
-            | Note::DialFailed(..)
-            | Note::Ended(..) => {}
+            | Note::DialFailed(..) => {}
         }
     }
 

@@ -1,73 +1,42 @@
-//! The log: fern formats and filters, a bounded queue takes the lines to a thread that writes them. A disk that is full
+//! The log: fern formats and filters, [`super::lines`] takes the lines to a thread that writes them. A disk that is full
 //! or hangs costs lines, which are counted and told, and never makes anybody wait.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use log::Level;
 
+use super::lines::{self, LineWriter, Reopener};
 use super::voice;
-use super::words::system_words;
 use crate::config::{Log, LogStyle, LogTarget};
 use crate::threads;
 
-/// Lines that may wait for the disk: some seconds of DEBUG under load.
-const QUEUE: usize = 8192;
-/// How long the end of the program waits for the disk.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-enum Entry {
-    /// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a
-    /// disk that may hang, and takes more stack than a client's thread has.
-    Line(Timestamp, Level, String),
-    Reopen,
-    End,
+/// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a disk
+/// that may hang, and takes more stack than a client's thread has.
+struct Line {
+    at: Timestamp,
+    level: Level,
+    text: String,
 }
 
 /// The running log. Dropping it writes what is waiting, if the disk allows it within a second.
-#[derive(Debug)]
-pub struct Logging {
-    entries: Sender<Entry>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<()>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Logging(LineWriter<Line>);
 
-/// Asks for the log file to be opened again, from any thread.
-#[derive(Clone, Debug)]
-pub struct Reopener(Sender<Entry>);
-
-impl Reopener {
-    /// After a rotation. If the log is busy with a slow disk the wish is lost with the lines.
-    pub fn reopen(&self) {
-        self.0.try_send(Entry::Reopen).ok();
-    }
-}
-
-/// Opens the log and makes it the process's logger. `None` when nothing is to be logged.
+/// Opens the log and makes it the process's logger. `None` when nothing is to be logged. `name` is what the program is
+/// called.
 ///
 /// # Errors
 /// When the file cannot be opened, or a thread not be started.
-pub fn start(log: &Log) -> io::Result<Option<Logging>> {
-    let Some(sink) = Sink::open(&log.target)? else { return Ok(None) };
-    let (entries, inbox) = bounded(QUEUE);
-    let (running, ended) = bounded::<()>(0);
-    let lost = Arc::new(AtomicU64::new(0));
-    let writer = Writer { sink, style: log.style, lost: Arc::clone(&lost), complained: false };
-    let thread = threads::spawn("log", move || {
-        let _running = running;
-        writer.run(&inbox);
-    })?;
-    let (sender, style) = (entries.clone(), log.style);
+pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
+    let Some(target) = Target::open(&log.target, name)? else { return Ok(None) };
+    let sink = Sink { target, style: log.style, name: name.to_owned() };
+    let hangs = format!("{name}: the log's disk does not answer; log lines are lost");
+    let writer = LineWriter::start("log", sink, hangs)?;
+    let (pen, style) = (writer.pen(), log.style);
     let dispatch = fern::Dispatch::new()
         .level(log.level)
         .filter(move |about| is_ours(style, about))
@@ -83,16 +52,11 @@ pub fn start(log: &Log) -> io::Result<Option<Logging>> {
             LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => out.finish(format_args!("{message}")),
         })
         .chain(fern::Output::call(move |record| {
-            match sender.try_send(Entry::Line(Timestamp::now(), record.level(), record.args().to_string())) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                    lost.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            pen.put(Line { at: Timestamp::now(), level: record.level(), text: record.args().to_string() });
         }));
     // Fails when this process has a logger already (a test, a second proxy in one process): lines then go there.
     dispatch.apply().ok();
-    Ok(Some(Logging { entries, ended, thread: Some(thread) }))
+    Ok(Some(Logging(writer)))
 }
 
 /// Other crates' talk (line editing, for one) is theirs. In styles that have words of their own, only those are written,
@@ -109,21 +73,7 @@ fn is_ours(style: LogStyle, about: &log::Metadata<'_>) -> bool {
 
 impl Logging {
     pub fn reopener(&self) -> Reopener {
-        Reopener(self.entries.clone())
-    }
-}
-
-impl Drop for Logging {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        self.entries.send_deadline(Entry::End, deadline).ok();
-        match self.ended.recv_deadline(deadline) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                self.thread.take().map(JoinHandle::join);
-            }
-            // A write that hangs in the kernel cannot be woken.
-            Err(RecvTimeoutError::Timeout) => eprintln!("cbpx: the log's disk does not answer; log lines are lost"),
-        }
+        self.0.reopener()
     }
 }
 
@@ -136,12 +86,8 @@ fn level_word(level: Level) -> &'static str {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
-
 /// Where lines end up.
-enum Sink {
+enum Target {
     File(PathBuf, File),
     StandardError,
     BothStandards,
@@ -150,123 +96,85 @@ enum Sink {
 
 type Syslog = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
 
-impl Sink {
-    fn open(target: &LogTarget) -> io::Result<Option<Sink>> {
+impl Target {
+    fn open(target: &LogTarget, name: &str) -> io::Result<Option<Target>> {
         Ok(match target {
-            LogTarget::File(path) => Some(Sink::File(path.clone(), open(path)?)),
-            LogTarget::StandardError => Some(Sink::StandardError),
-            LogTarget::BothStandards => Some(Sink::BothStandards),
-            LogTarget::Syslog => Some(Sink::Syslog(Box::new(syslog()?))),
+            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path)?)),
+            LogTarget::StandardError => Some(Target::StandardError),
+            LogTarget::BothStandards => Some(Target::BothStandards),
+            LogTarget::Syslog => Some(Target::Syslog(Box::new(syslog(name)?))),
             LogTarget::Nowhere => None,
         })
     }
+}
 
-    /// One line, its end included.
-    fn write(&mut self, level: Level, line: &str) -> io::Result<()> {
-        match self {
-            Sink::File(_, file) => file.write_all(line.as_bytes()),
-            Sink::BothStandards if level > Level::Warn => {
+struct Sink {
+    target: Target,
+    style: LogStyle,
+    /// What the program is called.
+    name: String,
+}
+
+impl lines::Sink<Line> for Sink {
+    fn write(&mut self, line: &Line, lost: u64) -> io::Result<()> {
+        let Line { at, level, text } = line;
+        let notice = if lost > 0 { format!("({lost} log lines were lost before this one)\n") } else { String::new() };
+        let dated = || format!("{notice}{}\n", dated(self.style, *at, text));
+        match &mut self.target {
+            Target::File(_, file) => file.write_all(dated().as_bytes()),
+            Target::BothStandards if *level > Level::Warn => {
                 let mut out = io::stdout().lock();
-                out.write_all(line.as_bytes()).and_then(|()| out.flush())
+                out.write_all(dated().as_bytes()).and_then(|()| out.flush())
             }
-            Sink::StandardError | Sink::BothStandards => io::stderr().write_all(line.as_bytes()),
-            Sink::Syslog(logger) => {
-                let line = line.trim_end();
+            Target::StandardError | Target::BothStandards => io::stderr().write_all(dated().as_bytes()),
+            Target::Syslog(logger) => {
+                let line = format!("{notice}{text}");
                 let sent = match level {
-                    Level::Error => logger.err(line),
-                    Level::Warn => logger.warning(line),
-                    Level::Info => logger.info(line),
-                    Level::Debug | Level::Trace => logger.debug(line),
+                    Level::Error => logger.err(&line),
+                    Level::Warn => logger.warning(&line),
+                    Level::Info => logger.info(&line),
+                    Level::Debug | Level::Trace => logger.debug(&line),
                 };
                 // The logger may have been started anew.
                 sent.or_else(|_| {
-                    **logger = syslog()?;
-                    logger.info(line).map_err(io::Error::other)
+                    **logger = syslog(&self.name)?;
+                    logger.info(&line).map_err(io::Error::other)
                 })
             }
         }
     }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Target::File(path, file) = &mut self.target {
+            *file = lines::open(path)?;
+        }
+        Ok(())
+    }
+
+    fn complain(&self, words: &str) {
+        // Nobody may be listening there.
+        writeln!(io::stderr(), "{}: {words}", self.name).ok();
+    }
 }
 
-/// Its name, for what is said about it.
 impl fmt::Display for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Sink::File(path, _) => write!(f, "log file {}", path.display()),
-            Sink::StandardError | Sink::BothStandards => f.write_str("standard error"),
-            Sink::Syslog(_) => f.write_str("syslog"),
+        match &self.target {
+            Target::File(path, _) => write!(f, "log file {}", path.display()),
+            Target::StandardError | Target::BothStandards => f.write_str("standard error"),
+            Target::Syslog(_) => f.write_str("syslog"),
         }
     }
 }
 
-fn syslog() -> io::Result<Syslog> {
+fn syslog(name: &str) -> io::Result<Syslog> {
     let formatter = syslog::Formatter3164 {
         facility: syslog::Facility::LOG_DAEMON,
         hostname: None,
-        process: env!("CARGO_PKG_NAME").to_owned(),
+        process: name.to_owned(),
         pid: std::process::id(),
     };
     syslog::unix(formatter).map_err(io::Error::other)
-}
-
-struct Writer {
-    sink: Sink,
-    style: LogStyle,
-    /// Lines that found the queue full or the disk unwilling, not told yet.
-    lost: Arc<AtomicU64>,
-    /// Standard error has been told of this trouble.
-    complained: bool,
-}
-
-impl Writer {
-    fn run(mut self, inbox: &Receiver<Entry>) {
-        while let Ok(entry) = inbox.recv() {
-            match entry {
-                Entry::Line(at, level, text) => self.write(at, level, &text),
-                Entry::Reopen => self.reopen(),
-                Entry::End => return,
-            }
-        }
-    }
-
-    fn write(&mut self, at: Timestamp, level: Level, text: &str) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        let notice = if lost > 0 { format!("({lost} log lines were lost before this one)\n") } else { String::new() };
-        let line = match &self.sink {
-            Sink::Syslog(_) => format!("{notice}{text}\n"),
-            Sink::File(..) | Sink::StandardError | Sink::BothStandards => {
-                format!("{notice}{}\n", dated(self.style, at, text))
-            }
-        };
-        match self.sink.write(level, &line) {
-            Ok(()) => self.complained = false,
-            Err(e) => {
-                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-                let words = format!("cannot write to {}: {}; lines are lost", self.sink, system_words(&e));
-                self.complain(&words);
-            }
-        }
-    }
-
-    fn reopen(&mut self) {
-        let Sink::File(path, file) = &mut self.sink else { return };
-        match open(path) {
-            Ok(opened) => *file = opened,
-            Err(e) => {
-                let words =
-                    format!("cannot reopen log file {}: {}; the old one stays", path.display(), system_words(&e));
-                self.complain(&words);
-            }
-        }
-    }
-
-    /// Once per trouble.
-    fn complain(&mut self, words: &str) {
-        if !std::mem::replace(&mut self.complained, true) {
-            // Nobody may be listening there.
-            writeln!(io::stderr(), "cbpx: {words}").ok();
-        }
-    }
 }
 
 /// A line with its date, as its style has it, in local time.

@@ -1,7 +1,9 @@
 //! What people see: counters for `stats`, and the log. Fed by the core's notes; decides nothing, and never makes a
 //! client wait.
 
+pub mod access;
 pub mod journal;
+pub mod lines;
 pub mod log;
 pub mod stats;
 pub mod voice;

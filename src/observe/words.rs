@@ -57,6 +57,7 @@ impl fmt::Display for Why {
             Why::Dismissed => "the backend had ended and a switch began",
             Why::ClientFailed => "the client failed",
             Why::BackendFailed => "the backend failed",
+            Why::Idle => "no byte passed for the idle timeout",
             Why::Cut => "cut by quit force or at the end of the grace period",
             Why::Panicked => "a defect in cbpx ended it",
         })

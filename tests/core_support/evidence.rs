@@ -142,6 +142,7 @@ fn name_of_refusal(why: Why) -> &'static str {
         | Why::Dismissed
         | Why::ClientFailed
         | Why::BackendFailed
+        | Why::Idle
         | Why::Cut
         | Why::Panicked => "refused for a reason of the engine's",
     }

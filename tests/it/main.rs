@@ -1,5 +1,6 @@
 //! The program from outside: real sockets, real processes, real clients.
 
+mod access;
 mod backend;
 mod cli;
 mod command;
@@ -10,6 +11,7 @@ mod demo;
 mod ends;
 mod hold;
 mod hostile;
+mod idle;
 mod log;
 mod mistakes;
 mod pools;
@@ -17,10 +19,12 @@ mod postgres;
 mod proxy;
 mod relay;
 mod script;
+mod service;
 mod settings;
 mod signals;
 mod starved;
 mod stats;
+mod statuses;
 mod stop;
 mod stubborn;
 mod support;

@@ -16,6 +16,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
+use super::Gear;
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
 use super::pair::End;
@@ -57,12 +58,7 @@ const BATCH: usize = 256;
 impl Carrier {
     /// # Errors
     /// When there is no descriptor.
-    pub fn new(
-        mailbox: Mailbox,
-        dispatcher: Dispatcher,
-        first_size: Arc<AtomicUsize>,
-        pipes: usize,
-    ) -> io::Result<Carrier> {
+    pub fn new(mailbox: Mailbox, dispatcher: Dispatcher, gear: Gear) -> io::Result<Carrier> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&set, mailbox.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
         Ok(Carrier {
@@ -73,9 +69,9 @@ impl Carrier {
             timers: BinaryHeap::new(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
-            tools: Tools::new(pipes),
+            tools: Tools::new(gear.pipes, gear.idle_timeout),
             tidy_at: None,
-            first_size,
+            first_size: gear.first_size,
         })
     }
 

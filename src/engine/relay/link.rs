@@ -1,5 +1,5 @@
 //! One granted client on its relay thread, from the dial to the end: first the backend is waited for, then both are a
-//! pair. Each method takes note of something that has happened and says what follows.
+//! pair, which is closed when it has been idle for too long. Each method takes note of something that has happened and says what follows.
 
 use std::io;
 use std::mem;
@@ -22,6 +22,8 @@ pub struct Link {
     stage: Stage,
     /// When it wants to be looked at although nothing has happened.
     due: Option<Instant>,
+    /// When a byte passed last. Kept only where clients that are idle are closed.
+    stirred: Option<Instant>,
     /// It has said `Yields`, so that another turn is on its way.
     yielding: bool,
 }
@@ -39,6 +41,8 @@ enum Stage {
     Lingering {
         pair: Pair,
         heard: u64,
+        /// When that is looked at again.
+        look: Instant,
     },
     /// Only for the moment of a change.
     Over,
@@ -67,7 +71,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 impl Link {
     pub fn new(client: Stream, attempt: Box<Attempt>, flow: Arc<Flow>) -> Link {
-        Link { stage: Stage::Dialling { client, attempt, flow }, due: None, yielding: false }
+        Link { stage: Stage::Dialling { client, attempt, flow }, due: None, stirred: None, yielding: false }
     }
 
     /// Begins to wait for the backend.
@@ -108,9 +112,15 @@ impl Link {
             return Fate::Waits;
         }
         self.due = None;
+        let idle_at = self.idle_at(desk);
+        let over = idle_at.is_some_and(|at| at <= now);
         match &mut self.stage {
             Stage::Dialling { .. } => self.dial(Cue::Clock, EventFlags::empty(), desk),
-            Stage::Lingering { pair, heard } => match pair.heard() {
+            Stage::Paired(pair) | Stage::Lingering { pair, .. } if over => {
+                pair.expire(Why::Idle);
+                self.turn(desk)
+            }
+            Stage::Lingering { pair, heard, look } if *look <= now => match pair.heard() {
                 Some(now_heard) if now_heard == *heard => {
                     pair.dismiss(Why::Lingered);
                     self.turn(desk)
@@ -118,12 +128,31 @@ impl Link {
                 // A client whose bytes wait for a slow backend has sent something.
                 other => {
                     *heard = other.unwrap_or(*heard);
-                    self.wake_at(now + LINGER, desk);
-                    Fate::Waits
+                    *look = now + LINGER;
+                    self.wake(desk)
                 }
             },
-            Stage::Paired(_) | Stage::Over => Fate::Waits,
+            Stage::Paired(_) | Stage::Lingering { .. } => self.wake(desk),
+            Stage::Over => Fate::Waits,
         }
+    }
+
+    /// When it will have been idle for too long, as far as is known now.
+    fn idle_at(&self, desk: &Desk<'_>) -> Option<Instant> {
+        Some(self.stirred? + desk.tools.idle_timeout?)
+    }
+
+    /// Arms for whatever is next. Bytes that pass meanwhile arm nothing: when the time has come it is looked at how long
+    /// ago the last one was.
+    fn wake(&mut self, desk: &mut Desk<'_>) -> Fate {
+        let look = match &self.stage {
+            Stage::Lingering { look, .. } => Some(*look),
+            Stage::Dialling { .. } | Stage::Paired(_) | Stage::Over => None,
+        };
+        if let Some(at) = look.into_iter().chain(self.idle_at(desk)).min() {
+            self.wake_at(at, desk);
+        }
+        Fate::Waits
     }
 
     /// Ends a dial; a connected client goes on.
@@ -192,6 +221,8 @@ impl Link {
                     pair.note(End::Backend, events);
                     self.stage = Stage::Paired(pair);
                 }
+                self.stirred = desk.tools.idle_timeout.map(|_| Instant::now());
+                self.wake(desk);
                 Fate::Connected(address)
             }
             Step::Failed(cause) => Fate::Refused { failure: blame(&cause), cause },
@@ -203,7 +234,11 @@ impl Link {
             Stage::Paired(pair) | Stage::Lingering { pair, .. } => pair,
             Stage::Dialling { .. } | Stage::Over => return Fate::Waits,
         };
+        let before = pair.moved();
         let turn = pair.turn(desk.tools);
+        if self.stirred.is_some() && pair.moved() != before {
+            self.stirred = Some(Instant::now());
+        }
         match turn {
             Turn::Over(ending) => return Fate::Over(ending),
             Turn::Yields if mem::replace(&mut self.yielding, true) => return Fate::Waits,
@@ -212,8 +247,8 @@ impl Link {
         }
         match mem::replace(&mut self.stage, Stage::Over) {
             Stage::Paired(pair) if pair.is_lingering() => {
-                self.stage = Stage::Lingering { heard: pair.sent(), pair };
-                self.wake_at(Instant::now() + LINGER, desk);
+                self.stage = Stage::Lingering { heard: pair.sent(), pair, look: Instant::now() + LINGER };
+                self.wake(desk);
                 Fate::BackendEnded
             }
             other => {

@@ -21,11 +21,23 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use self::carrier::Carrier;
 pub use self::mailbox::{Mailbox, Order};
 use super::dispatch::Dispatcher;
 use crate::threads;
+
+/// What the threads work by.
+#[derive(Clone)]
+pub struct Gear {
+    /// The most pipes they may have open, all together.
+    pub pipes: usize,
+    /// See `Settings::net_buffer_size`.
+    pub first_size: Arc<AtomicUsize>,
+    /// See `Network::idle_timeout`.
+    pub idle_timeout: Option<Duration>,
+}
 
 /// The threads. Dropping it cuts whoever is left and joins them.
 pub struct Relays {
@@ -42,20 +54,15 @@ pub fn number() -> usize {
 }
 
 impl Relays {
-    /// Starts a thread for each mailbox. `pipes` is how many pipes they may have open, all together.
+    /// Starts a thread for each mailbox.
     ///
     /// # Errors
     /// When there is no thread or descriptor.
-    pub fn start(
-        mailboxes: Vec<Mailbox>,
-        dispatcher: &Dispatcher,
-        first_size: &Arc<AtomicUsize>,
-        pipes: usize,
-    ) -> io::Result<Relays> {
+    pub fn start(mailboxes: Vec<Mailbox>, dispatcher: &Dispatcher, gear: &Gear) -> io::Result<Relays> {
         let mut relays = Relays { mailboxes, threads: Vec::new() };
         for (number, mailbox) in relays.mailboxes.iter().enumerate() {
-            let share = pipes / relays.mailboxes.len();
-            let carrier = Carrier::new(mailbox.clone(), dispatcher.clone(), Arc::clone(first_size), share)?;
+            let share = Gear { pipes: gear.pipes / relays.mailboxes.len(), ..gear.clone() };
+            let carrier = Carrier::new(mailbox.clone(), dispatcher.clone(), share)?;
             let broken = dispatcher.clone();
             relays.threads.push(threads::spawn(&format!("relay-{number}"), move || {
                 if let Err(e) = carrier.run() {

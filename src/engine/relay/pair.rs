@@ -151,6 +151,25 @@ impl Pair {
         self.client.readable = true;
     }
 
+    /// Ends both sides: in order, unless bytes wait for one that does not read, which sees the connection fail then. The
+    /// next turn is the last.
+    pub fn expire(&mut self, why: Why) {
+        self.why = Some((why, None));
+        self.over = true;
+        for (side, stuck) in [(&self.client, self.down.is_stuck()), (&self.backend, self.up.is_stuck())] {
+            if stuck {
+                side.stream.abort();
+            } else {
+                side.stream.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    /// Bytes passed on, both ways together.
+    pub fn moved(&self) -> u64 {
+        self.up.moved + self.down.moved
+    }
+
     /// Whether only the client may still send.
     pub fn is_lingering(&self) -> bool {
         self.down_ended && !self.up_ended
@@ -186,7 +205,7 @@ fn yields(first: Why, failure: Why) -> bool {
     match first {
         Why::ClientEnded => true,
         Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
-        Why::ClientFailed | Why::BackendFailed | Why::Cut | Why::Panicked => false,
+        Why::ClientFailed | Why::BackendFailed | Why::Idle | Why::Cut | Why::Panicked => false,
         // Never told of a pair.
         Why::HungUp | Why::NoBackend | Why::Full | Why::NoRoom | Why::Shutdown => false,
     }

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::mem;
+use std::time::Duration;
 
 use super::pipes::{self, Pipe, Pipes};
 use super::side::Side;
@@ -44,6 +45,8 @@ pub struct Tools {
     pub pipes: Pipes,
     /// The first read's size, in bytes.
     pub first_size: usize,
+    /// See `Network::idle_timeout`.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
@@ -77,8 +80,9 @@ const TURN: usize = 512 * 1024;
 
 impl Tools {
     /// `pipes` bounds how many are open at once.
-    pub fn new(pipes: usize) -> Tools {
-        Tools { scratch: vec![0; LARGEST].into_boxed_slice(), pipes: Pipes::new(pipes), first_size: 1 }
+    pub fn new(pipes: usize, idle_timeout: Option<Duration>) -> Tools {
+        let scratch = vec![0; LARGEST].into_boxed_slice();
+        Tools { scratch, pipes: Pipes::new(pipes), first_size: 1, idle_timeout }
     }
 }
 

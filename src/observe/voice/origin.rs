@@ -124,7 +124,9 @@ impl Origin {
     fn ended(&mut self, id: u64, why: Why, facts: Option<&Facts>) {
         let Some(facts) = facts else { return };
         let level = match why {
-            Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed => log::Level::Debug,
+            Why::HungUp | Why::ClientEnded | Why::BackendEnded | Why::Lingered | Why::Dismissed | Why::Idle => {
+                log::Level::Debug
+            }
             Why::NoBackend
             | Why::Full
             | Why::NoRoom

@@ -1,0 +1,198 @@
+//! The access log: one line for each client that has gone, in the layout of web servers. A disk that is full or hangs
+//! costs lines, which are counted and told in the log, and never makes a client wait.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::journal::Facts;
+use super::lines::{self, LineWriter, Pen, Reopener};
+use crate::core::msg::Why;
+use crate::endpoint::Address;
+
+/// What is told of a client.
+#[derive(Debug)]
+pub struct Line {
+    at: Timestamp,
+    peer: Address,
+    method: Method,
+    backend: Option<Address>,
+    status: u16,
+    /// Bytes the client sent, and for how many seconds it was here.
+    client: (u64, u64),
+    /// Likewise its backend.
+    server: (u64, u64),
+}
+
+/// The word in front of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Clients are sent to a backend at once.
+    Get,
+    /// Clients are sent to a backend when they have sent something.
+    Post,
+}
+
+/// The running access log. Dropping it writes what is waiting, if the disk allows it within a second.
+pub struct AccessLog(LineWriter<Line>);
+
+impl AccessLog {
+    /// Opens the file and starts the thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a thread not be started.
+    pub fn start(path: &Path, name: &str) -> io::Result<AccessLog> {
+        let sink = Sink { path: path.to_owned(), file: lines::open(path)? };
+        let hangs = format!("{name}: the access log's disk does not answer; its lines are lost");
+        Ok(AccessLog(LineWriter::start("access", sink, hangs)?))
+    }
+
+    pub fn reopener(&self) -> Reopener {
+        self.0.reopener()
+    }
+
+    /// For the clients of one service.
+    pub fn clerk(&self, method: Method) -> Clerk {
+        Clerk { pen: self.0.pen(), method }
+    }
+}
+
+/// Writes the lines of one service's clients.
+#[derive(Clone, Debug)]
+pub struct Clerk {
+    pen: Pen<Line>,
+    method: Method,
+}
+
+impl Clerk {
+    /// This client has gone.
+    pub fn gone(&self, why: Why, facts: &Facts) {
+        let now = Instant::now();
+        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let (backend, server_time) = match &facts.connected {
+            Some((at, address)) => (Some(address.clone()), seconds(*at)),
+            None => (None, 0),
+        };
+        self.pen.put(Line {
+            at: Timestamp::now(),
+            peer: facts.peer.clone(),
+            method: self.method,
+            status: status(why, backend.is_some()),
+            backend,
+            client: (facts.up, seconds(facts.accepted)),
+            server: (facts.down, server_time),
+        });
+    }
+}
+
+/// What readers of web servers' logs make of an ending; README lists these.
+fn status(why: Why, had_a_backend: bool) -> u16 {
+    match why {
+        _ if had_a_backend => 200,
+        Why::HungUp => 499,
+        // It did not send what it is to send first.
+        Why::Idle => 408,
+        Why::NoBackend => 502,
+        Why::Full | Why::NoRoom | Why::Shutdown | Why::Cut => 503,
+        // Of a client without a backend only a defect here says this.
+        Why::ClientEnded
+        | Why::BackendEnded
+        | Why::Lingered
+        | Why::Dismissed
+        | Why::ClientFailed
+        | Why::BackendFailed
+        | Why::Panicked => 500,
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let date = self.at.to_zoned(TimeZone::system());
+        let method = match self.method {
+            Method::Get => "GET",
+            Method::Post => "POST",
+        };
+        let backend = self.backend.as_ref().map_or_else(|| "-".to_owned(), host);
+        let ((up, here), (down, there)) = (self.client, self.server);
+        write!(
+            f,
+            "{} - - [{}] \"{method} {backend}\" {} {up} {here} {down} {there}",
+            host(&self.peer),
+            date.strftime("%d/%b/%Y:%H:%M:%S %z"),
+            self.status,
+        )
+    }
+}
+
+/// An address without its port: the layout has no room for one.
+fn host(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.ip().to_canonical().to_string(),
+        Address::Unix(path) if path.as_os_str().is_empty() => "unix:".to_owned(),
+        Address::Unix(path) => path.display().to_string(),
+    }
+}
+
+struct Sink {
+    path: PathBuf,
+    file: File,
+}
+
+impl lines::Sink<Line> for Sink {
+    /// Lines that were lost are told in the log: what reads this file knows no such line.
+    fn write(&mut self, line: &Line, lost: u64) -> io::Result<()> {
+        self.file.write_all(format!("{line}\n").as_bytes())?;
+        if lost > 0 {
+            log::warn!("{lost} lines were lost of {self}");
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = lines::open(&self.path)?;
+        Ok(())
+    }
+
+    fn complain(&self, words: &str) {
+        log::error!("{words}");
+    }
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "access log {}", self.path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(backend: Option<Address>, method: Method) -> String {
+        let at = "2011-07-31T11:00:00Z".parse().unwrap();
+        let peer = Address::Tcp("[::ffff:127.0.0.1]:4711".parse().unwrap());
+        let status = status(Why::NoBackend, backend.is_some());
+        Line { at, peer, method, backend, status, client: (848, 8), server: (940_087, 8) }.to_string()
+    }
+
+    #[test]
+    fn a_line_has_the_layout() {
+        let told = line(Some(Address::Tcp("192.168.0.1:80".parse().unwrap())), Method::Post);
+        let (start, rest) = told.split_once(" [").unwrap();
+        let (date, rest) = rest.split_once("] ").unwrap();
+        assert_eq!((start, rest), ("127.0.0.1 - -", "\"POST 192.168.0.1\" 200 848 8 940087 8"));
+        let shape: String = date.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+        assert!(["99/Jul/9999:99:99:99 +9999", "99/Jul/9999:99:99:99 -9999"].contains(&shape.as_str()), "{date}");
+    }
+
+    #[test]
+    fn who_had_no_backend_is_told_so_and_a_unix_socket_is_its_path() {
+        assert!(line(None, Method::Get).contains("] \"GET -\" 502 "));
+        assert!(line(Some(Address::Unix("/run/s".into())), Method::Get).contains("\"GET /run/s\" 200 "));
+    }
+}

@@ -1,0 +1,190 @@
+//! Lines that a thread of their own writes: whoever has one puts it into a bounded queue and goes on. A disk that is full
+//! or hangs costs lines, which are counted and told, and never makes anybody wait. What a line looks like and where it
+//! goes is the sink's business.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::words::system_words;
+use crate::threads;
+
+/// Lines that may wait for the disk: some seconds of DEBUG under load.
+const QUEUE: usize = 8192;
+/// How long the end of the program waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where lines end up. `Display` is its name, for what is said about it.
+pub trait Sink<L>: fmt::Display + Send + 'static {
+    /// Writes one line, and before it, if that is not 0, how many were lost.
+    ///
+    /// # Errors
+    /// The line is lost.
+    fn write(&mut self, line: &L, lost: u64) -> io::Result<()>;
+
+    /// Opens its file anew, if it has one.
+    ///
+    /// # Errors
+    /// The old one stays.
+    fn reopen(&mut self) -> io::Result<()>;
+
+    /// Tells somebody that something is wrong; once per trouble.
+    fn complain(&self, words: &str);
+}
+
+enum Entry<L> {
+    Line(L),
+    Reopen,
+    End,
+}
+
+/// The thread that writes. Dropping it writes what is waiting, if the disk allows it within a second.
+#[derive(Debug)]
+pub struct LineWriter<L> {
+    pen: Pen<L>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+    /// Told on standard error when the disk does not answer at the end.
+    hangs: String,
+}
+
+/// Puts lines into the queue, from any thread. Cheap to clone.
+#[derive(Debug)]
+pub struct Pen<L> {
+    entries: Sender<Entry<L>>,
+    /// Lines that found the queue full or the disk unwilling, not told yet.
+    lost: Arc<AtomicU64>,
+}
+
+/// Asks for a file to be opened again, from any thread.
+pub struct Reopener(Box<dyn Fn() + Send>);
+
+impl Reopener {
+    /// After a rotation. If the thread is busy with a slow disk the wish is lost with the lines.
+    pub fn reopen(&self) {
+        (self.0)();
+    }
+}
+
+impl<L: Send + 'static> LineWriter<L> {
+    /// Starts the thread under this name. `hangs` is told on standard error when the disk does not answer at the end.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(name: &str, sink: impl Sink<L>, hangs: String) -> io::Result<LineWriter<L>> {
+        let (entries, inbox) = bounded(QUEUE);
+        let (running, ended) = bounded::<()>(0);
+        let pen = Pen { entries, lost: Arc::default() };
+        let desk = Desk { sink, lost: Arc::clone(&pen.lost), complained: false };
+        let thread = threads::spawn(name, move || {
+            let _running = running;
+            desk.run(&inbox);
+        })?;
+        Ok(LineWriter { pen, ended, thread: Some(thread), hangs })
+    }
+
+    pub fn pen(&self) -> Pen<L> {
+        self.pen.clone()
+    }
+
+    pub fn reopener(&self) -> Reopener {
+        let pen = self.pen();
+        Reopener(Box::new(move || drop(pen.entries.try_send(Entry::Reopen))))
+    }
+}
+
+impl<L> Pen<L> {
+    /// The line is lost, and counted, when there is no room for it.
+    pub fn put(&self, line: L) {
+        if self.entries.try_send(Entry::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<L> Clone for Pen<L> {
+    fn clone(&self) -> Pen<L> {
+        Pen { entries: self.entries.clone(), lost: Arc::clone(&self.lost) }
+    }
+}
+
+impl<L> Drop for LineWriter<L> {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        self.pen.entries.send_deadline(Entry::End, deadline).ok();
+        match self.ended.recv_deadline(deadline) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                self.thread.take().map(JoinHandle::join);
+            }
+            // A write that hangs in the kernel cannot be woken.
+            Err(RecvTimeoutError::Timeout) => eprintln!("{}", self.hangs),
+        }
+    }
+}
+
+/// What the thread works with.
+struct Desk<S> {
+    sink: S,
+    lost: Arc<AtomicU64>,
+    /// This trouble has been told.
+    complained: bool,
+}
+
+impl<S> Desk<S> {
+    fn run<L>(mut self, inbox: &Receiver<Entry<L>>)
+    where
+        S: Sink<L>,
+    {
+        while let Ok(entry) = inbox.recv() {
+            match entry {
+                Entry::Line(line) => self.write(&line),
+                Entry::Reopen => {
+                    if let Err(e) = self.sink.reopen() {
+                        let words = system_words(&e);
+                        self.complain(&format!("cannot reopen {}: {words}; the old one stays", self.sink));
+                    }
+                }
+                Entry::End => return,
+            }
+        }
+    }
+
+    fn write<L>(&mut self, line: &L)
+    where
+        S: Sink<L>,
+    {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        match self.sink.write(line, lost) {
+            Ok(()) => self.complained = false,
+            Err(e) => {
+                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+                self.complain(&format!("cannot write to {}: {}; lines are lost", self.sink, system_words(&e)));
+            }
+        }
+    }
+
+    fn complain<L>(&mut self, words: &str)
+    where
+        S: Sink<L>,
+    {
+        if !std::mem::replace(&mut self.complained, true) {
+            self.sink.complain(words);
+        }
+    }
+}
+
+/// Opens a file for lines: appended to, made if it is not there.
+///
+/// # Errors
+/// What open(2) says.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}

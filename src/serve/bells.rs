@@ -1,0 +1,55 @@
+//! Who is to be told of a signal, and how.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::config::{OnHangup, OnInterrupt, Process};
+use crate::control::terminal::Interrupts;
+use crate::core::msg::{Answer, Command};
+use crate::engine::inbox::{Outlet, Reply};
+use crate::observe::lines::Reopener;
+use crate::observe::voice::{Moment, Voice};
+use crate::signals::Signal;
+
+/// Passes signals on.
+pub struct Bells {
+    /// Of every service.
+    pub outlets: Vec<Outlet>,
+    pub interrupts: Interrupts,
+    pub reopeners: Vec<Reopener>,
+    pub voice: Box<dyn Voice>,
+    pub process: Process,
+}
+
+/// How long the coordinator may take to answer a signal, before the next signal is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Bells {
+    pub fn heed(&mut self, signal: Signal) {
+        let command = match (signal, self.process.on_hangup, self.process.on_interrupt) {
+            (Signal::HangUp, OnHangup::Reopen, _) => {
+                self.voice.moment(&Moment::Reopening);
+                return self.reopeners.iter().for_each(Reopener::reopen);
+            }
+            // A command at the console that repeats takes its Ctrl-C for itself.
+            (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
+            (Signal::Interrupt, _, OnInterrupt::Ask) => Command::Interrupt,
+            (Signal::Interrupt, _, OnInterrupt::Stop)
+            | (Signal::HangUp, OnHangup::Stop, _)
+            | (Signal::Stop | Signal::Quit, ..) => Command::Stop,
+        };
+        self.voice.moment(&Moment::Signal { name: signal.name() });
+        for outlet in &self.outlets {
+            let replies = outlet.ask(command);
+            // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
+            if command == Command::Interrupt
+                && let Ok(Reply::Answer(Answer::StillInUse { granted, held }, _)) = replies.recv_timeout(PATIENCE)
+            {
+                let name = &self.process.name;
+                let words = "Ctrl-C again within 5 s stops it all the same";
+                // Nobody may be reading there.
+                writeln!(io::stderr(), "{name}: clients connected: {granted}, held: {held}; {words}").ok();
+            }
+        }
+    }
+}

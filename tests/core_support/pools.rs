@@ -94,12 +94,12 @@ fn who_failed_comes_back_by_time_or_probe_and_who_was_refused_by_all_is_offered_
     let habit = Habit { policy: Policy::InOrder, memory: FAILED_FOR, rounds: TWICE, ..TURNS };
     let bounds = Bounds { arrivals: 2, ..NO_SWITCH };
     let report = holds(&Model { choice: pool(LIST, habit), bounds, commands: &[] }, Some(10_006));
-    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "Paused", "NoBackend"]);
+    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Paused", "NoBackend"]);
 
     let commands = &[Command::Change(Change::Disable(B0)), Command::Stop, Command::QuitForce];
     let habit = Habit { policy: Policy::InOrder, memory: PROBE_EVERY, ..TURNS };
-    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(150_375));
-    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "Probe", "NoBackend", "Exit"]);
+    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(170_901));
+    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Probe", "NoBackend", "Exit"]);
 }
 
 #[test]

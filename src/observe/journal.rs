@@ -39,6 +39,7 @@ impl Facts {
 
 /// Where notes go.
 pub struct Journal {
+    service: Service,
     board: Board,
     voice: Box<dyn Voice>,
     /// Of the access log, if there is one.
@@ -52,7 +53,8 @@ pub struct Journal {
 impl Journal {
     pub fn new(service: &Service, style: LogStyle, clerk: Option<Clerk>, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        Journal { board, voice: voice::of(style), clerk, names, failed: BTreeMap::new() }
+        let voice = voice::of(style);
+        Journal { service: service.clone(), board, voice, clerk, names, failed: BTreeMap::new() }
     }
 
     /// A backend is somewhere else now, or new.
@@ -70,7 +72,8 @@ impl Journal {
 
     /// One decision. `facts` are those of the client it is about.
     pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
-        let scene = Scene { facts, names: &self.names, failed: &self.failed, board: &self.board };
+        let scene =
+            Scene { facts, names: &self.names, failed: &self.failed, service: &self.service, board: &self.board };
         self.voice.note(note, &scene);
         match note {
             Note::BackendFailed(backend) => drop(self.failed.insert(backend, Instant::now())),
@@ -116,7 +119,8 @@ impl Journal {
 
     /// How a probe ended.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
-        let scene = Scene { facts: None, names: &self.names, failed: &self.failed, board: &self.board };
+        let scene =
+            Scene { facts: None, names: &self.names, failed: &self.failed, service: &self.service, board: &self.board };
         self.voice.probed(backend, result, &scene);
     }
 }

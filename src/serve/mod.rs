@@ -17,7 +17,7 @@ pub use self::failure::{Failure, StartError};
 use self::pid_file::PidFile;
 use self::places::Bound;
 use self::tally::Tally;
-use crate::config::{Config, Service};
+use crate::config::{Config, LogTarget, Service};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -62,7 +62,11 @@ impl Proxy {
         match Proxy::start_services(config, &limits) {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
-                log::error!("{e}");
+                match config.log.target {
+                    // Where it will be told anyway.
+                    LogTarget::StandardError | LogTarget::BothStandards => {}
+                    LogTarget::File(_) | LogTarget::Syslog | LogTarget::Nowhere => log::error!("{e}"),
+                }
                 Err(e)
             }
         }

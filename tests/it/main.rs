@@ -12,6 +12,7 @@ mod ctl;
 mod demo;
 mod dump;
 mod ends;
+mod fallback;
 mod hold;
 mod hostile;
 mod idle;

@@ -1,7 +1,9 @@
 //! The words of the log. Each style of log has a voice: it is told what was decided and what has happened to the program,
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
+mod go;
 pub mod origin;
+mod slashes;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +37,8 @@ pub struct Scene<'a> {
     pub names: &'a [String],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
+    /// As it was configured.
+    pub service: &'a Service,
     pub board: &'a Board,
 }
 
@@ -90,6 +94,7 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => Box::<origin::Origin>::default(),
+        LogStyle::Slashes => Box::<slashes::Slashes>::default(),
+        LogStyle::Origin | LogStyle::Brackets | LogStyle::Bare => Box::<origin::Origin>::default(),
     }
 }

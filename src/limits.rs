@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::engine::{Permits, Room};
+use crate::engine::{Permits, Room, relay_threads};
 
 /// The system's limits that matter. `u64::MAX` is none.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +45,8 @@ enum Bound {
 /// What the process needs for itself: the standard three, listeners, log, watch, relay threads (two each), script, some
 /// control sessions.
 const OWN_DESCRIPTORS: u64 = 24;
-/// What each further service needs: a listener, watch and lobby (two each), and its relay threads (two each).
-const FURTHER_DESCRIPTORS: u64 = 6 + 2 * 16;
+/// What each further service needs beside its relay threads, two each: listeners, watch and lobby.
+const FURTHER_DESCRIPTORS: u64 = 6;
 /// A client takes one, and one for its backend.
 const PER_CLIENT: u64 = 2;
 /// Of all descriptors, this part at most is for pipes (two each), and no more pipes than this: a few are busy at a time.
@@ -81,7 +81,8 @@ impl Readings {
 
     /// What there is room for in a process of so many services.
     pub fn limits(&self, services: usize) -> Limits {
-        let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1);
+        let further = FURTHER_DESCRIPTORS + 2 * relay_threads() as u64;
+        let own = OWN_DESCRIPTORS + further * (services as u64).saturating_sub(1);
         let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
         let free = self.descriptors.saturating_sub(own + 2 * pipes);
         let by_descriptors = (free / PER_CLIENT, Bound::Descriptors(self.descriptors));
@@ -186,7 +187,9 @@ mod tests {
     #[test]
     fn each_further_service_takes_descriptors_from_the_clients() {
         let readings = Readings { descriptors: 1024, threads: 1000, memory: u64::MAX };
-        assert_eq!([1, 2, 3].map(|services| readings.limits(services).clients), [468, 449, 430]);
+        let each = 3 + relay_threads();
+        let room = [468, 468 - each, 468 - 2 * each];
+        assert_eq!([1, 2, 3].map(|services| readings.limits(services).clients), room);
         assert_eq!(readings.limits(4).room(4).pipes, 8);
     }
 

@@ -40,6 +40,7 @@ use self::inbox::Outlet;
 use self::lobby::Lobby;
 pub use self::permits::Permits;
 use self::rebind::Rebind;
+pub use self::relay::number as relay_threads;
 use self::relay::{Gear, Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::path::PathBuf;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Socket, Type};
@@ -82,6 +83,13 @@ impl Listener {
     /// When the system knows no such option.
     pub fn tune(&self, tuning: Tuning) -> io::Result<()> {
         if self.is_tcp { tune(&self.socket, tuning) } else { Ok(()) }
+    }
+
+    /// Whether somebody waits to be accepted.
+    pub fn has_waiting(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        // An error is a defect here, and says nothing about clients.
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
     }
 
     /// Stops listening and wakes the threads in `accept`.

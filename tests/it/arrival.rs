@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use cbpx::config::MOST_FIRST_BYTES;
 use cbpx::core::msg::Command;
 use cbpx::serve::Proxy;
 use rustix::process::Signal;
 
 use crate::backend::Backend;
-use crate::ends::{Server, read_rest, read_text, reset};
+use crate::ends::{Server, pattern, read_rest, read_text, reset};
 use crate::program::Program;
 use crate::service::{address, config, connect, running, service};
 use crate::starved::become_by;
@@ -41,6 +42,18 @@ fn a_client_has_arrived_with_its_sixth_byte_and_none_of_them_is_lost() {
     assert_eq!(read_text(&far_client, 6), "123456");
     far.write_all(b"x").unwrap();
     assert_eq!(read_text(&other, 1), "x");
+}
+
+#[test]
+fn the_most_bytes_that_may_be_waited_for_fit_into_a_socket() {
+    let server = Server::new();
+    let proxy = running(&[&server.address()], |service| service.network.first_bytes = MOST_FIRST_BYTES);
+    let mut client = connect(address(&proxy));
+    for chunk in pattern(MOST_FIRST_BYTES).chunks(100) {
+        client.write_all(chunk).unwrap();
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(read_rest(&server.accept()) == pattern(MOST_FIRST_BYTES));
 }
 
 #[test]

@@ -253,7 +253,8 @@ impl Typed {
 
 fn network(connect_timeout: Duration) -> Network {
     Network {
-        backlog: 4096,
+        // As Go's: the system's maximum.
+        backlog: i32::MAX,
         accept_threads: 1,
         share_port: false,
         bind_retry: None,

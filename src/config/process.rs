@@ -46,7 +46,8 @@ pub enum OnHangup {
 /// What SIGINT means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time.
+    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time. In a process
+    /// with several services, the same as SIGTERM.
     Ask,
     /// The same as SIGTERM.
     Stop,
@@ -69,6 +70,8 @@ pub struct Log {
     pub target: LogTarget,
     pub level: log::LevelFilter,
     pub style: LogStyle,
+    /// Of a file that is created for it, as for chmod(2); the umask takes away from it.
+    pub mode: u32,
 }
 
 /// What a log line looks like, and which words it uses.

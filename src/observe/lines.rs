@@ -4,7 +4,8 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,7 +133,10 @@ impl<L> Drop for LineWriter<L> {
                 self.thread.take().map(JoinHandle::join);
             }
             // A write that hangs in the kernel cannot be woken.
-            Err(RecvTimeoutError::Timeout) => eprintln!("{}", self.hangs),
+            Err(RecvTimeoutError::Timeout) => {
+                // Nobody may be listening there.
+                writeln!(io::stderr(), "{}", self.hangs).ok();
+            }
         }
     }
 }
@@ -188,10 +192,10 @@ impl<S> Desk<S> {
     }
 }
 
-/// Opens a file for lines: appended to, made if it is not there.
+/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there.
 ///
 /// # Errors
 /// What open(2) says.
-pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+pub fn open(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(mode).open(path)
 }

@@ -108,7 +108,12 @@ fn config(options: &Options, mappings: Vec<Mapping>) -> Option<Config> {
     (!services.is_empty()).then(|| Config {
         services,
         control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
-        log: Log { target: LogTarget::BothStandards, level: log::LevelFilter::Info, style: LogStyle::Brackets },
+        log: Log {
+            target: LogTarget::BothStandards,
+            level: log::LevelFilter::Info,
+            style: LogStyle::Brackets,
+            mode: 0o666,
+        },
         access_log: None,
         process: Process {
             name: NAME.to_owned(),

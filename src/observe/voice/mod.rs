@@ -3,7 +3,9 @@
 
 mod bare;
 mod brackets;
+mod go;
 pub mod origin;
+mod slashes;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +41,8 @@ pub struct Scene<'a> {
     pub places: &'a [Place],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
+    /// As it was configured.
+    pub service: &'a Service,
     pub board: &'a Board,
 }
 
@@ -99,7 +103,8 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes => Box::<origin::Origin>::default(),
+        LogStyle::Origin => Box::<origin::Origin>::default(),
+        LogStyle::Slashes => Box::<slashes::Slashes>::default(),
         LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }

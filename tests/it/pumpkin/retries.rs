@@ -67,7 +67,7 @@ fn defect_6_a_client_that_leaves_is_not_retried_for_any_more() {
     pumpkin.warns("Retrying request from ", 40);
     assert!(pumpkin.threads() <= threads + 2, "a retry takes no thread");
     drop(clients);
-    // Each of the 20 is retried for 20 times a second: when two seconds' worth of them does not come, none is.
+    // A client that is there is retried for 20 times a second: half a second without a line, and none is.
     let mut last = (pumpkin.err().len(), Instant::now());
     eventually(SOON, "nobody is retried for any more", || {
         let length = pumpkin.err().len();

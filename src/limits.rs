@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::engine::Room;
+use crate::engine::{Permits, Room};
 
 /// The system's limits that matter. `u64::MAX` is none.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ enum Bound {
 /// What the process needs for itself: the standard three, listeners, log, watch, relay threads (two each), script, some
 /// control sessions.
 const OWN_DESCRIPTORS: u64 = 24;
+/// What each further service needs: a listener, watch and lobby (two each), and its relay threads (two each).
+const FURTHER_DESCRIPTORS: u64 = 6 + 2 * 16;
 /// A client takes one, and one for its backend.
 const PER_CLIENT: u64 = 2;
 /// Of all descriptors, this part at most is for pipes (two each), and no more pipes than this: a few are busy at a time.
@@ -77,10 +79,11 @@ impl Readings {
         }
     }
 
-    /// What there is room for.
-    pub fn limits(&self) -> Limits {
+    /// What there is room for in a process of so many services.
+    pub fn limits(&self, services: usize) -> Limits {
+        let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1);
         let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
-        let free = self.descriptors.saturating_sub(OWN_DESCRIPTORS + 2 * pipes);
+        let free = self.descriptors.saturating_sub(own + 2 * pipes);
         let by_descriptors = (free / PER_CLIENT, Bound::Descriptors(self.descriptors));
         let by_memory = (self.memory / MEMORY_PART / CLIENT_MEMORY, Bound::Memory(self.memory));
         let (clients, bound) = if by_memory.0 < by_descriptors.0 { by_memory } else { by_descriptors };
@@ -94,8 +97,9 @@ impl Readings {
 }
 
 impl Limits {
-    pub fn room(&self) -> Room {
-        Room { clients: self.clients, pipes: self.pipes }
+    /// For each of so many services, which share it.
+    pub fn room(&self, services: usize) -> Room {
+        Room { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1) }
     }
 }
 
@@ -164,7 +168,7 @@ mod tests {
     use super::*;
 
     fn told(descriptors: u64, threads: u64, memory: u64) -> String {
-        let limits = Readings { descriptors, threads, memory }.limits();
+        let limits = Readings { descriptors, threads, memory }.limits(1);
         format!("{limits}, {} pipes, {:?}", limits.pipes, limits.few_threads)
     }
 
@@ -177,6 +181,13 @@ mod tests {
         assert_eq!(told(20_000, 1000, 64 << 20), "about 2048 clients at once (memory: 64 MiB), 256 pipes, None");
         assert_eq!(told(64, 1000, 24 << 30), "about 18 clients at once (descriptors: 64), 2 pipes, None");
         assert_eq!(told(1024, 100, 24 << 30), "about 468 clients at once (descriptors: 1024), 32 pipes, Some(100)");
+    }
+
+    #[test]
+    fn each_further_service_takes_descriptors_from_the_clients() {
+        let readings = Readings { descriptors: 1024, threads: 1000, memory: u64::MAX };
+        assert_eq!([1, 2, 3].map(|services| readings.limits(services).clients), [468, 449, 430]);
+        assert_eq!(readings.limits(4).room(4).pipes, 8);
     }
 
     #[test]

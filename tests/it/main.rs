@@ -1,7 +1,9 @@
 //! The program from outside: real sockets, real processes, real clients.
 
 mod access;
+mod arrival;
 mod backend;
+mod background;
 mod balance;
 mod cli;
 mod command;
@@ -9,18 +11,22 @@ mod console;
 mod control;
 mod ctl;
 mod demo;
+mod dump;
 mod ends;
 mod hold;
 mod hostile;
 mod idle;
 mod log;
 mod mistakes;
+mod network;
 mod pools;
 mod postgres;
+mod program;
 mod proxy;
 mod relay;
 mod script;
 mod service;
+mod services;
 mod settings;
 mod signals;
 mod starved;

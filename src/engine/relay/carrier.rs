@@ -69,7 +69,7 @@ impl Carrier {
             timers: BinaryHeap::new(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
-            tools: Tools::new(gear.pipes, gear.idle_timeout),
+            tools: Tools::new(gear.pipes, gear.idle_timeout, gear.display),
             tidy_at: None,
             first_size: gear.first_size,
         })

@@ -25,7 +25,7 @@ use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
 use crate::engine::resolve::{Addresses, Refresher};
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream, Tuning};
+use crate::net::{Listener, Stream};
 use crate::observe::stats::Board;
 use crate::observe::words::system_words;
 
@@ -54,6 +54,7 @@ pub struct Desk {
     /// Of the other services of the process, which end with the first.
     pub others: Vec<(Outlet, Board)>,
     pub refresher: Refresher,
+    /// For backends that are created or assigned while the service runs.
     pub addresses: Addresses,
     pub fixed: Arc<Fixed>,
 }
@@ -199,8 +200,6 @@ impl Server {
         let workers = Workers::default();
         let (closing, closed) = bounded(0);
         let start = |(number, listener): (usize, Listener)| {
-            // A session without these works as well.
-            listener.tune(Tuning { keepalive: Some(KEEPALIVE) }).ok();
             let door = || Door {
                 desk: desk.clone(),
                 sessions: Arc::clone(&sessions),
@@ -230,9 +229,6 @@ impl Drop for Server {
         self.workers.join();
     }
 }
-
-/// A session whose peer has vanished is noticed after this and three unanswered probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// One control listener's side of accepting.
 struct Door {

@@ -1,7 +1,7 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
 //! In reading order: `door`, `permits` and `lobby` (what becomes of clients that were accepted), `dispatch` (the core
-//! behind one lock; carries out what concerns clients), `clients` (their sockets and threads), `dial` and `relay` (a few
+//! behind one lock; carries out what concerns clients), `clients` (their sockets and seats), `dial` and `relay` (a few
 //! threads carry all granted clients), `watch` (held clients), `inbox` (what is told to whom), `coordinator` (the thread
 //! that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers` (threads, reused), `resolve`,
 //! `timers`. Who may be dialled when is none of their business: see `core`.
@@ -16,7 +16,7 @@ mod lobby;
 mod permits;
 mod probe;
 mod rebind;
-mod relay;
+pub mod relay;
 pub mod resolve;
 pub mod script;
 mod timers;
@@ -63,6 +63,8 @@ pub struct Room {
     pub permits: Permits,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
+    /// Threads that carry clients; at least one.
+    pub relays: usize,
 }
 
 /// What a service is started with.
@@ -108,16 +110,17 @@ impl Engine {
         let state = State::new(&service, room.permits.most());
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
+        let known = addresses.clone();
         let tuning = Tuning { keepalive: network.keepalive };
         let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning };
         let watched = Watched::new()?;
-        let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
         let floor = Floor {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
             journal: Journal::new(&service, style, clerk, board.clone()),
-            addresses: addresses.clone(),
+            addresses,
             manner,
             first_size: Arc::clone(&first_size),
             actions: Vec::new(),
@@ -136,7 +139,6 @@ impl Engine {
             outlet: outlet.clone(),
             permits: room.permits,
             entrance: lobby.as_ref().map(Lobby::entrance),
-            tuning,
             threads: network.accept_threads,
             name: format!("listen-{}", service.name),
         };
@@ -171,7 +173,16 @@ impl Engine {
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
-        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver, addresses, accepting: accepted })
+        Ok(Engine {
+            outlet,
+            board,
+            thread: Some(thread),
+            failure,
+            workers,
+            resolver,
+            addresses: known,
+            accepting: accepted,
+        })
     }
 
     /// The way to ask for something.
@@ -184,7 +195,7 @@ impl Engine {
         self.board.clone()
     }
 
-    /// Where the backends are.
+    /// Where the backends are, and how more places become known.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }
@@ -227,5 +238,5 @@ impl Drop for Engine {
 
 /// How clients of a service wait to be accepted.
 pub fn queue(network: &Network) -> Queue {
-    Queue { length: network.backlog, shares_port: network.share_port }
+    Queue { length: network.backlog, shares_port: network.share_port, tuning: Tuning { keepalive: network.keepalive } }
 }

@@ -3,13 +3,16 @@
 
 mod background;
 mod bells;
-mod control;
 mod failure;
 mod pid_file;
 mod places;
 mod tally;
 
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
 
 use self::background::{Side, Tether};
 use self::bells::Bells;
@@ -22,12 +25,13 @@ use crate::config::{Config, LogTarget, Service, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
-use crate::endpoint::Address;
+use crate::endpoint::{Address, Endpoint};
 use crate::engine::inbox::Outlet;
 use crate::engine::script;
 use crate::engine::{Engine, Start};
 use crate::limits::{Limits, Readings};
-use crate::net;
+use crate::listen;
+use crate::net::{self, Listener, Queue, Tuning};
 use crate::observe::access::{AccessLog, Method};
 use crate::observe::dump::Dump;
 use crate::observe::lines::Reopener;
@@ -79,7 +83,11 @@ impl Proxy {
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| Bound::bind(service, &mut *voice);
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        let control_listeners = control::bind(&config.control)?;
+        if let Some(directory) = &config.control.directory {
+            let at = || Endpoint::Unix(directory.clone());
+            make_shared(directory).map_err(|cause| StartError::Control { at: at(), cause })?;
+        }
+        let control_listeners = bind_control(&config.control.listeners)?;
         let access = match &config.access_log {
             None => None,
             Some(path) => {
@@ -246,6 +254,34 @@ fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
         tether.cut().map_err(other)?;
     }
     proxy.wait().map_err(other)
+}
+
+/// Makes a directory in which everybody may have sockets of their own, unless it is there.
+fn make_shared(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(SHARED).create(directory) {
+        // The mode that was asked for was subject to the umask.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(SHARED)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Everybody may make files, and only their owner may remove them.
+const SHARED: u32 = 0o1777;
+
+/// Operators are few.
+const CONTROL_BACKLOG: i32 = 128;
+/// An operator whose machine has vanished is noticed after this and four unanswered probes.
+const CONTROL_TUNING: Tuning = Tuning { keepalive: Some(Duration::from_secs(60)) };
+
+fn bind_control(endpoints: &[Endpoint]) -> Result<Vec<Listener>, StartError> {
+    let queue = Queue { length: CONTROL_BACKLOG, shares_port: false, tuning: CONTROL_TUNING };
+    let mut bound = Vec::new();
+    for at in endpoints {
+        let listeners = listen::bind(at, queue);
+        bound.extend(listeners.map_err(|e| StartError::of_bind(at, e, |at, cause| StartError::Control { at, cause }))?);
+    }
+    Ok(bound)
 }
 
 /// What commands work with: they talk to the first service, and end all.

@@ -33,7 +33,7 @@ pub struct Balance {
 impl Balance {
     /// Starts it with these options and destinations, and waits until it answers.
     pub fn start(options: &[&str], destinations: &[&str]) -> Balance {
-        Balance::start_at(Reserved::everywhere(), options, destinations)
+        Balance::start_at(Reserved::new(), options, destinations)
     }
 
     pub fn start_at(port: Reserved, options: &[&str], destinations: &[&str]) -> Balance {
@@ -156,7 +156,7 @@ impl Balance {
     pub fn stop(mut self) -> Reserved {
         self.child.0.kill().ok();
         self.child.0.wait().ok();
-        let fresh = Reserved::everywhere();
+        let fresh = Reserved::new();
         std::mem::replace(&mut self.port, fresh)
     }
 }

@@ -23,7 +23,7 @@ fn fails(arguments: &[&str]) -> Ran {
 fn errors_are_reported_before_it_detaches_with_their_exit_status() {
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let taken = taken.local_addr().unwrap().port().to_string();
-    let free = Reserved::everywhere();
+    let free = Reserved::new();
     let free = free.port().to_string();
     let many: Vec<&str> = std::iter::once(free.as_str()).chain(std::iter::repeat_n("h", 64)).collect();
     for foreground in [&["-f"][..], &[]] {
@@ -52,7 +52,7 @@ fn help_and_version_are_for_standard_output_and_h_is_a_usage_error() {
 
 #[test]
 fn a_link_with_the_old_name_is_the_old_program() {
-    let (dir, a, port) = (TempDir::new("balance"), Backend::echo("A"), Reserved::everywhere());
+    let (dir, a, port) = (TempDir::new("balance"), Backend::echo("A"), Reserved::new());
     let link = dir.path().join("balance");
     symlink(CBPX, &link).unwrap();
     let mut command = Command::new(&link);
@@ -101,7 +101,7 @@ fn an_instance_that_was_killed_is_in_nobodys_way() {
         command.args(["balance", "-f", &port.port().to_string(), &a.address()]);
         (command, port)
     };
-    let (mut command, port) = start(Reserved::everywhere());
+    let (mut command, port) = start(Reserved::new());
     let socket = dir.path().join(format!("balance.{}.0.0.0.0.sock", port.port()));
     let mut first = crate::command::Killed(command.env("BALANCE_RUNDIR", dir.path()).spawn().unwrap());
     eventually(SOON, "it runs", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
@@ -179,7 +179,7 @@ fn every_combination_of_options_in_its_documentation_starts() {
 /// An empty port is the own one; on this machine every client would come back as a new one.
 #[test]
 fn a_destination_that_is_the_listener_itself_is_refused() {
-    let port = Reserved::everywhere().port().to_string();
+    let port = Reserved::new().port().to_string();
     for destination in ["localhost", "127.0.0.1:", "localhost::16"] {
         fails(&["-f", &port, destination]).failed_with(71, &["this proxy listens there itself"]);
     }

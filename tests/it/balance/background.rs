@@ -25,7 +25,7 @@ struct Daemon {
 impl Daemon {
     /// Starts it as an init script does: without `-f`, and waits for the parent, which must end with 0 and say nothing.
     fn start(destinations: &[&str]) -> Daemon {
-        let (port, dir) = (Reserved::everywhere(), TempDir::new("daemon"));
+        let (port, dir) = (Reserved::new(), TempDir::new("daemon"));
         let file = |name: &str| File::create(dir.path().join(name)).unwrap();
         let mut command = Command::new(CBPX);
         command.arg("balance").arg(port.port().to_string()).args(destinations).env("BALANCE_RUNDIR", dir.path());

@@ -32,8 +32,8 @@ pub struct Logging(LineWriter<Line>);
 /// # Errors
 /// When the file cannot be opened, or a thread not be started.
 pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
-    let Some(target) = Target::open(&log.target, name)? else { return Ok(None) };
-    let sink = Sink { target, style: log.style, name: name.to_owned() };
+    let Some(target) = Target::open(log, name)? else { return Ok(None) };
+    let sink = Sink { target, style: log.style, mode: log.mode, name: name.to_owned() };
     let hangs = format!("{name}: the log's disk does not answer; log lines are lost");
     let writer = LineWriter::start("log", sink, hangs)?;
     let (pen, style) = (writer.pen(), log.style);
@@ -97,9 +97,9 @@ enum Target {
 type Syslog = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
 
 impl Target {
-    fn open(target: &LogTarget, name: &str) -> io::Result<Option<Target>> {
-        Ok(match target {
-            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path)?)),
+    fn open(log: &Log, name: &str) -> io::Result<Option<Target>> {
+        Ok(match &log.target {
+            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path, log.mode)?)),
             LogTarget::StandardError => Some(Target::StandardError),
             LogTarget::BothStandards => Some(Target::BothStandards),
             LogTarget::Syslog => Some(Target::Syslog(Box::new(syslog(name)?))),
@@ -111,6 +111,7 @@ impl Target {
 struct Sink {
     target: Target,
     style: LogStyle,
+    mode: u32,
     /// What the program is called.
     name: String,
 }
@@ -146,7 +147,7 @@ impl lines::Sink<Line> for Sink {
 
     fn reopen(&mut self) -> io::Result<()> {
         if let Target::File(path, file) = &mut self.target {
-            *file = lines::open(path)?;
+            *file = lines::open(path, self.mode)?;
         }
         Ok(())
     }

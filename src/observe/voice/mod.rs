@@ -2,7 +2,9 @@
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
 mod bare;
+mod go;
 pub mod origin;
+mod slashes;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,6 +40,8 @@ pub struct Scene<'a> {
     pub places: &'a [Place],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
+    /// As it was configured.
+    pub service: &'a Service,
     pub board: &'a Board,
 }
 
@@ -98,7 +102,8 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets => Box::<origin::Origin>::default(),
+        LogStyle::Origin | LogStyle::Brackets => Box::<origin::Origin>::default(),
+        LogStyle::Slashes => Box::<slashes::Slashes>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }
 }

@@ -26,8 +26,9 @@
 //! 1. A byte that was read is written, in order, or the other side sees the connection fail. Half-close is passed on as
 //!    half-close, a reset as a reset.
 //! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is granted.
-//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order. One that
-//!    has hung up never reaches a backend.
+//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order: whoever can
+//!    be served goes before all who came later. (One that must wait for a particular backend, because that one is at its
+//!    limit and the others have refused it, lets the others pass.) One that has hung up never reaches a backend.
 //! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
 //!    gate open.
 //! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
@@ -43,9 +44,9 @@
 //! |---|---|
 //! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends |
 //! | [`endpoint`] | where to listen or connect, and the addresses of names |
-//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log |
+//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom |
 //! | [`engine`] | every effect on behalf of a service; the core sits behind its dispatcher |
-//! | `net`, `listen`, `threads` | sockets and their options; the accept loop; names of threads |
+//! | `net`, `listen`, `threads`, `seldom` | sockets and their options; the accept loop; names of threads; one log line for many |
 //! | [`control`] | sessions and console; the table of command words |
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
 //! | `observe` | counters, the log, the access log, the dump, and the words for every outcome; fed by the core's notes |
@@ -77,6 +78,8 @@
 //! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and nobody
 //!   holds its output any more, or three seconds later. So a guard the script leaves behind can put things back (un-fence the
 //!   old primary) before the first client arrives there.
+//! - A backend that has failed is not excluded but tried last, whatever the policy. So a wrong suspicion costs nobody
+//!   anything, and no policy needs a rule of its own for when all have failed.
 //! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of a
 //!   hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
 //!   that sent a request and then closed its sending side is waiting for the answer.
@@ -102,6 +105,7 @@ mod limits;
 mod listen;
 mod net;
 mod observe;
+mod seldom;
 pub mod serve;
 mod settings;
 mod signals;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::engine::{Permits, Room, relay_threads};
+use crate::engine::{Permits, Room, relay};
 
 /// The system's limits that matter. `u64::MAX` is none.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub struct Limits {
     pub clients: usize,
     /// Pipes for bulk transfers, at most.
     pub pipes: usize,
+    /// Threads that carry clients.
+    pub relays: usize,
     /// What there are no more clients for.
     bound: Bound,
     /// A limit of threads below what control and a switch may need.
@@ -42,10 +44,10 @@ enum Bound {
     Memory(u64),
 }
 
-/// What the process needs for itself: the standard three, listeners, log, watch, relay threads (two each), script, some
+/// What the process needs for itself beside its relay threads: the standard three, listeners, log, watch, script, some
 /// control sessions.
-const OWN_DESCRIPTORS: u64 = 24;
-/// What each further service needs beside its relay threads, two each: listeners, watch and lobby.
+const OWN_DESCRIPTORS: u64 = 20;
+/// What each further service needs beside its relay threads: a listener, watch and lobby (two each).
 const FURTHER_DESCRIPTORS: u64 = 6;
 /// A client takes one, and one for its backend.
 const PER_CLIENT: u64 = 2;
@@ -81,8 +83,9 @@ impl Readings {
 
     /// What there is room for in a process of so many services.
     pub fn limits(&self, services: usize) -> Limits {
-        let further = FURTHER_DESCRIPTORS + 2 * relay_threads() as u64;
-        let own = OWN_DESCRIPTORS + further * (services as u64).saturating_sub(1);
+        let relays = relay::number(self.descriptors);
+        let threads = (services.max(1) * relays) as u64 * relay::DESCRIPTORS_EACH;
+        let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1) + threads;
         let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
         let free = self.descriptors.saturating_sub(own + 2 * pipes);
         let by_descriptors = (free / PER_CLIENT, Bound::Descriptors(self.descriptors));
@@ -91,6 +94,7 @@ impl Readings {
         Limits {
             clients: usize::try_from(clients).unwrap_or(usize::MAX).max(1),
             pipes: pipes as usize,
+            relays,
             bound,
             few_threads: (self.threads < OWN_THREADS).then_some(self.threads),
         }
@@ -100,7 +104,7 @@ impl Readings {
 impl Limits {
     /// For each of so many services, which share it.
     pub fn room(&self, services: usize) -> Room {
-        Room { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1) }
+        Room { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1), relays: self.relays }
     }
 }
 
@@ -175,21 +179,33 @@ mod tests {
 
     #[test]
     fn the_scarcest_of_what_a_client_needs_decides() {
+        // 20 descriptors of our own and two for each relay thread, of which a larger machine has more.
+        let own = |descriptors| 20 + 2 * relay::number(descriptors) as u64;
+        let by_descriptors = |descriptors: u64, pipes: u64| (descriptors - own(descriptors) - 2 * pipes) / 2;
         assert_eq!(
             told(20_000, u64::MAX, 24 << 30),
-            "about 9732 clients at once (descriptors: 20000), 256 pipes, None"
+            format!("about {} clients at once (descriptors: 20000), 256 pipes, None", by_descriptors(20_000, 256))
         );
         assert_eq!(told(20_000, 1000, 64 << 20), "about 2048 clients at once (memory: 64 MiB), 256 pipes, None");
-        assert_eq!(told(64, 1000, 24 << 30), "about 18 clients at once (descriptors: 64), 2 pipes, None");
-        assert_eq!(told(1024, 100, 24 << 30), "about 468 clients at once (descriptors: 1024), 32 pipes, Some(100)");
+        assert_eq!(told(64, 1000, 24 << 30), "about 19 clients at once (descriptors: 64), 2 pipes, None");
+        assert_eq!(
+            told(1024, 100, 24 << 30),
+            format!("about {} clients at once (descriptors: 1024), 32 pipes, Some(100)", by_descriptors(1024, 32))
+        );
+    }
+
+    #[test]
+    fn where_descriptors_are_few_they_are_not_spent_on_threads() {
+        assert_eq!(relay::number(64), 1);
+        assert!(relay::number(u64::MAX) >= relay::number(1024));
     }
 
     #[test]
     fn each_further_service_takes_descriptors_from_the_clients() {
         let readings = Readings { descriptors: 1024, threads: 1000, memory: u64::MAX };
-        let each = 3 + relay_threads();
-        let room = [468, 468 - each, 468 - 2 * each];
-        assert_eq!([1, 2, 3].map(|services| readings.limits(services).clients), room);
+        let clients = [1, 2, 3].map(|services| readings.limits(services).clients);
+        let each = 3 + relay::number(1024);
+        assert_eq!(clients, [clients[0], clients[0] - each, clients[0] - 2 * each]);
         assert_eq!(readings.limits(4).room(4).pipes, 8);
     }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::endpoint::{Address, Endpoint};
 use crate::net::{Listener, Queue, Stream};
+use crate::seldom::Seldom;
 use crate::threads;
 
 /// Why an endpoint is not listened on.
@@ -164,7 +165,11 @@ fn run(listener: &Listener, acceptor: &mut impl Acceptor) {
             }
             Err(e) => match judge(&e) {
                 Trouble::Passing => {}
-                Trouble::Shortage => reserve.refuse_one(listener, &e),
+                Trouble::Shortage => {
+                    if let Some((stream, peer)) = reserve.bridge(listener, &e) {
+                        acceptor.accepted(stream, peer);
+                    }
+                }
                 Trouble::Stopped => return,
                 Trouble::Fatal => return acceptor.failed(e),
             },
@@ -176,32 +181,48 @@ fn run(listener: &Listener, acceptor: &mut impl Acceptor) {
 /// hang in the listen queue otherwise.
 struct Reserve {
     spare: Option<File>,
-    /// The shortage has been told.
-    told: bool,
+    refusals: Seldom,
 }
 
 impl Reserve {
     fn new() -> Reserve {
-        Reserve { spare: File::open("/dev/null").ok(), told: false }
+        Reserve { spare: File::open("/dev/null").ok(), refusals: Seldom::default() }
     }
 
     /// Accepting works again.
     fn over(&mut self) {
-        self.told = false;
         if self.spare.is_none() {
             self.spare = File::open("/dev/null").ok();
         }
     }
 
-    /// Accepts the newest client and closes it at once; when even that fails, waits a little.
-    fn refuse_one(&mut self, listener: &Listener, cause: &io::Error) {
-        if !std::mem::replace(&mut self.told, true) {
-            log::error!("cannot accept a client: {cause}; new clients are closed until that is over");
+    /// Accepts the newest client with the descriptor kept for that. If there is another one by then, the shortage is over
+    /// and the client is returned: the wait for it may have been long. If not, it is closed. When even that fails, waits
+    /// a little.
+    fn bridge(&mut self, listener: &Listener, cause: &io::Error) -> Option<(Stream, Address)> {
+        // A shortage may be over and back many times in a second: whoever is closed makes room for one.
+        if let Some(more) = self.refusals.turn(Instant::now()) {
+            log::error!("cannot accept a client: {cause}; new clients are closed until that is over{more}");
         }
         let had_one = self.spare.take().is_some();
-        if !had_one || listener.accept().is_err() {
-            std::thread::sleep(PAUSE);
-        }
+        let accepted = listener.accept();
         self.spare = File::open("/dev/null").ok();
+        match accepted {
+            Ok(client) if self.spare.is_some() => {
+                self.over();
+                Some(client)
+            }
+            Ok(client) => {
+                drop(client);
+                self.spare = File::open("/dev/null").ok();
+                None
+            }
+            Err(_) => {
+                if !had_one {
+                    std::thread::sleep(PAUSE);
+                }
+                None
+            }
+        }
     }
 }

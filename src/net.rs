@@ -133,15 +133,23 @@ impl Stream {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Ends the connection so that the peer sees it fail (a reset), and wakes every thread that waits on it. Bytes not
-    /// yet delivered are gone. Dissolving the association by `connect(2)` to nowhere is the call that does both; where
+    /// Ends the connection so that the peer sees it fail (a reset), and wakes whoever waits on it. Bytes not yet delivered
+    /// are gone. Dissolving the association by `connect(2)` to nowhere is the call that does both; where
     /// it is refused, and for Unix sockets, which know no reset, both directions are shut down.
+    ///
+    /// Not for a connection that both sides have ended: Linux may throw away what is on its way without a word to the peer
+    /// then, who waits for it for ever.
     pub fn abort(&self) {
         if self.is_tcp && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
         }
         self.socket.set_linger(Some(Duration::ZERO)).ok();
         self.socket.shutdown(Shutdown::Both).ok();
+    }
+
+    /// Whether the peer has ended its stream or failed, even if bytes are still to be read.
+    pub fn has_ended(&self) -> bool {
+        self.state().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Whether bytes have arrived that nobody has read.
@@ -157,11 +165,16 @@ impl Stream {
     /// Whether the peer has gone as far as can be told: it has reset the connection, or ended its side and left no byte
     /// to be read.
     pub fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
-        // An error is a defect here, and says nothing about the peer.
-        let state = poll(&mut fds, Some(&Timespec::default())).map_or(PollFlags::empty(), |_| fds[0].revents());
+        let state = self.state();
         state.intersects(PollFlags::HUP | PollFlags::ERR)
             || state.contains(PollFlags::RDHUP) && !self.has_unread_bytes()
+    }
+
+    /// What is known of the peer's end.
+    fn state(&self) -> PollFlags {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        // An error is a defect here, and says nothing about the peer.
+        poll(&mut fds, Some(&Timespec::default())).map_or(PollFlags::empty(), |_| fds[0].revents())
     }
 
     /// Reads what has arrived and does not wait: `WouldBlock` when nothing has.

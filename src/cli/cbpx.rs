@@ -11,7 +11,7 @@ use clap::Parser;
 use super::{Invocation, Usage, refused, upstream};
 use crate::config::{
     Config, Control, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt, Process, Rounds, Service, Setting,
-    Settings, Statuses, Unresolved, Upstream, WhenFull,
+    Settings, Statuses, Unresolved, Upstream, WhenFull, Words,
 };
 use crate::endpoint::Endpoint;
 use crate::settings::{self, Row};
@@ -169,7 +169,7 @@ impl Mistakes {
             lines.push(format!("missing: {}", self.missing.join(", ")));
         }
         lines.push("try 'cbpx --help'".to_owned());
-        Usage(format!("cbpx: {}", lines.join("\ncbpx: ")))
+        Usage::new(format!("cbpx: {}", lines.join("\ncbpx: ")))
     }
 }
 
@@ -302,7 +302,7 @@ impl Typed {
             listeners.push(mistakes.note("--rc_bind", host(address, port))?);
         }
         listeners.extend(self.rc_socket.clone().map(Endpoint::Unix));
-        Some(Control { listeners, console: port <= 0 })
+        Some(Control { listeners, console: port <= 0, words: Words::Switchover, directory: None })
     }
 }
 

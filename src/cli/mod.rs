@@ -1,6 +1,7 @@
 //! From the words that were typed to what is to be done. Pure: no file, socket or clock; a dialect ends where `Config`
 //! begins.
 
+pub mod balance;
 pub mod cbpx;
 pub mod ctl;
 mod fallback;
@@ -19,6 +20,8 @@ pub enum Invocation {
     Serve { config: Box<Config>, warnings: Vec<String> },
     /// Talk to a running one.
     Ctl(ctl::Request),
+    /// Talk to a running one whose words are those of backends.
+    Instance(balance::Request),
     /// Show the main job.
     Demo(crate::demo::Options),
     /// Help or version, for standard output.
@@ -33,20 +36,40 @@ struct Dialect {
     links: &'static [&'static str],
     /// For the help.
     about: &'static str,
-    /// Given what was typed to get here, and what follows it.
-    parse: fn(&str, &[OsString]) -> Result<Invocation, Usage>,
+    /// Given all that was typed for it, the name first.
+    parse: fn(&[OsString]) -> Result<Invocation, Usage>,
 }
 
-const DIALECTS: &[Dialect] = &[Dialect {
-    name: "fallback",
-    links: &["tcp_fallback"],
-    about: "as tcp_fallback: the first server of a list that works",
-    parse: fallback::parse,
-}];
+const DIALECTS: &[Dialect] = &[
+    Dialect {
+        name: "balance",
+        links: &["balance"],
+        about: "as balance 3.54: round robin, hash, fallback groups",
+        parse: balance::parse,
+    },
+    Dialect {
+        name: "fallback",
+        links: &["tcp_fallback"],
+        about: "as tcp_fallback: the first server of a list that works",
+        parse: fallback::parse,
+    },
+];
 
-/// A command line that asks for nothing: for standard error, exit status 2.
+/// A command line that asks for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage(pub String);
+pub struct Usage {
+    /// For standard error.
+    pub words: String,
+    /// What the program exits with.
+    pub status: u8,
+}
+
+impl Usage {
+    /// The status most programs have for it.
+    pub fn new(words: String) -> Usage {
+        Usage { words, status: 2 }
+    }
+}
 
 /// Reads a whole command line, program name first.
 ///
@@ -56,18 +79,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let program = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     let linked = DIALECTS.iter().find(|dialect| program.is_some_and(|name| dialect.links.contains(&name)));
-    if let (Some(dialect), Some(program)) = (linked, program) {
-        return (dialect.parse)(program, &arguments[1..]);
+    if let Some(dialect) = linked {
+        return (dialect.parse)(&arguments);
     }
-    let named = |word: &str| DIALECTS.iter().find(|dialect| dialect.name == word);
-    if let Some(dialect) = arguments.get(1).and_then(|word| word.to_str()).and_then(named) {
-        return (dialect.parse)(&format!("{} {}", env!("CARGO_PKG_NAME"), dialect.name), &arguments[2..]);
+    let first = arguments.get(1).and_then(|word| word.to_str());
+    if let Some(dialect) = DIALECTS.iter().find(|dialect| first == Some(dialect.name)) {
+        return (dialect.parse)(&arguments[1..]);
     }
-    match arguments.get(1).and_then(|word| word.to_str()) {
+    match first {
         Some("ctl") => ctl::parse(&arguments[1..]),
         Some("demo") => crate::demo::parse(&arguments[1..]),
         Some(word) if is_command(word) => {
-            Err(Usage(format!("cbpx: '{word}' is a command for a running cbpx: did you mean 'cbpx ctl {word}'?")))
+            Err(Usage::new(format!("cbpx: '{word}' is a command for a running cbpx: did you mean 'cbpx ctl {word}'?")))
         }
         Some(_) | None => cbpx::parse(&arguments),
     }
@@ -76,7 +99,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 /// What clap says when it does not return values: help and version are for standard output, all else is a usage error.
 pub(crate) fn refused(error: &clap::Error) -> Result<Invocation, Usage> {
     let text = error.render().to_string();
-    if error.use_stderr() { Err(Usage(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
+    if error.use_stderr() { Err(Usage::new(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
 }
 
 /// What else the program can do, for its help.

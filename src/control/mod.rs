@@ -1,6 +1,7 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`.
+//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other words.
 
+pub mod balance;
 pub mod console;
 mod line;
 mod session;
@@ -17,14 +18,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{Config, LogTarget, Service};
+use crate::config::{Config, LogTarget, Service, Words};
 use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::Workers;
 use crate::engine::inbox::{Outlet, Reply};
-use crate::engine::resolve::Refresher;
+use crate::engine::resolve::{Addresses, Refresher};
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream, Tuning};
+use crate::net::{Listener, Stream};
 use crate::observe::stats::Board;
 use crate::observe::words::system_words;
 
@@ -53,6 +54,8 @@ pub struct Desk {
     /// Of the other services of the process, which end with the first.
     pub others: Vec<(Outlet, Board)>,
     pub refresher: Refresher,
+    /// For backends that are created or assigned while the service runs.
+    pub addresses: Addresses,
     pub fixed: Arc<Fixed>,
 }
 
@@ -92,6 +95,7 @@ impl Desk {
 /// The settings that do not change, as `set` lists them.
 #[derive(Clone, Debug)]
 pub struct Fixed {
+    pub words: Words,
     pub control: String,
     pub port: String,
     pub active: String,
@@ -132,6 +136,7 @@ impl Fixed {
         };
         let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
         Fixed {
+            words: config.control.words,
             control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
             port: service.listeners.first().map(port).unwrap_or_default(),
             active: upstream(0),
@@ -196,8 +201,6 @@ impl Server {
         let workers = Workers::default();
         let (closing, closed) = bounded(0);
         let start = |(number, listener): (usize, Listener)| {
-            // A session without these works as well.
-            listener.tune(Tuning { keepalive: Some(KEEPALIVE) }).ok();
             let door = || Door {
                 desk: desk.clone(),
                 sessions: Arc::clone(&sessions),
@@ -227,9 +230,6 @@ impl Drop for Server {
         self.workers.join();
     }
 }
-
-/// A session whose peer has vanished is noticed after this and three unanswered probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// One control listener's side of accepting.
 struct Door {

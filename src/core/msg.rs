@@ -81,7 +81,7 @@ pub enum Event {
 pub enum DialFailure {
     /// The backend refused, could not be reached, or did not answer in time.
     Backend,
-    /// This process had no descriptor, thread or memory for it.
+    /// This process had no descriptor or memory for it.
     Local,
     /// We called it off (see [`Action::CallOff`]).
     CalledOff,
@@ -234,7 +234,7 @@ pub enum Action {
     Refuse(ClientId, Why),
     /// End this granted client in order: its backend has ended and it has all its bytes. Ends in `Closed`.
     Dismiss(ClientId),
-    /// End this granted client at once; both sides see the connection fail. Ends in `Closed`.
+    /// End this granted client at once; both sides of a connection see it fail. Ends in `Closed`.
     Cut(ClientId),
     /// Connect to this backend and close the connection again. Ends in `Probed`.
     Probe(BackendId),
@@ -320,7 +320,7 @@ pub enum Why {
     NoBackend,
     /// Each backend that could take it was at its limit, and it is not to wait for that.
     Full,
-    /// The process is at its limit of clients, threads or descriptors.
+    /// The process is at its limit of clients, descriptors or memory.
     NoRoom,
     /// The program ended.
     Shutdown,
@@ -341,7 +341,7 @@ pub enum Why {
     Idle,
     /// `quit force`, or the end of the grace period.
     Cut,
-    /// A defect in this program ended the client's thread.
+    /// A defect in this program ended it.
     Panicked,
 }
 

@@ -137,6 +137,7 @@ impl Clients {
         self.leave(client, Seat::Held { stream, watched: false });
         if let Some(record) = self.table.get_mut(&client) {
             record.facts.cause = Some(cause);
+            record.facts.granted = None;
             self.held += 1;
             self.unwatched.push(client);
         }
@@ -171,13 +172,13 @@ impl Clients {
 
     /// Closes a held client.
     pub fn refuse(&mut self, client: ClientId) {
-        if let Some(record) = self.table.get_mut(&client)
-            && let Seat::Held { stream, watched } = std::mem::replace(&mut record.seat, Seat::Gone)
-        {
-            self.held -= 1;
-            if watched {
-                self.watched.remove(&stream);
+        let Some(record) = self.table.get_mut(&client) else { return };
+        if let Seat::Held { stream, watched } = &record.seat {
+            if *watched {
+                self.watched.remove(stream);
             }
+            self.held -= 1;
+            record.seat = Seat::Gone;
         }
     }
 
@@ -206,11 +207,12 @@ impl Clients {
 
     /// From its relay thread to another seat.
     fn leave(&mut self, client: ClientId, seat: Seat) {
-        if let Some(record) = self.table.get_mut(&client)
-            && let Seat::Granted { at, .. } = std::mem::replace(&mut record.seat, seat)
-            && let Some(relay) = self.relays.get_mut(at)
+        let Some(record) = self.table.get_mut(&client) else { return };
+        if let Seat::Granted { at, .. } = &record.seat
+            && let Some(relay) = self.relays.get_mut(*at)
         {
             relay.load -= 1;
+            record.seat = seat;
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct Front {
     pub listening: Vec<Listening>,
     pub _lobby: Option<Lobby>,
     pub doors: Doors,
+    /// Dropped last: nobody listens any more.
+    pub _accepting: Sender<()>,
 }
 
 /// The running script.
@@ -67,6 +69,13 @@ pub struct Script {
     running: Running,
     /// Closed with this: nobody waits for the script any more.
     _awaited: PipeWriter,
+}
+
+/// Nobody waits for a script that outlives its switchover's end: not the service when it ends by a defect.
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.running.kill();
+    }
 }
 
 /// When the parts of a switchover began.
@@ -124,7 +133,10 @@ impl Coordinator {
             Message::Bound(listener) => self.open(listener),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
-                self.failure.get_or_insert(cause);
+                // A second one must not cut the grace short.
+                if self.failure.replace(cause).is_some() {
+                    return;
+                }
                 // Nobody waits for this answer.
                 let ticket = self.new_ticket();
                 self.dispatcher.bring(Event::Asked(ticket, Command::Stop));

@@ -102,14 +102,19 @@ impl Attempt {
         loop {
             let over = Current::Failed(io::ErrorKind::NotConnected.into());
             let error = match mem::replace(&mut self.current, over) {
-                Current::Connecting { stream, until } => match outcome(&stream, cue, anew, now >= until) {
+                // The cue was about the socket before this one.
+                Current::Connecting { stream, until } if anew => {
+                    self.current = Current::Connecting { stream, until };
+                    return Step::WaitsAnew(until);
+                }
+                Current::Connecting { stream, until } => match outcome(&stream, cue, now >= until) {
                     Ok(true) => {
                         stream.tune(self.manner.tuning);
                         return Step::Connected(stream, self.addresses[self.at].clone());
                     }
                     Ok(false) => {
                         self.current = Current::Connecting { stream, until };
-                        return if anew { Step::WaitsAnew(until) } else { Step::Waits(until) };
+                        return Step::Waits(until);
                     }
                     Err(error) => error,
                 },
@@ -126,7 +131,7 @@ impl Attempt {
                 Current::Failed(error) => error,
             };
             self.at += 1;
-            if self.at >= self.addresses.len() || is_local(&error) {
+            if self.at >= self.addresses.len() || is_shortage(&error) {
                 return Step::Failed(error);
             }
             self.connect(now);
@@ -150,9 +155,9 @@ impl Attempt {
     }
 }
 
-/// Whether the connection stands. `anew`: the cue was about the socket before this one.
-fn outcome(stream: &Stream, cue: Cue, anew: bool, over: bool) -> io::Result<bool> {
-    if cue == Cue::Stirred && !anew {
+/// Whether the connection stands, or its time is `over`.
+fn outcome(stream: &Stream, cue: Cue, over: bool) -> io::Result<bool> {
+    if cue == Cue::Stirred {
         return stream.connection_error()?.map_or(Ok(true), Err);
     }
     if over {
@@ -161,18 +166,23 @@ fn outcome(stream: &Stream, cue: Cue, anew: bool, over: bool) -> io::Result<bool
     Ok(false)
 }
 
-/// Whose fault a failed dial was.
+/// Whose fault a failed dial was. A source address or port that is not to be had is ours, but may be had for another
+/// address.
 pub fn blame(error: &io::Error) -> DialFailure {
-    if is_local(error) { DialFailure::Local } else { DialFailure::Backend }
+    let ours = is_shortage(error) || is(error, Errno::ADDRNOTAVAIL);
+    if ours { DialFailure::Local } else { DialFailure::Backend }
 }
 
 /// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.
 fn queue_is_full(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::AGAIN.raw_os_error())
+    is(error, Errno::AGAIN)
 }
 
-/// Whether this process, not the backend, was short of something.
-fn is_local(error: &io::Error) -> bool {
-    let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
+/// Whether this process is short of something, and would be for the next address, too.
+fn is_shortage(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].iter().any(|errno| is(error, *errno))
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }

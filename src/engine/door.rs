@@ -11,7 +11,7 @@ use super::permits::Permits;
 use crate::core::msg::Why;
 use crate::endpoint::Address;
 use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream, Tuning};
+use crate::net::{Listener, Stream};
 
 /// What a service's listeners need. One that is dropped opens no more.
 pub struct Doors {
@@ -20,7 +20,6 @@ pub struct Doors {
     pub permits: Permits,
     /// Where clients wait that have not sent enough yet.
     pub entrance: Option<Entrance>,
-    pub tuning: Tuning,
     /// Threads that accept on each listener.
     pub threads: usize,
     /// Of these threads.
@@ -33,7 +32,6 @@ impl Doors {
     /// # Errors
     /// When there is no thread.
     pub fn open(&self, listener: Listener) -> io::Result<Listening> {
-        listener.tune(self.tuning)?;
         let door = || Door {
             dispatcher: self.dispatcher.clone(),
             outlet: self.outlet.clone(),

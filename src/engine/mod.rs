@@ -1,7 +1,7 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
 //! In reading order: `door`, `permits` and `lobby` (what becomes of clients that were accepted), `dispatch` (the core
-//! behind one lock; carries out what concerns clients), `clients` (their sockets and threads), `dial` and `relay` (a few
+//! behind one lock; carries out what concerns clients), `clients` (their sockets and seats), `dial` and `relay` (a few
 //! threads carry all granted clients), `watch` (held clients), `inbox` (what is told to whom), `coordinator` (the thread
 //! that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers` (threads, reused), `resolve`,
 //! `timers`. Who may be dialled when is none of their business: see `core`.
@@ -16,7 +16,7 @@ mod lobby;
 mod permits;
 mod probe;
 mod rebind;
-mod relay;
+pub mod relay;
 pub mod resolve;
 pub mod script;
 mod timers;
@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 
 use self::clients::Clients;
@@ -40,7 +41,6 @@ use self::inbox::Outlet;
 use self::lobby::Lobby;
 pub use self::permits::Permits;
 use self::rebind::Rebind;
-pub use self::relay::number as relay_threads;
 use self::relay::{Gear, Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
@@ -63,6 +63,8 @@ pub struct Room {
     pub permits: Permits,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
+    /// Threads that carry clients; at least one.
+    pub relays: usize,
 }
 
 /// What a service is started with.
@@ -91,6 +93,9 @@ pub struct Engine {
     failure: Arc<Mutex<Option<io::Error>>>,
     workers: Workers,
     resolver: Resolver,
+    addresses: Addresses,
+    /// Disconnected when clients are accepted no more.
+    accepting: Receiver<()>,
 }
 
 impl Engine {
@@ -105,10 +110,11 @@ impl Engine {
         let state = State::new(&service, room.permits.most());
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
+        let known = addresses.clone();
         let tuning = Tuning { keepalive: network.keepalive };
         let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning };
         let watched = Watched::new()?;
-        let mailboxes = (0..relay::number()).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
         let floor = Floor {
             state,
@@ -133,7 +139,6 @@ impl Engine {
             outlet: outlet.clone(),
             permits: room.permits,
             entrance: lobby.as_ref().map(Lobby::entrance),
-            tuning,
             threads: network.accept_threads,
             name: format!("listen-{}", service.name),
         };
@@ -145,8 +150,9 @@ impl Engine {
             Some(_) | None => None,
         };
         let workers = Workers::default();
+        let (accepting, accepted) = bounded(0);
         let coordinator = Coordinator {
-            front: Some(Front { _rebind: rebind, listening, _lobby: lobby, doors }),
+            front: Some(Front { _rebind: rebind, listening, _lobby: lobby, doors, _accepting: accepting }),
             service,
             inbox,
             outlet: outlet.clone(),
@@ -167,7 +173,16 @@ impl Engine {
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
-        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver })
+        Ok(Engine {
+            outlet,
+            board,
+            thread: Some(thread),
+            failure,
+            workers,
+            resolver,
+            addresses: known,
+            accepting: accepted,
+        })
     }
 
     /// The way to ask for something.
@@ -178,6 +193,17 @@ impl Engine {
     /// The counters.
     pub fn board(&self) -> Board {
         self.board.clone()
+    }
+
+    /// Where the backends are, and how more places become known.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    /// Waits until clients are accepted no more. The service goes on until the last one has gone.
+    pub fn wait_while_accepting(&self) {
+        // Nothing is ever sent: it ends by being disconnected.
+        self.accepting.recv().ok();
     }
 
     /// For fresh addresses before a switchover.
@@ -212,5 +238,5 @@ impl Drop for Engine {
 
 /// How clients of a service wait to be accepted.
 pub fn queue(network: &Network) -> Queue {
-    Queue { length: network.backlog, shares_port: network.share_port }
+    Queue { length: network.backlog, shares_port: network.share_port, tuning: Tuning { keepalive: network.keepalive } }
 }

@@ -29,6 +29,9 @@ pub struct Queue {
     /// Other processes may listen on the same address if they want that, too: each has a queue, and the system spreads
     /// new clients over them. Not of Unix sockets.
     pub shares_port: bool,
+    /// Options of every connection that is accepted. On Linux they are inherited, which saves each client six calls; they
+    /// are set before anybody can connect.
+    pub tuning: Tuning,
 }
 
 impl Listener {
@@ -61,6 +64,9 @@ impl Listener {
             }
         };
         let listener = Listener { socket, is_tcp: path.is_none(), path };
+        if listener.is_tcp {
+            tune(&listener.socket, queue.tuning)?;
+        }
         listener.socket.listen(queue.length)?;
         Ok(listener)
     }
@@ -74,15 +80,6 @@ impl Listener {
         let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
         let stream = Stream { socket, is_tcp: self.is_tcp };
         Ok((stream, plain_address(&peer)))
-    }
-
-    /// Gives these options to every connection accepted from now on: on Linux they are inherited, which saves each new
-    /// client four calls.
-    ///
-    /// # Errors
-    /// When the system knows no such option.
-    pub fn tune(&self, tuning: Tuning) -> io::Result<()> {
-        if self.is_tcp { tune(&self.socket, tuning) } else { Ok(()) }
     }
 
     /// Whether somebody waits to be accepted.
@@ -135,6 +132,8 @@ mod tests {
 
     use super::*;
 
+    const PLAIN: Tuning = Tuning { keepalive: None };
+
     fn bind(at: &Address, queue: Queue) -> io::Result<Listener> {
         Listener::bind(at, queue)
     }
@@ -149,7 +148,7 @@ mod tests {
         let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
         let most: usize = most.trim().parse().unwrap();
         let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let listener = bind(&anywhere, Queue { length: i32::MAX, shares_port: false }).unwrap();
+        let listener = bind(&anywhere, Queue { length: i32::MAX, shares_port: false, tuning: PLAIN }).unwrap();
         let at = listener.address().unwrap();
         let few_enough_for_our_descriptors = most.min(400);
         let clients: Vec<_> = (0..few_enough_for_our_descriptors).map(|_| connects(&at).unwrap()).collect();
@@ -159,7 +158,7 @@ mod tests {
     #[test]
     fn a_port_is_shared_by_those_who_both_want_it() {
         let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let [sharing, alone] = [true, false].map(|shares_port| Queue { length: 8, shares_port });
+        let [sharing, alone] = [true, false].map(|shares_port| Queue { length: 8, shares_port, tuning: PLAIN });
         let first = bind(&anywhere, sharing).unwrap();
         let at = first.address().unwrap();
         assert_eq!(bind(&at, alone).unwrap_err().kind(), ErrorKind::AddrInUse);

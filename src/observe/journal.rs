@@ -9,7 +9,7 @@ use super::access::Clerk;
 use super::stats::Board;
 use super::voice::{self, Moment, Scene, Voice};
 use crate::config::{LogStyle, Service};
-use crate::core::msg::{Action, BackendId, BackendView, Change, Note, View};
+use crate::core::msg::{Action, BackendId, BackendView, Change, GroupId, Note, UpstreamId, View};
 use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
@@ -37,6 +37,22 @@ impl Facts {
     }
 }
 
+/// Where a backend is among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub group: GroupId,
+    /// Within the group, from 0.
+    pub number: usize,
+}
+
+fn places(service: &Service) -> Vec<Place> {
+    let groups = service.upstreams.iter().enumerate().flat_map(|(upstream, config)| {
+        let id = move |index| GroupId { upstream: UpstreamId(upstream), index };
+        config.groups.iter().enumerate().map(move |(index, group)| (id(index), group.backends.len()))
+    });
+    groups.flat_map(|(group, length)| (0..length).map(move |number| Place { group, number })).collect()
+}
+
 /// Where notes go.
 pub struct Journal {
     service: Service,
@@ -46,6 +62,8 @@ pub struct Journal {
     clerk: Option<Clerk>,
     /// Backends as configured or assigned since, by `BackendId`.
     names: Vec<String>,
+    /// Likewise, the group of each and its number there.
+    places: Vec<Place>,
     /// Backends that have failed, and when.
     failed: BTreeMap<BackendId, Instant>,
 }
@@ -53,8 +71,8 @@ pub struct Journal {
 impl Journal {
     pub fn new(service: &Service, style: LogStyle, clerk: Option<Clerk>, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        let voice = voice::of(style);
-        Journal { service: service.clone(), board, voice, clerk, names, failed: BTreeMap::new() }
+        let (places, voice) = (places(service), voice::of(style));
+        Journal { service: service.clone(), board, voice, clerk, names, places, failed: BTreeMap::new() }
     }
 
     /// A backend is somewhere else now, or new.
@@ -72,10 +90,20 @@ impl Journal {
 
     /// One decision. `facts` are those of the client it is about.
     pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
-        let scene =
-            Scene { facts, names: &self.names, failed: &self.failed, service: &self.service, board: &self.board };
+        let scene = Scene {
+            facts,
+            names: &self.names,
+            places: &self.places,
+            failed: &self.failed,
+            service: &self.service,
+            board: &self.board,
+        };
         self.voice.note(note, &scene);
         match note {
+            Note::PoolChanged(Change::Create(group, _)) => {
+                let number = self.places.iter().filter(|place| place.group == group).count();
+                self.places.push(Place { group, number });
+            }
             Note::BackendFailed(backend) => drop(self.failed.insert(backend, Instant::now())),
             Note::BackendBack(backend) | Note::PoolChanged(Change::Disable(backend)) => {
                 self.failed.remove(&backend);
@@ -86,12 +114,7 @@ impl Journal {
                 }
             }
             Note::PoolChanged(
-                Change::Enable(_)
-                | Change::Create(..)
-                | Change::Assign(..)
-                | Change::Limit(..)
-                | Change::Reset(_)
-                | Change::Policy(..),
+                Change::Enable(_) | Change::Assign(..) | Change::Limit(..) | Change::Reset(_) | Change::Policy(..),
             )
             | Note::SwitchStarted { .. }
             | Note::Drained
@@ -119,8 +142,14 @@ impl Journal {
 
     /// How a probe ended.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
-        let scene =
-            Scene { facts: None, names: &self.names, failed: &self.failed, service: &self.service, board: &self.board };
+        let scene = Scene {
+            facts: None,
+            names: &self.names,
+            places: &self.places,
+            failed: &self.failed,
+            service: &self.service,
+            board: &self.board,
+        };
         self.voice.probed(backend, result, &scene);
     }
 }

@@ -1,4 +1,4 @@
-//! The counters behind `stats`: published by the coordinator after each event, read by anybody.
+//! The counters behind `stats`: published after each event, read by anybody.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -8,7 +8,11 @@ mod pid_file;
 mod places;
 mod tally;
 
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
 
 use self::background::{Side, Tether};
 use self::bells::Bells;
@@ -17,7 +21,7 @@ pub use self::failure::{Failure, StartError};
 use self::pid_file::PidFile;
 use self::places::Bound;
 use self::tally::Tally;
-use crate::config::{Config, LogTarget, Service};
+use crate::config::{Config, LogTarget, Service, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -27,7 +31,7 @@ use crate::engine::script;
 use crate::engine::{Engine, Start};
 use crate::limits::{Limits, Readings};
 use crate::listen;
-use crate::net::{self, Listener, Queue};
+use crate::net::{self, Listener, Queue, Tuning};
 use crate::observe::access::{AccessLog, Method};
 use crate::observe::dump::Dump;
 use crate::observe::lines::Reopener;
@@ -63,9 +67,9 @@ impl Proxy {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
                 match config.log.target {
-                    // Where it will be told anyway.
-                    LogTarget::StandardError | LogTarget::BothStandards => {}
-                    LogTarget::File(_) | LogTarget::Syslog | LogTarget::Nowhere => log::error!("{e}"),
+                    // Whoever started the program is told there anyway.
+                    LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {}
+                    LogTarget::File(_) | LogTarget::Syslog => log::error!("{e}"),
                 }
                 Err(e)
             }
@@ -79,6 +83,10 @@ impl Proxy {
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| Bound::bind(service, &mut *voice);
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        if let Some(directory) = &config.control.directory {
+            let at = || Endpoint::Unix(directory.clone());
+            make_shared(directory).map_err(|cause| StartError::Control { at: at(), cause })?;
+        }
         let control_listeners = bind_control(&config.control.listeners)?;
         let access = match &config.access_log {
             None => None,
@@ -166,6 +174,13 @@ impl Proxy {
     /// Why a service ended, if nobody asked for it.
     pub fn wait(mut self) -> io::Result<()> {
         let mut result = Ok(());
+        match self.desk.fixed.words {
+            Words::Switchover => {}
+            Words::Backends { .. } => {
+                self.engines.iter().for_each(Engine::wait_while_accepting);
+                self.control = None;
+            }
+        }
         for engine in &mut self.engines {
             if let Err(e) = engine.wait() {
                 result = Err(e);
@@ -216,7 +231,7 @@ pub fn run(config: &Config, warnings: &[String]) -> Result<(), Failure> {
 /// Runs the program in this process; `tether` is cut when everything is up.
 fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
     let statuses = config.process.statuses;
-    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e))?;
+    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
     let interrupts = Interrupts::default();
     let mut bells = Bells {
         outlets: proxy.outlets(),
@@ -241,11 +256,26 @@ fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
     proxy.wait().map_err(other)
 }
 
+/// Makes a directory in which everybody may have sockets of their own, unless it is there.
+fn make_shared(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(SHARED).create(directory) {
+        // The mode that was asked for was subject to the umask.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(SHARED)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Everybody may make files, and only their owner may remove them.
+const SHARED: u32 = 0o1777;
+
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
+/// An operator whose machine has vanished is noticed after this and four unanswered probes.
+const CONTROL_TUNING: Tuning = Tuning { keepalive: Some(Duration::from_secs(60)) };
 
 fn bind_control(endpoints: &[Endpoint]) -> Result<Vec<Listener>, StartError> {
-    let queue = Queue { length: CONTROL_BACKLOG, shares_port: false };
+    let queue = Queue { length: CONTROL_BACKLOG, shares_port: false, tuning: CONTROL_TUNING };
     let mut bound = Vec::new();
     for at in endpoints {
         let listeners = listen::bind(at, queue);
@@ -264,6 +294,7 @@ fn desk(config: &Config, engines: &[Engine], room: String) -> Result<Desk, Start
         board: engine.board(),
         others: engines[1..].iter().map(|engine| (engine.outlet(), engine.board())).collect(),
         refresher: engine.refresher(),
+        addresses: engine.addresses(),
         fixed: Fixed::of(config, service, room).into(),
     })
 }

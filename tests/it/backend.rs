@@ -22,7 +22,12 @@ struct Seen {
 impl Backend {
     /// Answers every read with `<name>:` and what was read, until the client ends its side.
     pub fn echo(name: &'static str) -> Backend {
-        Backend::start(move |mut stream, greet| {
+        Backend::echo_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), name)
+    }
+
+    /// Likewise, on a socket that listens already.
+    pub fn echo_on(listener: TcpListener, name: &'static str) -> Backend {
+        Backend::start_on(listener, move |mut stream, greet| {
             let mut buffer = [0; 16 * 1024];
             while let Ok(length @ 1..) = stream.read(&mut buffer) {
                 greet(&buffer[..length]);
@@ -38,7 +43,10 @@ impl Backend {
 
     /// Lets `serve` handle each connection on a thread of its own. `serve` may report the first bytes it read.
     pub fn start(serve: impl Fn(TcpStream, &dyn Fn(&[u8])) + Send + Sync + 'static) -> Backend {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Backend::start_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
+    }
+
+    fn start_on(listener: TcpListener, serve: impl Fn(TcpStream, &dyn Fn(&[u8])) + Send + Sync + 'static) -> Backend {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (own, serve) = (Arc::clone(&seen), Arc::new(serve));

@@ -63,6 +63,8 @@ const LONG_FLAGS: &[&str] = &[
     "--bind",
     "--rc_bind",
     "--rc_socket",
+    "--listeners",
+    "--keepalive",
     "--connect_timeout",
     "--grace",
 ];
@@ -125,6 +127,13 @@ fn a_value_that_would_break_later_is_refused_at_the_start_with_the_value_and_wha
         ("--grace", "-1", "between 0 and 86400"),
         ("--grace", "soon", "not a number"),
         ("--bind", "not an address", "not an address"),
+        ("--keepalive", "soon", "not an integer"),
+        ("--keepalive", "1.5", "not an integer"),
+        ("--keepalive", "-1", "between 0 and 32767"),
+        ("--keepalive", "32768", "between 0 and 32767"),
+        ("--listeners", "many", "not an integer"),
+        ("--listeners", "0", "between 1 and 64"),
+        ("--listeners", "65", "between 1 and 64"),
     ];
     for (flag, value, expected) in table {
         with(&[(flag, Some(value))]).failed_with(2, &[flag, value, expected]);

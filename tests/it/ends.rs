@@ -18,6 +18,13 @@ impl Server {
         Server(listener)
     }
 
+    /// One whose connections have segments of two kilobytes, as on a network.
+    pub fn narrow() -> Server {
+        let server = Server::new();
+        SockRef::from(&server.0).set_tcp_mss(2_048).unwrap();
+        server
+    }
+
     pub fn address(&self) -> String {
         self.0.local_addr().unwrap().to_string()
     }

@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::backend::Backend;
 use crate::ends::{Deaf, Server, read_rest, read_text, reset};
 use crate::proxy::{Proxy, finish};
-use crate::support::{SOON, TempDir, eventually};
+use crate::support::{SOON, TempDir, allow_descriptors, eventually};
 use crate::vitals::Vitals;
 
 /// A switchover that has told its first row.
@@ -153,6 +152,37 @@ fn five_thousand_held_clients_are_served_in_order_of_arrival() {
     assert!(new.accept().is_err() && old.try_accept().is_none(), "nobody came twice or to the old server");
 }
 
+#[test]
+fn idle_clients_work_on_until_they_end_and_then_the_held_ones_come_in_order() {
+    // Each fewer than the 128 that wait in a server's queue: the system repeats others a second later.
+    const IDLE: usize = 120;
+    const HELD: usize = 100;
+    let (old, new) = (Server::new(), Server::new());
+    let proxy = Proxy::start(&old.address(), &new.address(), &["-t", "60"]);
+    let before = Vitals::at_rest(&proxy);
+    let idle: Vec<_> = (0..IDLE).map(|number| asking(&proxy, &format!("{number:06}"))).collect();
+    let number_of = |far: &TcpStream| read_text(far, 6).parse::<usize>().unwrap();
+    let far: Vec<_> = idle.iter().map(|_| old.accept()).map(|far| (number_of(&far), far)).collect();
+    let switch = Started::on(&proxy);
+    let held: Vec<_> = (0..HELD).map(|number| asking(&proxy, &format!("{number:06}"))).collect();
+    are_held(&proxy, HELD as u64);
+    for (number, far) in &far {
+        let (mut client, mut far) = (&idle[*number], far);
+        client.write_all(b"still there?").unwrap();
+        assert_eq!(read_text(far, 12), "still there?");
+        far.write_all(b"yes").unwrap();
+        assert_eq!(read_text(client, 3), "yes");
+    }
+    assert!(new.try_accept().is_none(), "nobody comes before the idle ones have ended");
+    drop((idle, far));
+    let order: Vec<_> = held.iter().map(|_| read_text(&new.accept(), 6)).collect();
+    assert!(switch.outcome().contains("Switch OK"));
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(old.try_accept().is_none(), "nobody came to the old server");
+    drop(held);
+    before.are_back(&proxy);
+}
+
 /// One that loses no client however slowly it accepts: when a queue is full the system drops connects, which are
 /// repeated a second later, in an order of its own.
 fn patient_listener() -> TcpListener {
@@ -160,16 +190,6 @@ fn patient_listener() -> TcpListener {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     socket.listen(4096).unwrap();
     socket.into()
-}
-
-/// This process holds both ends of every connection.
-fn allow_descriptors(number: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < number) {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised).unwrap();
-        assert!(limit.maximum.is_none_or(|most| most >= number), "this test needs {number} descriptors");
-    }
 }
 
 #[test]
@@ -256,6 +276,25 @@ fn a_client_whose_dial_was_called_off_keeps_its_place_when_the_switch_fails() {
     assert!(switch.outcome().contains("script exited with code: 1"));
     eventually(SOON, "all are being connected again", || proxy.stat("active") == 5);
     assert_eq!(new.connections(), 0);
+}
+
+/// The log told the dial's trouble as the reason, and counted only the time before the dial as held.
+#[test]
+fn the_log_tells_of_a_called_off_client_that_left_that_it_was_held() {
+    let (deaf, dir) = (Deaf::new(), TempDir::new("hold"));
+    let script = waiting_script(&dir, 1);
+    let flags = ["-t", "60", "--connect_timeout", "60", "-x", &script, "-l", "DEBUG"];
+    let proxy = Proxy::start(&deaf.address(), &deaf.address(), &flags);
+    let client = proxy.connect();
+    eventually(SOON, "it is being connected", || proxy.stat("active") == 1);
+    let _switch = Started::on(&proxy);
+    has_begun(&dir);
+    // So long that the two times differ as they are written.
+    let held = Instant::now();
+    eventually(SOON, "it has been held for a while", || held.elapsed() > Duration::from_millis(50));
+    drop(client);
+    eventually(SOON, "the log tells", || proxy.log().contains("closed: left while it was held; 0 bytes up"));
+    assert!(!proxy.log().contains(" in all, 0.000 s held"), "{}", proxy.log());
 }
 
 #[test]

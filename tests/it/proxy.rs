@@ -128,6 +128,20 @@ impl Proxy {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops all its threads while `act` runs: what happens then is told to it all at once.
+    pub fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        eventually(SOON, "all threads have stopped", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let mut states = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+            states.all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T'))
+        });
+        let result = act();
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        result
+    }
+
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
         self.wait_within(SOON)

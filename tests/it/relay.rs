@@ -14,14 +14,14 @@ use crate::support::{Reserved, SOON, eventually};
 use crate::vitals::Vitals;
 
 /// A proxy in front of `server`, with a standby where nobody listens.
-fn proxy_for(server: &Server, extra: &[&str]) -> Proxy {
+pub fn proxy_for(server: &Server, extra: &[&str]) -> Proxy {
     let nobody = format!("127.0.0.1:{}", Reserved::new().port());
     Proxy::start(&server.address(), &nobody, extra)
 }
 
 /// A new client and the server's end of its connection, after a byte has passed: a server that resets before that has
 /// refused the client.
-fn connected(proxy: &Proxy, server: &Server) -> (TcpStream, TcpStream) {
+pub fn connected(proxy: &Proxy, server: &Server) -> (TcpStream, TcpStream) {
     let mut client = proxy.connect();
     client.write_all(b"!").unwrap();
     let far = server.accept();
@@ -29,11 +29,11 @@ fn connected(proxy: &Proxy, server: &Server) -> (TcpStream, TcpStream) {
     (client, far)
 }
 
-fn the_log_tells(proxy: &Proxy, words: &str, times: usize) {
+pub fn the_log_tells(proxy: &Proxy, words: &str, times: usize) {
     eventually(SOON, &format!("the log tells {times} times: {words}"), || proxy.log().matches(words).count() == times);
 }
 
-fn nobody_is_connected(proxy: &Proxy) {
+pub fn nobody_is_connected(proxy: &Proxy) {
     eventually(SOON, "no client is left", || {
         thread::sleep(Duration::from_millis(10));
         proxy.stat("active") == 0

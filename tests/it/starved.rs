@@ -21,7 +21,7 @@ use crate::vitals::Vitals;
 const SOMEBODY: u32 = 61_234;
 
 /// Whether this client is served. One that is not has been closed or reset: nobody is left hanging.
-fn is_served(mut client: &TcpStream) -> bool {
+pub fn is_served(mut client: &TcpStream) -> bool {
     // A client that was reset already cannot even ask.
     client.write_all(b"x").ok();
     let mut answer = [0; 3];
@@ -48,7 +48,7 @@ pub fn become_by(command: &mut Command, program: &str, words: &[&str]) {
 }
 
 /// Sets a soft limit of a running proxy.
-fn limit(proxy: &Proxy, resource: Resource, number: u64) {
+pub fn limit(proxy: &Proxy, resource: Resource, number: u64) {
     let maximum = getrlimit(resource).maximum;
     prlimit(Pid::from_raw(proxy.pid() as i32), resource, Rlimit { current: Some(number), maximum }).unwrap();
 }
@@ -103,6 +103,22 @@ fn running_out_of_descriptors_ends_nothing() {
     assert!(proxy.log().contains("new clients are closed until that is over"));
 }
 
+/// The listener had given up its last descriptor and waited for the client it was to close.
+#[test]
+fn a_client_that_comes_when_the_shortage_is_over_is_served() {
+    let server = Backend::echo("s");
+    let proxy = Proxy::start(&server.address(), &server.address(), &[]);
+    Vitals::at_rest(&proxy);
+    // The limit is on the number a new descriptor gets, which is the lowest that is free.
+    let taken = |number: &u64| std::fs::symlink_metadata(format!("/proc/{}/fd/{number}", proxy.pid())).is_ok();
+    let lowest_free = (0..).find(|number| !taken(number)).unwrap();
+    limit(&proxy, Resource::Nofile, lowest_free);
+    assert!(!is_served(&proxy.connect()));
+    eventually(SOON, "the shortage is told", || proxy.log().contains("new clients are closed until that is over"));
+    limit(&proxy, Resource::Nofile, 1000);
+    assert!(is_served(&proxy.connect()));
+}
+
 #[test]
 fn running_out_of_threads_keeps_nobody_from_being_served() {
     let (old, new, dir) = (Backend::echo("s"), Backend::echo("s"), TempDir::new("starved"));
@@ -111,7 +127,7 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     let proxy = Proxy::start_with(&old.address(), &new.address(), &["-x", &script], |command| {
         // The system's limit does not hold for root.
         if geteuid().is_root() {
-            run_as_somebody_else(command);
+            run_as(SOMEBODY, command);
         }
     });
     let before = Vitals::at_rest(&proxy);
@@ -163,15 +179,15 @@ fn limit_threads(proxy: &Proxy, number: u64) {
 }
 
 /// So that no other processes count. The binary may be where only root may read.
-fn run_as_somebody_else(command: &mut Command) {
+pub fn run_as(user: u32, command: &mut Command) {
     let dir = command.get_current_dir().unwrap().to_owned();
     let program = dir.join("cbpx");
     // Not written by this process: a file that is open for writing anywhere cannot be run.
     assert!(Command::new("cp").arg(command.get_program()).arg(&program).status().unwrap().success());
-    std::os::unix::fs::chown(&dir, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    std::os::unix::fs::chown(&dir, Some(user), Some(user)).unwrap();
     let arguments: Vec<OsString> = command.get_args().map(Into::into).collect();
     let mut changed = Command::new(program);
-    changed.args(arguments).current_dir(dir).stdin(Stdio::null()).uid(SOMEBODY).gid(SOMEBODY);
+    changed.args(arguments).current_dir(dir).stdin(Stdio::null()).uid(user).gid(user);
     *command = changed;
 }
 

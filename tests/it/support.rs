@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 /// Long enough for anything on a loaded machine with two cores; nothing waits this long unless it fails.
@@ -56,15 +57,30 @@ impl Drop for TempDir {
 }
 
 /// A port that stays ours although nobody listens on it: bound with address reuse, so that the program under test can
-/// bind and listen on it too, and the kernel gives it to nobody else.
+/// bind and listen on it too, and the kernel gives it to nobody else. On all addresses, as the program binds it: it may
+/// be in use on one of them already.
 pub struct Reserved(Socket);
 
 impl Reserved {
     pub fn new() -> Reserved {
+        Reserved::at(Ipv4Addr::UNSPECIFIED, 0)
+    }
+
+    /// This port, which others may have reserved likewise; 0 is any.
+    pub fn at(ip: Ipv4Addr, port: u16) -> Reserved {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.bind(&SocketAddr::from((ip, port)).into()).unwrap();
         Reserved(socket)
+    }
+
+    /// Begins to listen: a server that echoes under this name.
+    pub fn listen(&self, name: &'static str) -> crate::backend::Backend {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, self.port())).into()).unwrap();
+        socket.listen(16).unwrap();
+        crate::backend::Backend::echo_on(socket.into(), name)
     }
 
     pub fn port(&self) -> u16 {
@@ -75,4 +91,14 @@ impl Reserved {
 /// A port that was free a moment ago, for programs that cannot share a reserved one.
 pub fn free_port() -> u16 {
     Reserved::new().port()
+}
+
+/// So many may be open in this process, which holds both ends of every connection. Programs started later inherit that.
+pub fn allow_descriptors(number: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < number) {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).unwrap();
+        assert!(limit.maximum.is_none_or(|most| most >= number), "this test needs {number} descriptors");
+    }
 }

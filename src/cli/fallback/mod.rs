@@ -7,14 +7,14 @@ mod duration;
 mod flags;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::flags::{Asked, Flag, Takes};
 use super::{Invocation, Usage};
 use crate::config::{
     AS_LONG_AS_IT_TAKES, Backend, Config, Control, Failover, Group, Log, LogStyle, LogTarget, Memory, Network,
-    OnHangup, OnInterrupt, Policy, Process, Rounds, Service, Settings, Statuses, Unresolved, Upstream, WhenFull,
+    OnHangup, OnInterrupt, Policy, Process, Rounds, Service, Settings, Statuses, Unresolved, Upstream, WhenFull, Words,
 };
 use crate::endpoint::Endpoint;
 
@@ -143,16 +143,29 @@ const NAME: &str = "tcp_fallback";
 /// Exit status without enough arguments, and of what keeps it from starting.
 const NOT_STARTED: u8 = 1;
 
-/// Reads what follows `program`, which is what the user typed to get here.
+/// Reads what was typed: first the program, which is a link or the dialect's name.
 ///
 /// # Errors
 /// What is wrong with it, for exit status 2.
-pub fn parse(program: &str, words: &[OsString]) -> Result<Invocation, Usage> {
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
+    let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    let program = match called {
+        Some(DIALECT) | None => concat!(env!("CARGO_PKG_NAME"), " fallback"),
+        Some(link) => link,
+    };
+    read(program, arguments.get(1..).unwrap_or_default())
+}
+
+/// The name of the dialect, as a subcommand.
+const DIALECT: &str = "fallback";
+
+/// Reads what follows `program`, which is what the user typed to get here.
+fn read(program: &str, words: &[OsString]) -> Result<Invocation, Usage> {
     let mut typed = Typed::default();
     let rest = match flags::read(FLAGS, words, &mut typed) {
         Ok(Asked::Help) => return Ok(Invocation::Tell { text: usage(program), status: 0 }),
         Ok(Asked::Rest(rest)) => rest,
-        Err(mistake) => return Err(Usage(format!("{program}: {mistake}\n\n{}", usage(program)))),
+        Err(mistake) => return Err(Usage::new(format!("{program}: {mistake}\n\n{}", usage(program)))),
     };
     let (Some(local), Some(remotes)) = (rest.first(), rest.get(1..).filter(|remotes| !remotes.is_empty())) else {
         let text = format!("{program}: needs an address to listen on and at least one backend\n\n{}", usage(program));
@@ -224,7 +237,7 @@ impl Typed {
                 max_dials: usize::MAX,
                 grace: no_longer_than(self.grace),
             }],
-            control: Control { listeners: Vec::new(), console: false },
+            control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
             process: Process {
                 name: NAME.to_owned(),
                 background: false,
@@ -286,7 +299,7 @@ mod tests {
     }
 
     fn read(line: &str) -> Result<Invocation, Usage> {
-        parse("tcp_fallback", &words(line))
+        super::read("tcp_fallback", &words(line))
     }
 
     /// The configuration of a line that is to be run, and the warnings.
@@ -378,7 +391,7 @@ mod tests {
     fn what_has_no_meaning_any_more_is_accepted_and_its_value_is_still_checked() {
         let usual = format!("{:?}", config(""));
         assert_eq!(format!("{:?}", config("-maxthreads 16 -cpuprofile /tmp/x")), usual);
-        assert!(read("-maxthreads four :1 a:2").unwrap_err().0.contains("-maxthreads: 'four' is not an integer"));
+        assert!(read("-maxthreads four :1 a:2").unwrap_err().words.contains("-maxthreads: 'four' is not an integer"));
     }
 
     #[test]
@@ -392,7 +405,7 @@ mod tests {
             ("-logfile", &["-logfile needs a value: FILE"]),
             ("-nosuch :1 a:2", &["there is no flag -nosuch"]),
         ] {
-            let Err(Usage(words)) = read(line) else { panic!("{line} is taken") };
+            let Err(Usage { words, .. }) = read(line) else { panic!("{line} is taken") };
             let (first, usage) = words.split_once("\n\n").unwrap();
             assert!(tokens.iter().all(|token| first.contains(token)) && !first.contains('\n'), "{line}: {first}");
             assert!(usage.contains("Usage: tcp_fallback [flags] LOCAL:PORT REMOTE:PORT..."), "{usage}");

@@ -2,8 +2,7 @@
 //! one that touches them, so nothing here needs a lock. Whatever one client does, the others get their turn: no call
 //! waits, a turn is short, and a defect that panics costs the client on whose behalf it happened.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +16,10 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::Gear;
+use super::alarms::Alarms;
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
-use super::pair::End;
+use super::pair::Which;
 use super::side::EVENTS;
 use super::way::Tools;
 use crate::core::msg::{ClientId, Why};
@@ -35,8 +35,7 @@ pub struct Carrier {
     mailbox: Mailbox,
     dispatcher: Dispatcher,
     links: HashMap<ClientId, Link>,
-    /// When which client wants to be looked at. Never cancelled: a link knows whether its time has come.
-    timers: BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: Alarms,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
     /// What the dispatcher has not been told yet.
@@ -66,7 +65,7 @@ impl Carrier {
             mailbox,
             dispatcher,
             links: HashMap::new(),
-            timers: BinaryHeap::new(),
+            alarms: Alarms::default(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
             tools: Tools::new(gear.pipes, gear.idle_timeout, gear.display),
@@ -89,6 +88,7 @@ impl Carrier {
                 }
                 for order in orders {
                     match order {
+                        // Pairs that are dropped before their end are reset.
                         Order::Stop => return Ok(()),
                         Order::Serve { client, stream, attempt, flow } => {
                             self.links.insert(client, Link::new(stream, attempt, flow));
@@ -104,8 +104,8 @@ impl Carrier {
             }
             self.wait(&mut events)?;
             self.tools.first_size = self.first_size.load(Ordering::Relaxed);
-            for (client, end, events) in events.iter().filter_map(told) {
-                self.attend(client, |link, desk| link.stirred(end, events, desk));
+            for (client, which, events) in events.iter().filter_map(told) {
+                self.attend(client, |link, desk| link.stirred(which, events, desk));
             }
             self.fire();
             for _ in 0..self.yielding.len() {
@@ -117,11 +117,13 @@ impl Carrier {
         }
     }
 
-    /// The one place that waits: for an event or the next timer.
-    fn wait(&self, events: &mut Vec<Event>) -> io::Result<()> {
+    /// The one place that waits: for an event or the next alarm.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let left = if self.yielding.is_empty() {
-            let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-            let next = timer.into_iter().chain(self.tidy_at).min();
+            let links = &self.links;
+            let waits = |client, at| links.get(&client).is_some_and(|link| link.waits_for(at));
+            let alarm = self.alarms.next(links.len(), waits);
+            let next = alarm.into_iter().chain(self.tidy_at).min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
             Some(Duration::ZERO)
@@ -137,9 +139,6 @@ impl Carrier {
 
     /// Does what it is time for.
     fn fire(&mut self) {
-        if self.timers.is_empty() && self.tidy_at.is_none() && !self.tools.pipes.are_idle() {
-            return;
-        }
         let now = Instant::now();
         if self.tidy_at.is_some_and(|at| at <= now) {
             self.tools.pipes.tidy();
@@ -148,10 +147,7 @@ impl Carrier {
         if self.tidy_at.is_none() && self.tools.pipes.are_idle() {
             self.tidy_at = Some(now + TIDY);
         }
-        while let Some(Reverse((at, client))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
+        while let Some(client) = self.alarms.due(now) {
             self.attend(client, |link, desk| link.alarm(now, desk));
         }
     }
@@ -159,7 +155,7 @@ impl Carrier {
     /// Lets `act` do something with a client, if it is still here, and does what follows.
     fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Link, &mut Desk<'_>) -> Fate) {
         let Some(link) = self.links.get_mut(&client) else { return };
-        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, timers: &mut self.timers };
+        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, alarms: &mut self.alarms };
         let fate = catch_unwind(AssertUnwindSafe(|| act(link, &mut desk))).unwrap_or(Fate::Over(Ending {
             why: Why::Panicked,
             up: 0,
@@ -173,7 +169,8 @@ impl Carrier {
             Fate::BackendEnded => return self.reports.push(Report::BackendEnded(client)),
             Fate::Refused { failure, cause } => match self.links.remove(&client).and_then(Link::into_client) {
                 Some(stream) => Report::Refused { client, stream, failure, cause },
-                None => return,
+                // Cannot be, and must not keep a client for ever if it is.
+                None => Report::Closed(client, Ending { why: Why::Panicked, up: 0, down: 0, cause: Some(cause) }),
             },
             Fate::Over(ending) => {
                 // The sockets are closed before anybody is told so.
@@ -191,7 +188,7 @@ pub struct Desk<'a> {
     pub client: ClientId,
     set: &'a OwnedFd,
     pub tools: &'a mut Tools,
-    timers: &'a mut BinaryHeap<Reverse<(Instant, ClientId)>>,
+    alarms: &'a mut Alarms,
 }
 
 impl Desk<'_> {
@@ -199,26 +196,26 @@ impl Desk<'_> {
     ///
     /// # Errors
     /// When the system has no room for one more.
-    pub fn watch(&self, stream: &Stream, end: End) -> io::Result<()> {
-        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, end)), EVENTS)?)
+    pub fn watch(&self, stream: &Stream, which: Which) -> io::Result<()> {
+        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, which)), EVENTS)?)
     }
 
     /// The link will be told when this time has come.
     pub fn wake_at(&mut self, at: Instant) {
-        self.timers.push(Reverse((at, self.client)));
+        self.alarms.set(at, self.client);
     }
 }
 
 /// What an event is about; `None` for the bell.
-fn told(event: &Event) -> Option<(ClientId, End, EventFlags)> {
+fn told(event: &Event) -> Option<(ClientId, Which, EventFlags)> {
     let token = event.data.u64();
-    let end = if token & 1 == 0 { End::Client } else { End::Backend };
-    (token != BELL).then_some((ClientId(token >> 1), end, event.flags))
+    let which = if token & 1 == 0 { Which::Client } else { Which::Backend };
+    (token != BELL).then_some((ClientId(token >> 1), which, event.flags))
 }
 
-fn token(client: ClientId, end: End) -> u64 {
-    match end {
-        End::Client => client.0 << 1,
-        End::Backend => client.0 << 1 | 1,
+fn token(client: ClientId, which: Which) -> u64 {
+    match which {
+        Which::Client => client.0 << 1,
+        Which::Backend => client.0 << 1 | 1,
     }
 }

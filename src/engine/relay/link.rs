@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 
 use super::carrier::Desk;
-use super::pair::{End, Pair, Turn};
+use super::pair::{Pair, Turn, Which};
 use crate::core::msg::{DialFailure, Why};
 use crate::endpoint::Address;
 use crate::engine::dial::{Attempt, Cue, Step, blame};
@@ -78,7 +78,7 @@ impl Link {
     pub fn start(&mut self, desk: &mut Desk<'_>) -> Fate {
         if let Stage::Dialling { attempt, .. } = &self.stage
             && let Some(stream) = attempt.stream()
-            && let Err(cause) = desk.watch(stream, End::Backend)
+            && let Err(cause) = desk.watch(stream, Which::Backend)
         {
             return Fate::Refused { failure: DialFailure::Local, cause };
         }
@@ -86,14 +86,14 @@ impl Link {
     }
 
     /// Something has happened on a socket.
-    pub fn stirred(&mut self, end: End, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
+    pub fn stirred(&mut self, which: Which, events: EventFlags, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
             Stage::Dialling { .. } => {
                 let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
                 if over { self.dial(Cue::Stirred, events, desk) } else { Fate::Waits }
             }
             Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
-                pair.note(end, events);
+                pair.note(which, events);
                 if self.yielding { Fate::Waits } else { self.turn(desk) }
             }
             Stage::Over => Fate::Waits,
@@ -106,7 +106,12 @@ impl Link {
         self.turn(desk)
     }
 
-    /// A timer has fired, perhaps one that does not matter any more.
+    /// Whether an alarm set for then still matters.
+    pub fn waits_for(&self, at: Instant) -> bool {
+        self.due == Some(at)
+    }
+
+    /// An alarm has come up, perhaps one that does not matter any more.
     pub fn alarm(&mut self, now: Instant, desk: &mut Desk<'_>) -> Fate {
         if self.due.is_none_or(|due| now < due) {
             return Fate::Waits;
@@ -176,7 +181,7 @@ impl Link {
         }
     }
 
-    /// Ends it at once.
+    /// Ends it at once: both sides of a pair see it fail, a client that has no backend yet is closed.
     pub fn cut(&mut self, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
             Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
@@ -204,7 +209,7 @@ impl Link {
             }
             Step::WaitsAnew(until) => {
                 if let Some(stream) = attempt.stream()
-                    && let Err(cause) = desk.watch(stream, End::Backend)
+                    && let Err(cause) = desk.watch(stream, Which::Backend)
                 {
                     return Fate::Refused { failure: DialFailure::Local, cause };
                 }
@@ -212,17 +217,19 @@ impl Link {
                 Fate::Waits
             }
             Step::Connected(backend, address) => {
-                if let Err(cause) = desk.watch(client, End::Client) {
+                if let Err(cause) = desk.watch(client, Which::Client) {
                     return Fate::Refused { failure: DialFailure::Local, cause };
                 }
                 self.due = None;
                 if let Stage::Dialling { client, flow, .. } = mem::replace(&mut self.stage, Stage::Over) {
                     let mut pair = Pair::new(client, backend, flow);
-                    pair.note(End::Backend, events);
+                    pair.note(Which::Backend, events);
                     self.stage = Stage::Paired(pair);
                 }
                 self.stirred = desk.tools.idle_timeout.map(|_| Instant::now());
                 self.wake(desk);
+                // Its first turn comes with the first event of the client's socket: it has room to write, so being watched
+                // is an event at once.
                 Fate::Connected(address)
             }
             Step::Failed(cause) => Fate::Refused { failure: blame(&cause), cause },

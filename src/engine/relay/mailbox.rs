@@ -22,7 +22,7 @@ pub enum Order {
     CallOff(ClientId),
     /// End this pair in order: its backend has ended.
     Dismiss(ClientId),
-    /// End this client at once: both sides see the connection fail.
+    /// End this client at once: see `Action::Cut`.
     Cut(ClientId),
     /// Cut everybody and end.
     Stop,

@@ -1,6 +1,6 @@
 //! The relay: a few threads carry all granted clients, each from its dial to its end.
 //!
-//! In reading order: `carrier` (one thread: events, turns, reports), `mailbox` (what it is told), `link` (one client:
+//! In reading order: `carrier` (one thread: events, turns, reports), `mailbox` (what it is told), `alarms`, `link` (one client:
 //! dialling, then a pair), `pair` (two directions and how they end), `way` (one direction), `side` (one socket), `pipes`
 //! (for splice).
 //!
@@ -8,6 +8,7 @@
 //! connections) and .37 (500) of its round trips, half of the CPU spent on changing threads, and 26 KiB for a client at
 //! rest; nothing within that design changed it by a tenth. `contrib/bench/relay` repeats the comparison.
 
+mod alarms;
 mod carrier;
 mod link;
 mod mailbox;
@@ -50,10 +51,16 @@ pub struct Relays {
 
 /// One for each processor, but not more than this: the core behind them is one.
 const MOST: usize = 16;
+/// What a thread needs of its own: its events and its bell.
+pub const DESCRIPTORS_EACH: u64 = 2;
+/// A thread is for so many descriptors at least: where there are few, they are for clients.
+const WORTH_A_THREAD: u64 = 64;
 
-/// How many relay threads there are on this machine.
-pub fn number() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
+/// How many relay threads there are on this machine, in a process that may have so many descriptors.
+pub fn number(descriptors: u64) -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let worth = usize::try_from(descriptors / WORTH_A_THREAD).unwrap_or(MOST);
+    processors.min(MOST).min(worth).max(1)
 }
 
 impl Relays {
@@ -68,8 +75,10 @@ impl Relays {
             let carrier = Carrier::new(mailbox.clone(), dispatcher.clone(), share)?;
             let broken = dispatcher.clone();
             relays.threads.push(threads::spawn(&format!("relay-{number}"), move || {
-                if let Err(e) = carrier.run() {
-                    broken.failed(e);
+                let ends = Ends(broken);
+                match carrier.run() {
+                    Ok(()) => std::mem::forget(ends),
+                    Err(e) => ends.0.failed(e),
                 }
             })?);
         }
@@ -77,11 +86,23 @@ impl Relays {
     }
 }
 
+/// Dropped by a relay thread that ends although nobody told it to: by a panic that was not about one client. Those it had
+/// cannot go on, and new ones must not wait for it.
+struct Ends(Dispatcher);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed(io::Error::other("a relay thread panicked"));
+        }
+    }
+}
+
 impl Drop for Relays {
     fn drop(&mut self) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Order::Stop));
         for thread in self.threads.drain(..) {
-            // Panics for one client were caught; one of the thread itself has been reported.
+            // What it panicked of has been reported.
             thread.join().ok();
         }
     }

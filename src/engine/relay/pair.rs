@@ -9,6 +9,8 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::event::epoll::EventFlags;
+
 use super::side::Side;
 use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
@@ -37,7 +39,7 @@ pub struct Pair {
 
 /// Which socket an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum Which {
     Client,
     Backend,
 }
@@ -68,74 +70,102 @@ impl Pair {
         }
     }
 
-    /// Takes note of an event. A side that fails while nobody reads it is noticed here: its bytes wait for the other
-    /// side, or its stream had ended.
-    pub fn note(&mut self, end: End, events: rustix::event::epoll::EventFlags) {
-        let (side, unread) = match end {
-            End::Client => (&mut self.client, self.up.is_stuck() || self.up_ended),
-            End::Backend => (&mut self.backend, self.down.is_stuck() || self.down_ended),
-        };
-        if side.note(events)
-            && unread
-            && let Ok(Some(cause)) = side.stream.connection_error()
-        {
-            match end {
-                End::Client => self.abort(Why::ClientFailed, Some(cause)),
-                End::Backend => self.abort(Why::BackendFailed, Some(cause)),
-            }
+    /// Takes note of an event.
+    pub fn note(&mut self, which: Which, events: EventFlags) {
+        match which {
+            Which::Client => self.client.note(events),
+            Which::Backend => self.backend.note(events),
         }
     }
 
     /// Moves what can be moved, in both directions.
     pub fn turn(&mut self, tools: &mut Tools) -> Turn {
-        let mut yields = false;
+        let (mut up, mut down) = (Pause::Waits, Pause::Waits);
         if !self.up_ended && !self.over {
-            match self.up.advance(&mut self.client, &mut self.backend, tools) {
-                Ok(Pause::Waits) => {}
-                Ok(Pause::Yields) => yields = true,
-                Ok(Pause::Ended) => {
-                    self.up_ended = true;
-                    self.has_ended(Why::ClientEnded);
-                    // A backend that had ended and gone is not harmed; one that reset the connection lost bytes.
-                    if let Err(e) = self.backend.stream.end_writing() {
-                        self.abort(Why::BackendFailed, Some(e));
-                    }
-                }
-                Err(Failed::Reading(e)) => self.abort(Why::ClientFailed, Some(e)),
-                Err(Failed::Writing(e)) => self.abort(Why::BackendFailed, Some(e)),
-            }
+            let outcome = self.up.advance(&mut self.client, &mut self.backend, tools);
+            up = self.after(outcome, Which::Client);
         }
         if !self.down_ended && !self.over {
-            match self.down.advance(&mut self.backend, &mut self.client, tools) {
-                Ok(Pause::Waits) => {}
-                Ok(Pause::Yields) => yields = true,
-                Ok(Pause::Ended) => {
-                    self.down_ended = true;
-                    self.has_ended(Why::BackendEnded);
-                    if let Err(e) = self.client.stream.end_writing() {
-                        self.abort(Why::ClientFailed, Some(e));
-                    }
-                }
-                Err(Failed::Reading(e)) => self.abort(Why::BackendFailed, Some(e)),
-                Err(Failed::Writing(e)) => self.abort(Why::ClientFailed, Some(e)),
-            }
+            let outcome = self.down.advance(&mut self.backend, &mut self.client, tools);
+            down = self.after(outcome, Which::Backend);
         }
+        self.notice_failures();
         self.flow.up.store(self.up.moved, Ordering::Relaxed);
         self.flow.down.store(self.down.moved, Ordering::Relaxed);
         if self.over || self.up_ended && self.down_ended {
             return Turn::Over(self.end(tools));
         }
-        if yields { Turn::Yields } else { Turn::Waits }
+        if up == Pause::Yields || down == Pause::Yields { Turn::Yields } else { Turn::Waits }
     }
 
-    /// Both sides see the connection fail. The next turn is the last.
+    /// What follows from a turn of the direction that reads from this side.
+    fn after(&mut self, outcome: Result<Pause, Failed>, from: Which) -> Pause {
+        let (reading, writing) = match from {
+            Which::Client => (Why::ClientFailed, Why::BackendFailed),
+            Which::Backend => (Why::BackendFailed, Why::ClientFailed),
+        };
+        match outcome {
+            Ok(Pause::Ended) => {
+                let (ended, why, to) = match from {
+                    Which::Client => (&mut self.up_ended, Why::ClientEnded, &self.backend),
+                    Which::Backend => (&mut self.down_ended, Why::BackendEnded, &self.client),
+                };
+                *ended = true;
+                // The first end gives the reason.
+                self.why.get_or_insert((why, None));
+                // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+                if let Err(e) = to.stream.end_writing() {
+                    self.abort(writing, Some(e));
+                }
+                Pause::Ended
+            }
+            Ok(pause @ (Pause::Waits | Pause::Yields)) => pause,
+            Err(Failed::Reading(e)) => {
+                self.abort(reading, Some(e));
+                Pause::Ended
+            }
+            Err(Failed::Writing(e)) => {
+                self.abort(writing, Some(e));
+                Pause::Ended
+            }
+        }
+    }
+
+    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, or its stream has ended.
+    /// Asked after the turn, because the event may be older than that: an end and a failure are often told at once.
+    fn notice_failures(&mut self) {
+        if (self.up_ended || self.up.is_stuck())
+            && !self.over
+            && let Some(cause) = self.client.failure()
+        {
+            self.abort(Why::ClientFailed, Some(cause));
+        }
+        if (self.down_ended || self.down.is_stuck())
+            && !self.over
+            && let Some(cause) = self.backend.failure()
+        {
+            self.abort(Why::BackendFailed, Some(cause));
+        }
+    }
+
+    /// Breaks the connection off. The next turn is the last.
     pub fn abort(&mut self, why: Why, cause: Option<io::Error>) {
-        if self.why.as_ref().is_none_or(|(first, _)| yields(*first, why)) {
+        if self.why.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
             self.why = Some((why, cause));
         }
         self.over = true;
-        self.client.stream.abort();
-        self.backend.stream.abort();
+        self.break_off();
+    }
+
+    /// Each side sees the connection fail, unless both its streams have ended: it has said everything and will get the
+    /// rest of what it was sent, from the system, which goes on delivering after the close. (Bytes of its own that nobody
+    /// has read make that close a reset.)
+    fn break_off(&self) {
+        for (stream, was_told) in [(&self.client.stream, self.down_ended), (&self.backend.stream, self.up_ended)] {
+            if !(was_told && stream.has_ended()) {
+                stream.abort();
+            }
+        }
     }
 
     /// Ends the client's direction in order: it is read as ended once its bytes have been passed on.
@@ -148,6 +178,7 @@ impl Pair {
             Some((Why::BackendEnded, _)) | None => self.why = Some((why, None)),
             Some(_) => {}
         }
+        // The end is read now, or told by an event if bytes are read first.
         self.client.stream.shutdown(Shutdown::Read);
         self.client.readable = true;
     }
@@ -186,11 +217,6 @@ impl Pair {
         (!self.up.is_stuck() && !self.client.stream.has_unread_bytes()).then_some(self.up.moved)
     }
 
-    /// One side has ended in order. The first one gives the reason.
-    fn has_ended(&mut self, why: Why) {
-        self.why.get_or_insert((why, None));
-    }
-
     fn end(&mut self, tools: &mut Tools) -> Ending {
         self.over = true;
         self.up.clear(tools);
@@ -202,7 +228,7 @@ impl Pair {
 
 /// Whether an end in order, told so far, turns out to have been a failure: a half-closed connection is not done before
 /// the other half is. A backend that had ended is not at fault when it takes no more bytes.
-fn yields(first: Why, failure: Why) -> bool {
+fn gives_way(first: Why, failure: Why) -> bool {
     match first {
         Why::ClientEnded => true,
         Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
@@ -216,8 +242,7 @@ fn yields(first: Why, failure: Why) -> bool {
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.over {
-            self.client.stream.abort();
-            self.backend.stream.abort();
+            self.break_off();
         }
     }
 }

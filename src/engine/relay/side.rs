@@ -2,6 +2,7 @@
 //! (nothing to read, no room) is kept here, so that nobody asks the system twice.
 
 use std::io::{self, ErrorKind};
+use std::mem;
 
 use rustix::event::epoll::EventFlags;
 
@@ -17,6 +18,8 @@ pub struct Side {
     pub writable: bool,
     /// The peer has ended its stream or failed: whatever is read, the end is still to come, and no event will tell.
     closing: bool,
+    /// An event has told that the connection has failed. A read tells why, if anybody reads.
+    failed: bool,
     /// A read may stop before the end of what has arrived: not to be taken for the last one. True of Unix sockets, and of
     /// TCP from the first urgent byte (MSG_OOB) on, at whose place the system interrupts a read.
     choppy: bool,
@@ -32,17 +35,34 @@ impl Side {
     /// Until the first event there is nothing to read.
     pub fn new(stream: Stream) -> Side {
         let is_tcp = stream.is_tcp();
-        Side { stream, readable: false, writable: true, closing: false, choppy: !is_tcp, spliceable: is_tcp }
+        Side {
+            stream,
+            readable: false,
+            writable: true,
+            closing: false,
+            failed: false,
+            choppy: !is_tcp,
+            spliceable: is_tcp,
+        }
     }
 
-    /// Takes note of an event. True when the connection has failed.
-    pub fn note(&mut self, events: EventFlags) -> bool {
+    /// Takes note of an event.
+    pub fn note(&mut self, events: EventFlags) {
         let ended = events.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         self.closing |= ended;
         self.choppy |= events.contains(EventFlags::PRI);
         self.readable |= ended || events.intersects(EventFlags::IN | EventFlags::PRI);
         self.writable |= events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
-        events.contains(EventFlags::ERR)
+        self.failed |= events.contains(EventFlags::ERR);
+    }
+
+    /// Why the connection has failed, if it has: for whoever does not read from it, or not now. Told once.
+    pub fn failure(&mut self) -> Option<io::Error> {
+        if !mem::take(&mut self.failed) {
+            return None;
+        }
+        // A socket that cannot be asked has not been reported as failed by its peer.
+        self.stream.connection_error().unwrap_or_default()
     }
 
     /// Reads once. `None` when there is nothing at the moment; 0 is the end.

@@ -71,10 +71,9 @@ pub enum Failed {
     Writing(io::Error),
 }
 
-/// The largest read that is copied.
-const LARGEST: usize = 256 * 1024;
-/// Reads at least this long count as full for splicing: the size of a pipe that could not be enlarged.
-const BULK: usize = 64 * 1024;
+/// The largest read that is copied; also the most that is kept for a side that does not read. Larger ones gained nothing
+/// measurable: by then bytes are spliced.
+const LARGEST: usize = 64 * 1024;
 /// So many full reads show that more is to come.
 const SETTLED: u8 = 3;
 /// A splice that moves less than this is dearer than a copy: back to copying.
@@ -141,18 +140,13 @@ impl Way {
                 Cargo::Nothing => return Ok(true),
                 _ if !to.writable => return Ok(false),
                 Cargo::Bytes { bytes, sent } => {
-                    let written = to.write(&bytes[*sent..]);
-                    *sent += written.as_ref().map_or(0, |written| written.unwrap_or(0));
+                    let written = write(to, &bytes[*sent..])?;
+                    *sent += written.unwrap_or(0);
                     written
                 }
-                Cargo::Piped(pipe) => to.heed_write(|to| pipe.drain(&to.stream)),
+                Cargo::Piped(pipe) => some(to.heed_write(|to| pipe.drain(&to.stream)))?,
             };
-            match written {
-                Ok(Some(0)) => return Err(Failed::Writing(io::ErrorKind::WriteZero.into())),
-                Ok(Some(length)) => self.moved += length as u64,
-                Ok(None) => {}
-                Err(e) => return Err(Failed::Writing(e)),
-            }
+            self.moved += written.unwrap_or(0) as u64;
             let empty = match &self.cargo {
                 Cargo::Nothing => true,
                 Cargo::Bytes { bytes, sent } => *sent == bytes.len(),
@@ -194,23 +188,21 @@ impl Way {
             Ok(None) => return Ok(Loaded::Some),
             Err(e) => return Err(Failed::Reading(e)),
         };
-        self.full = if length >= BULK { self.full.saturating_add(1) } else { 0 };
+        self.full = if length == LARGEST { self.full.saturating_add(1) } else { 0 };
         if length == self.size {
             self.size = (self.size * 2).min(LARGEST);
         }
         let mut rest = &tools.scratch[..length];
         while !rest.is_empty() {
-            match to.write(rest) {
-                Ok(Some(0)) => return Err(Failed::Writing(io::ErrorKind::WriteZero.into())),
-                Ok(Some(written)) => {
+            match write(to, rest)? {
+                Some(written) => {
                     self.moved += written as u64;
                     rest = &rest[written..];
                 }
-                Ok(None) => {
-                    self.cargo = Cargo::Bytes { bytes: rest.to_vec(), sent: 0 };
+                None => {
+                    self.cargo = keep(rest)?;
                     return Ok(Loaded::Some);
                 }
-                Err(e) => return Err(Failed::Writing(e)),
             }
         }
         Ok(Loaded::Some)
@@ -244,6 +236,28 @@ impl Way {
         }
         Ok(Loaded::Some)
     }
+}
+
+/// Writes once; `None` when there is no room.
+fn write(to: &mut Side, bytes: &[u8]) -> Result<Option<usize>, Failed> {
+    some(to.write(bytes))
+}
+
+/// A write that is said to have moved nothing would be repeated for ever.
+fn some(written: io::Result<Option<usize>>) -> Result<Option<usize>, Failed> {
+    match written {
+        Ok(Some(0)) => Err(Failed::Writing(io::ErrorKind::WriteZero.into())),
+        Ok(written) => Ok(written),
+        Err(e) => Err(Failed::Writing(e)),
+    }
+}
+
+/// A copy of what could not be written yet. Without memory for it this client's connection fails, and no other.
+fn keep(rest: &[u8]) -> Result<Cargo, Failed> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(rest.len()).map_err(|_| Failed::Writing(io::ErrorKind::OutOfMemory.into()))?;
+    bytes.extend_from_slice(rest);
+    Ok(Cargo::Bytes { bytes, sent: 0 })
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The words of the log. Each style of log has a voice: it is told what was decided and what has happened to the program,
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
+mod bare;
 mod go;
 pub mod origin;
 mod slashes;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::journal::Facts;
+use super::journal::{Facts, Place};
 use super::stats::Board;
 use crate::config::{LogStyle, Service};
 use crate::core::msg::{BackendId, BackendView, Note, UpstreamId};
@@ -35,6 +36,8 @@ pub struct Scene<'a> {
     pub facts: Option<&'a Facts>,
     /// Of all backends, by `BackendId`.
     pub names: &'a [String],
+    /// Likewise.
+    pub places: &'a [Place],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
     /// As it was configured.
@@ -46,6 +49,11 @@ impl Scene<'_> {
     /// A backend, as it was configured or assigned since.
     pub fn backend(&self, backend: BackendId) -> &str {
         self.names.get(backend.0).map_or("", String::as_str)
+    }
+
+    /// The group of a backend, and its number there.
+    pub fn place(&self, backend: BackendId) -> Option<Place> {
+        self.places.get(backend.0).copied()
     }
 
     /// An upstream, as it was configured.
@@ -94,7 +102,8 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
+        LogStyle::Origin | LogStyle::Brackets => Box::<origin::Origin>::default(),
         LogStyle::Slashes => Box::<slashes::Slashes>::default(),
-        LogStyle::Origin | LogStyle::Brackets | LogStyle::Bare => Box::<origin::Origin>::default(),
+        LogStyle::Bare => Box::new(bare::Bare),
     }
 }

@@ -11,6 +11,7 @@ use super::{Moment, Scene, Voice};
 use crate::core::msg::{BackendId, BackendView, Change, DialFailure, Note, Outcome, ScriptEnd, Totals, Why};
 use crate::observe::journal::Facts;
 use crate::observe::words::system_words;
+use crate::seldom::Seldom;
 
 /// The voice.
 #[derive(Debug, Default)]
@@ -152,7 +153,7 @@ impl Origin {
             level,
             "client {id} from {}: closed: {why}{}{more}; {} bytes up, {} down, {} in all, {} held",
             facts.peer,
-            cause(facts),
+            cause_of(why, facts),
             facts.up,
             facts.down,
             seconds(facts.accepted.elapsed()),
@@ -197,32 +198,25 @@ fn changed(change: Change, scene: &Scene<'_>) {
     }
 }
 
+/// What failed last, if that is why.
+fn cause_of(why: Why, facts: &Facts) -> String {
+    match why {
+        Why::NoBackend | Why::NoRoom | Why::ClientFailed | Why::BackendFailed => cause(facts),
+        Why::HungUp
+        | Why::Full
+        | Why::Idle
+        | Why::Shutdown
+        | Why::ClientEnded
+        | Why::BackendEnded
+        | Why::Lingered
+        | Why::Dismissed
+        | Why::Cut
+        | Why::Panicked => String::new(),
+    }
+}
+
 fn cause(facts: &Facts) -> String {
     facts.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
-}
-
-/// A kind of line that comes in thousands when it comes: one a second is written, with how many were left out before it.
-#[derive(Debug, Default)]
-struct Seldom {
-    last: Option<Instant>,
-    left_out: u64,
-}
-
-impl Seldom {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    /// What is to be added to the line, if it is time for one.
-    fn turn(&mut self, now: Instant) -> Option<String> {
-        if self.last.is_some_and(|last| now.duration_since(last) < Seldom::INTERVAL) {
-            self.left_out += 1;
-            return None;
-        }
-        self.last = Some(now);
-        match std::mem::take(&mut self.left_out) {
-            0 => Some(String::new()),
-            number => Some(format!(" ({number} more like this since the line before)")),
-        }
-    }
 }
 
 /// The script is about to be started, with these words.
@@ -245,19 +239,4 @@ pub fn script_ended(end: ScriptEnd) {
 
 fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_thousand_lines_in_a_second_one_is_written_and_the_next_tells_of_the_others() {
-        let (mut lines, start) = (Seldom::default(), Instant::now());
-        assert_eq!(lines.turn(start).as_deref(), Some(""));
-        (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
-        let told = lines.turn(start + Seldom::INTERVAL);
-        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
-        assert_eq!(lines.turn(start + 2 * Seldom::INTERVAL).as_deref(), Some(""));
-    }
 }

@@ -1,10 +1,11 @@
-//! From the words that were typed to what is to be done. Pure: no file, socket or clock; a dialect ends where `Config`
-//! begins.
+//! From the words that were typed to what is to be done. Pure: no socket or clock, and no file but one that is a dialect's
+//! configuration; a dialect ends where `Config` begins.
 
 pub mod balance;
 pub mod cbpx;
 pub mod ctl;
 mod fallback;
+mod pumpkin;
 mod upstream;
 
 use std::ffi::OsString;
@@ -52,6 +53,12 @@ const DIALECTS: &[Dialect] = &[
         links: &["tcp_fallback"],
         about: "as tcp_fallback: the first server of a list that works",
         parse: fallback::parse,
+    },
+    Dialect {
+        name: "pumpkin",
+        links: &["PumpkinLB.py", "pumpkinlb"],
+        about: "as PumpkinLB: servers that take turns, from its configuration file",
+        parse: pumpkin::parse,
     },
 ];
 

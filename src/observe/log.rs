@@ -178,6 +178,14 @@ fn syslog(name: &str) -> io::Result<Syslog> {
     syslog::unix(formatter).map_err(io::Error::other)
 }
 
+/// A warning for standard error, where the log itself does not go or is not there yet.
+pub fn warning(style: LogStyle, name: &str, words: &str) -> String {
+    match style {
+        LogStyle::Brackets => dated(style, Timestamp::now(), &format!("WARNING: {words}")),
+        LogStyle::Origin | LogStyle::Slashes | LogStyle::Bare => format!("{name}: warning: {words}"),
+    }
+}
+
 /// A line with its date, as its style has it, in local time.
 fn dated(style: LogStyle, at: Timestamp, text: &str) -> String {
     let date = at.to_zoned(TimeZone::system());

@@ -31,6 +31,7 @@ mod postgres;
 mod probes;
 mod program;
 mod proxy;
+mod pumpkin;
 mod relay;
 mod rest;
 mod rude;

@@ -2,6 +2,7 @@
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
 mod bare;
+mod brackets;
 mod go;
 pub mod origin;
 mod slashes;
@@ -102,8 +103,9 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Brackets => Box::<origin::Origin>::default(),
+        LogStyle::Origin => Box::<origin::Origin>::default(),
         LogStyle::Slashes => Box::<slashes::Slashes>::default(),
+        LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }
 }

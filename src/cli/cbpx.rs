@@ -25,8 +25,7 @@ use crate::settings::{self, Row};
     infer_long_args = true,
     disable_help_subcommand = true,
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
-    after_help = "Other uses:\n  cbpx ctl [--to HOST:PORT|PATH] COMMAND   talk to a running cbpx\n  cbpx demo                                \
-                  see a switch on built-in servers\n\nREADME.md has the commands, a switch step by step, and what it costs."
+    after_help = super::other_uses()
 )]
 struct Typed {
     /// Port to listen on

@@ -3,9 +3,11 @@
 
 pub mod cbpx;
 pub mod ctl;
+mod fproxy;
 mod upstream;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use crate::config::Config;
 use crate::control::is_command;
@@ -23,6 +25,23 @@ pub enum Invocation {
     Print(String),
 }
 
+/// Another program's command line: `cbpx NAME ...`, or a link to cbpx under one of the old names.
+struct Dialect {
+    name: &'static str,
+    links: &'static [&'static str],
+    /// For the help.
+    about: &'static str,
+    /// Given what was typed to get here, and what follows it.
+    parse: fn(&str, &[OsString]) -> Result<Invocation, Usage>,
+}
+
+const DIALECTS: &[Dialect] = &[Dialect {
+    name: "fproxy",
+    links: &["fproxy"],
+    about: "as fproxy: whoever has had the least so far",
+    parse: fproxy::parse,
+}];
+
 /// A command line that asks for nothing: for standard error, exit status 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage(pub String);
@@ -33,6 +52,15 @@ pub struct Usage(pub String);
 /// What is wrong with it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let program = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    let linked = DIALECTS.iter().find(|dialect| program.is_some_and(|name| dialect.links.contains(&name)));
+    if let (Some(dialect), Some(program)) = (linked, program) {
+        return (dialect.parse)(program, &arguments[1..]);
+    }
+    let named = |word: &str| DIALECTS.iter().find(|dialect| dialect.name == word);
+    if let Some(dialect) = arguments.get(1).and_then(|word| word.to_str()).and_then(named) {
+        return (dialect.parse)(&format!("{} {}", env!("CARGO_PKG_NAME"), dialect.name), &arguments[2..]);
+    }
     match arguments.get(1).and_then(|word| word.to_str()) {
         Some("ctl") => ctl::parse(&arguments[1..]),
         Some("demo") => crate::demo::parse(&arguments[1..]),
@@ -47,4 +75,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 pub(crate) fn refused(error: &clap::Error) -> Result<Invocation, Usage> {
     let text = error.render().to_string();
     if error.use_stderr() { Err(Usage(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
+}
+
+/// What else the program can do, for its help.
+fn other_uses() -> String {
+    let mut uses = vec![
+        ("cbpx ctl [--to HOST:PORT|PATH] COMMAND".to_owned(), "talk to a running cbpx"),
+        ("cbpx demo".to_owned(), "see a switch on built-in servers"),
+    ];
+    uses.extend(DIALECTS.iter().map(|dialect| (format!("cbpx {} ...", dialect.name), dialect.about)));
+    let width = uses.iter().map(|(typed, _)| typed.len()).max().unwrap_or_default();
+    let lines: Vec<String> = uses.iter().map(|(typed, about)| format!("  {typed:width$}   {about}")).collect();
+    format!(
+        "Other uses:\n{}\n\n\
+         README.md has the commands, a switch step by step, and what it costs.",
+        lines.join("\n")
+    )
 }

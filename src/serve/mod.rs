@@ -11,7 +11,7 @@ use std::time::Duration;
 use self::bells::Bells;
 use self::failure::plain;
 pub use self::failure::{Failure, StartError};
-use crate::config::{Config, Service, Unresolved};
+use crate::config::{Config, LogTarget, Service, Unresolved};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -53,7 +53,11 @@ impl Proxy {
         match Proxy::start_services(config, &limits) {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
-                log::error!("{e}");
+                match config.log.target {
+                    // Whoever started the program is told there anyway.
+                    LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {}
+                    LogTarget::File(_) | LogTarget::Syslog => log::error!("{e}"),
+                }
                 Err(e)
             }
         }

@@ -2,6 +2,7 @@
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
 pub mod origin;
+mod web;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -80,5 +81,6 @@ pub enum Moment<'a> {
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
         LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => Box::<origin::Origin>::default(),
+        LogStyle::Web => Box::<web::Web>::default(),
     }
 }

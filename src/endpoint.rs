@@ -141,8 +141,8 @@ impl FromStr for Endpoint {
     }
 }
 
-/// A port by number, or by the name the system's services database has for it.
-fn port_number(text: &str) -> Option<u16> {
+/// A port by number, or by the name the system's services database has for it; never 0.
+pub fn port_number(text: &str) -> Option<u16> {
     if text.is_empty() {
         return None;
     }

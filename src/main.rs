@@ -6,17 +6,15 @@ use std::process::ExitCode;
 use cbpx::cli::{self, Invocation, Usage, ctl};
 use cbpx::{demo, serve};
 
-/// A usage error.
-const USAGE: u8 = 2;
 /// `cbpx ctl` got no answer.
 const UNREACHABLE: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(invocation) => run(invocation),
-        Err(Usage(words)) => {
+        Err(Usage { words, status }) => {
             complain(&words);
-            ExitCode::from(USAGE)
+            ExitCode::from(status)
         }
     }
 }
@@ -48,6 +46,13 @@ fn run(invocation: Invocation) -> ExitCode {
                 ExitCode::from(UNREACHABLE)
             }
             Err(e) => finish(Err(e.into())),
+        },
+        Invocation::Instance(request) => match request.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failed) => {
+                failed.words.iter().for_each(|words| complain(words));
+                ExitCode::from(failed.status)
+            }
         },
     }
 }

@@ -11,7 +11,7 @@ use clap::Parser;
 use super::{Invocation, Usage, refused, upstream};
 use crate::config::{
     Config, Control, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt, Process, Rounds, Service, Setting,
-    Settings, Statuses, Unresolved, Upstream, WhenFull,
+    Settings, Statuses, Unresolved, Upstream, WhenFull, Words,
 };
 use crate::endpoint::Endpoint;
 use crate::settings::{self, Row};
@@ -25,7 +25,9 @@ use crate::settings::{self, Row};
     infer_long_args = true,
     disable_help_subcommand = true,
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
-    after_help = super::other_uses()
+    after_help = "Other uses:\n  cbpx ctl [--to HOST:PORT|PATH] COMMAND   talk to a running cbpx\n  cbpx demo                                \
+                  see a switch on built-in servers\n\nOther command lines on the same engine (also as a link with \
+                  the old name):\n  cbpx balance --help                      those of balance 3.54\n  cbpx fproxy --help                       those of fproxy V0.41\n\nREADME.md has the commands, a switch step by step, and what it costs."
 )]
 struct Typed {
     /// Port to listen on
@@ -169,7 +171,7 @@ impl Mistakes {
             lines.push(format!("missing: {}", self.missing.join(", ")));
         }
         lines.push("try 'cbpx --help'".to_owned());
-        Usage(format!("cbpx: {}", lines.join("\ncbpx: ")))
+        Usage::new(format!("cbpx: {}", lines.join("\ncbpx: ")))
     }
 }
 
@@ -301,7 +303,7 @@ impl Typed {
             listeners.push(mistakes.note("--rc_bind", host(address, port))?);
         }
         listeners.extend(self.rc_socket.clone().map(Endpoint::Unix));
-        Some(Control { listeners, console: port <= 0 })
+        Some(Control { listeners, console: port <= 0, words: Words::Switchover, directory: None })
     }
 }
 

@@ -57,10 +57,13 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     };
     let command = typed.command.join(" ");
     if command.trim().is_empty() || command.contains(['\n', '\r']) {
-        return Err(Usage("cbpx ctl: COMMAND is empty or has a line break in it".to_owned()));
+        return Err(Usage::new("cbpx ctl: COMMAND is empty or has a line break in it".to_owned()));
     }
     if !(0.01..=86_400.0).contains(&typed.timeout) {
-        return Err(Usage(format!("cbpx ctl: --timeout must be between 0.01 and 86400 (given: {})", typed.timeout)));
+        return Err(Usage::new(format!(
+            "cbpx ctl: --timeout must be between 0.01 and 86400 (given: {})",
+            typed.timeout
+        )));
     }
     Ok(Invocation::Ctl(Request { to: typed.to, timeout: Duration::from_secs_f64(typed.timeout), command }))
 }

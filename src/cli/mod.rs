@@ -1,6 +1,7 @@
 //! From the words that were typed to what is to be done. Pure: no file, socket or clock; a dialect ends where `Config`
 //! begins.
 
+pub mod balance;
 pub mod cbpx;
 pub mod ctl;
 mod fproxy;
@@ -19,32 +20,39 @@ pub enum Invocation {
     Serve { config: Box<Config>, warnings: Vec<String> },
     /// Talk to a running one.
     Ctl(ctl::Request),
+    /// Talk to a running one whose words are those of backends.
+    Instance(balance::Request),
     /// Show the main job.
     Demo(crate::demo::Options),
     /// Help or version, for standard output.
     Print(String),
 }
 
-/// Another program's command line: `cbpx NAME ...`, or a link to cbpx under one of the old names.
-struct Dialect {
-    name: &'static str,
-    links: &'static [&'static str],
-    /// For the help.
-    about: &'static str,
-    /// Given what was typed to get here, and what follows it.
-    parse: fn(&str, &[OsString]) -> Result<Invocation, Usage>,
+/// A command line that asks for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// For standard error.
+    pub words: String,
+    /// What the program exits with.
+    pub status: u8,
 }
 
-const DIALECTS: &[Dialect] = &[Dialect {
-    name: "fproxy",
-    links: &["fproxy"],
-    about: "as fproxy: whoever has had the least so far",
-    parse: fproxy::parse,
-}];
+impl Usage {
+    /// The status most programs have for it.
+    pub fn new(words: String) -> Usage {
+        Usage { words, status: 2 }
+    }
+}
 
-/// A command line that asks for nothing: for standard error, exit status 2.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage(pub String);
+/// Reads the arguments of a dialect, its name first.
+type Parse = fn(&[OsString]) -> Result<Invocation, Usage>;
+
+/// The old programs whose command lines are understood: as a subcommand, or when the program is called by this name.
+const DIALECTS: &[(&str, Parse)] = &[("balance", balance::parse), ("fproxy", fproxy::parse)];
+
+fn dialect(name: &str) -> Option<Parse> {
+    DIALECTS.iter().find(|(known, _)| *known == name).map(|(_, parse)| *parse)
+}
 
 /// Reads a whole command line, program name first.
 ///
@@ -52,20 +60,19 @@ pub struct Usage(pub String);
 /// What is wrong with it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let program = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
-    let linked = DIALECTS.iter().find(|dialect| program.is_some_and(|name| dialect.links.contains(&name)));
-    if let (Some(dialect), Some(program)) = (linked, program) {
-        return (dialect.parse)(program, &arguments[1..]);
+    let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    if let Some(parse) = called.and_then(dialect) {
+        return parse(&arguments);
     }
-    let named = |word: &str| DIALECTS.iter().find(|dialect| dialect.name == word);
-    if let Some(dialect) = arguments.get(1).and_then(|word| word.to_str()).and_then(named) {
-        return (dialect.parse)(&format!("{} {}", env!("CARGO_PKG_NAME"), dialect.name), &arguments[2..]);
+    let first = arguments.get(1).and_then(|word| word.to_str());
+    if let Some(parse) = first.and_then(dialect) {
+        return parse(&arguments[1..]);
     }
-    match arguments.get(1).and_then(|word| word.to_str()) {
+    match first {
         Some("ctl") => ctl::parse(&arguments[1..]),
         Some("demo") => crate::demo::parse(&arguments[1..]),
         Some(word) if is_command(word) => {
-            Err(Usage(format!("cbpx: '{word}' is a command for a running cbpx: did you mean 'cbpx ctl {word}'?")))
+            Err(Usage::new(format!("cbpx: '{word}' is a command for a running cbpx: did you mean 'cbpx ctl {word}'?")))
         }
         Some(_) | None => cbpx::parse(&arguments),
     }
@@ -74,21 +81,5 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 /// What clap says when it does not return values: help and version are for standard output, all else is a usage error.
 pub(crate) fn refused(error: &clap::Error) -> Result<Invocation, Usage> {
     let text = error.render().to_string();
-    if error.use_stderr() { Err(Usage(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
-}
-
-/// What else the program can do, for its help.
-fn other_uses() -> String {
-    let mut uses = vec![
-        ("cbpx ctl [--to HOST:PORT|PATH] COMMAND".to_owned(), "talk to a running cbpx"),
-        ("cbpx demo".to_owned(), "see a switch on built-in servers"),
-    ];
-    uses.extend(DIALECTS.iter().map(|dialect| (format!("cbpx {} ...", dialect.name), dialect.about)));
-    let width = uses.iter().map(|(typed, _)| typed.len()).max().unwrap_or_default();
-    let lines: Vec<String> = uses.iter().map(|(typed, about)| format!("  {typed:width$}   {about}")).collect();
-    format!(
-        "Other uses:\n{}\n\n\
-         README.md has the commands, a switch step by step, and what it costs.",
-        lines.join("\n")
-    )
+    if error.use_stderr() { Err(Usage::new(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
 }

@@ -175,4 +175,20 @@ pub struct Control {
     pub listeners: Vec<Endpoint>,
     /// Read commands from the terminal, when there is one.
     pub console: bool,
+    pub words: Words,
+    /// Where the Unix sockets of several programs lie together: made, for everybody to use, if it is missing.
+    pub directory: Option<PathBuf>,
+}
+
+/// What operators say, and what they are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// The service is moved from one upstream to the next: `switch`, `stats`, `set`. Heard until the program ends.
+    Switchover,
+    /// The backends of its first upstream are looked at and changed, group by group: `show`, `disable`, `create`. Heard
+    /// as long as clients are accepted: then somebody else may take over the address, and the name of its control.
+    Backends {
+        /// Of a group that is told to go by the client's address from now on.
+        hash_failover: Failover,
+    },
 }

@@ -1,6 +1,7 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`.
+//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other words.
 
+pub mod balance;
 pub mod console;
 mod line;
 mod session;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{Config, LogTarget, Service};
+use crate::config::{Config, LogTarget, Service, Words};
 use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::Workers;
@@ -69,6 +70,7 @@ impl Desk {
 /// The settings that do not change, as `set` lists them.
 #[derive(Clone, Debug)]
 pub struct Fixed {
+    pub words: Words,
     pub control: String,
     pub port: String,
     pub active: String,
@@ -108,6 +110,7 @@ impl Fixed {
         };
         let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
         Fixed {
+            words: config.control.words,
             control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
             port: service.listeners.first().map(port).unwrap_or_default(),
             active: upstream(0),

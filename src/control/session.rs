@@ -8,10 +8,29 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::line::LineBuffer;
-use super::table::{self, Verdict, printable};
+use super::table::{Commands, Verdict, printable};
 use super::terminal::{Stop, Terminal};
-use super::{CTL_WORD, Desk};
+use super::{CTL_WORD, Desk, balance};
+use crate::config::Words;
 use crate::net::Stream;
+
+/// What somebody may say in a session, and what it means.
+pub trait Speech {
+    /// What asks for the next line.
+    fn prompt(&self) -> String;
+    /// Carries out one line.
+    ///
+    /// # Errors
+    /// When whoever asked cannot be written to any more.
+    fn run(&mut self, desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> io::Result<Verdict>;
+}
+
+fn speech(words: Words) -> Box<dyn Speech> {
+    match words {
+        Words::Switchover => Box::new(Commands),
+        Words::Backends { hash_failover } => Box::new(balance::Talk::new(hash_failover)),
+    }
+}
 
 /// The first line must be complete this long after the connection was made.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +60,8 @@ enum NoLine {
 pub fn serve(desk: &Desk, stream: &Stream, peer: &str, closing: &Receiver<()>) {
     // An option that cannot be set costs a limit, not the session.
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
-    let mut session = Session { desk, stream, peer, closing, buffer: LineBuffer::default(), prompting: false };
+    let speech = speech(desk.fixed.words);
+    let mut session = Session { desk, stream, peer, closing, speech, buffer: LineBuffer::default(), prompting: false };
     if session.run().is_ok() {
         say_farewell(stream);
     }
@@ -60,6 +80,7 @@ struct Session<'a> {
     stream: &'a Stream,
     peer: &'a str,
     closing: &'a Receiver<()>,
+    speech: Box<dyn Speech>,
     buffer: LineBuffer,
     prompting: bool,
 }
@@ -72,7 +93,7 @@ impl Session<'_> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if self.prompting {
-                write!(writer, "{}> ", env!("CARGO_PKG_NAME"))?;
+                write!(writer, "{}", self.speech.prompt())?;
             }
             let line = match self.next_line(deadline) {
                 Ok(line) => line,
@@ -88,7 +109,7 @@ impl Session<'_> {
                 Some(_) | None => (line.as_str(), false),
             };
             let mut terminal = Terminal::new(&mut writer, Stop::Session(self.closing));
-            let verdict = table::run(self.desk, line, &mut terminal)?;
+            let verdict = self.speech.run(self.desk, line, &mut terminal)?;
             if report {
                 terminal.line(match verdict {
                     Verdict::Done => " ctl: done",
@@ -96,7 +117,7 @@ impl Session<'_> {
                 })?;
             }
             self.prompting |= terminal.keep_open;
-            if !self.prompting {
+            if !self.prompting || terminal.leaving {
                 return Ok(());
             }
         }

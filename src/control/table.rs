@@ -1,6 +1,7 @@
 //! The table of command words: name, arguments, help and function of each. Help, completion and dispatch all read it.
 
 use super::Desk;
+use super::session::Speech;
 use super::terminal::Terminal;
 use super::words;
 
@@ -51,6 +52,19 @@ pub const ROWS: &[Row] = &[
     Row { name: "switch", arguments: "", help: "move all clients to the other backend", run: words::switch },
     Row { name: "threads", arguments: "", help: "list the names of the threads", run: words::threads },
 ];
+
+/// A session in these words.
+pub struct Commands;
+
+impl Speech for Commands {
+    fn prompt(&self) -> String {
+        concat!(env!("CARGO_PKG_NAME"), "> ").to_owned()
+    }
+
+    fn run(&mut self, desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<Verdict> {
+        run(desk, line, terminal)
+    }
+}
 
 /// Runs one line: commands separated by `;`, one after the other.
 ///

@@ -15,6 +15,8 @@ pub struct Terminal<'a> {
     pub keep_open: bool,
     /// Set by `quit`, when it is about to happen.
     pub ending: bool,
+    /// Set by whatever ends the session, also at a prompt.
+    pub leaving: bool,
 }
 
 /// What ends a command that would repeat for ever.
@@ -40,7 +42,7 @@ impl Interrupts {
 
 impl<'a> Terminal<'a> {
     pub fn new(out: &'a mut dyn Write, stop: Stop<'a>) -> Terminal<'a> {
-        Terminal { out, stop, keep_open: false, ending: false }
+        Terminal { out, stop, keep_open: false, ending: false, leaving: false }
     }
 
     /// Writes one line, at once.
@@ -50,6 +52,15 @@ impl<'a> Terminal<'a> {
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(format!("{text}\n").as_bytes())?;
         self.out.flush()
+    }
+
+    /// Waits until operators are listened to no more; false when that takes longer.
+    pub fn closes_within(&self, limit: Duration) -> bool {
+        match self.stop {
+            Stop::Session(closing) => closing.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected),
+            // The console is there until the end.
+            Stop::CtrlC(_) => true,
+        }
     }
 
     /// Runs `step` every `interval` until it says `false`, fails, or is interrupted; the first time at once.

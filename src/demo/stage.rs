@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::book::Book;
 use super::servers::{Bound, Primary, Server};
 use crate::config::{
-    Config, Control, Log, LogStyle, LogTarget, Network, Process, Rounds, Service, Settings, Upstream, WhenFull,
+    Config, Control, Log, LogStyle, LogTarget, Network, Process, Rounds, Service, Settings, Upstream, WhenFull, Words,
 };
 use crate::endpoint::{Address, Endpoint};
 use crate::serve::Proxy;
@@ -133,7 +133,7 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             seed: 0,
             grace: Duration::from_secs(6),
         }],
-        control: Control { listeners: vec![anywhere()], console: false },
+        control: Control { listeners: vec![anywhere()], console: false, words: Words::Switchover, directory: None },
         log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info, style: LogStyle::Origin },
         access_log: None,
         process: Process::plain(),

@@ -27,6 +27,8 @@ use crate::observe::voice::origin;
 /// arrives, then the relay threads with whoever is left.
 pub struct Coordinator {
     pub listening: Vec<Listening>,
+    /// Dropped once nobody listens any more.
+    pub accepting: Option<Sender<()>>,
     pub service: Service,
     pub inbox: Receiver<Message>,
     pub outlet: Outlet,
@@ -151,7 +153,10 @@ impl Coordinator {
             Action::Answer(ticket, answer) => self.answer(ticket, answer, at, held),
             Action::Note(note) => self.note(note, at),
             Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
-            Action::StopListening => self.listening.clear(),
+            Action::StopListening => {
+                self.listening.clear();
+                self.accepting = None;
+            }
             Action::Exit => self.exiting = true,
             // About clients and backends: done by the dispatcher.
             Action::Dial(..)

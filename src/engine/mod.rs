@@ -24,6 +24,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 
 use self::clients::Clients;
@@ -79,6 +80,8 @@ pub struct Engine {
     workers: Workers,
     resolver: Resolver,
     addresses: Addresses,
+    /// Disconnected when clients are accepted no more.
+    accepting: Receiver<()>,
 }
 
 impl Engine {
@@ -101,7 +104,7 @@ impl Engine {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
             journal: Journal::new(&service, style, clerk, board.clone()),
-            addresses,
+            addresses: addresses.clone(),
             connect_timeout: service.network.connect_timeout,
             tuning,
             first_size: Arc::clone(&first_size),
@@ -123,8 +126,10 @@ impl Engine {
             )?);
         }
         let workers = Workers::default();
+        let (accepting, accepted) = bounded(0);
         let coordinator = Coordinator {
             listening,
+            accepting: Some(accepting),
             service,
             inbox,
             outlet: outlet.clone(),
@@ -145,7 +150,16 @@ impl Engine {
         let failure = Arc::new(Mutex::new(None));
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
-        Ok(Engine { outlet, board, thread: Some(thread), failure, workers, resolver, addresses: known })
+        Ok(Engine {
+            outlet,
+            board,
+            thread: Some(thread),
+            failure,
+            workers,
+            resolver,
+            addresses: known,
+            accepting: accepted,
+        })
     }
 
     /// The way to ask for something.
@@ -161,6 +175,12 @@ impl Engine {
     /// Where the backends are, and how more places become known.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
+    }
+
+    /// Waits until clients are accepted no more. The service goes on until the last one has gone.
+    pub fn wait_while_accepting(&self) {
+        // Nothing is ever sent: it ends by being disconnected.
+        self.accepting.recv().ok();
     }
 
     /// For fresh addresses before a switchover.

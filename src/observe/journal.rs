@@ -9,7 +9,7 @@ use super::access::Clerk;
 use super::stats::Board;
 use super::voice::{self, Scene, Voice};
 use crate::config::{LogStyle, Service};
-use crate::core::msg::{Action, BackendId, Change, Note, View};
+use crate::core::msg::{Action, BackendId, Change, GroupId, Note, UpstreamId, View};
 use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
@@ -37,6 +37,22 @@ impl Facts {
     }
 }
 
+/// Where a backend is among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub group: GroupId,
+    /// Within the group, from 0.
+    pub number: usize,
+}
+
+fn places(service: &Service) -> Vec<Place> {
+    let groups = service.upstreams.iter().enumerate().flat_map(|(upstream, config)| {
+        let id = move |index| GroupId { upstream: UpstreamId(upstream), index };
+        config.groups.iter().enumerate().map(move |(index, group)| (id(index), group.backends.len()))
+    });
+    groups.flat_map(|(group, length)| (0..length).map(move |number| Place { group, number })).collect()
+}
+
 /// Where notes go.
 pub struct Journal {
     board: Board,
@@ -45,6 +61,8 @@ pub struct Journal {
     clerk: Option<Clerk>,
     /// Backends as configured or assigned since, by `BackendId`.
     names: Vec<String>,
+    /// Likewise, the group of each and its number there.
+    places: Vec<Place>,
     /// Backends that have failed, and when.
     failed: BTreeMap<BackendId, Instant>,
 }
@@ -52,7 +70,8 @@ pub struct Journal {
 impl Journal {
     pub fn new(service: &Service, style: LogStyle, clerk: Option<Clerk>, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        Journal { board, voice: voice::of(style), clerk, names, failed: BTreeMap::new() }
+        let places = places(service);
+        Journal { board, voice: voice::of(style), clerk, names, places, failed: BTreeMap::new() }
     }
 
     /// A backend is somewhere else now, or new.
@@ -70,9 +89,13 @@ impl Journal {
 
     /// One decision. `facts` are those of the client it is about.
     pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
-        let scene = Scene { facts, names: &self.names, failed: &self.failed, board: &self.board };
+        let scene = Scene { facts, names: &self.names, places: &self.places, failed: &self.failed, board: &self.board };
         self.voice.note(note, &scene);
         match note {
+            Note::PoolChanged(Change::Create(group, _)) => {
+                let number = self.places.iter().filter(|place| place.group == group).count();
+                self.places.push(Place { group, number });
+            }
             Note::BackendFailed(backend) => drop(self.failed.insert(backend, Instant::now())),
             Note::BackendBack(backend) | Note::PoolChanged(Change::Disable(backend)) => {
                 self.failed.remove(&backend);
@@ -83,12 +106,7 @@ impl Journal {
                 }
             }
             Note::PoolChanged(
-                Change::Enable(_)
-                | Change::Create(..)
-                | Change::Assign(..)
-                | Change::Limit(..)
-                | Change::Reset(_)
-                | Change::Policy(..),
+                Change::Enable(_) | Change::Assign(..) | Change::Limit(..) | Change::Reset(_) | Change::Policy(..),
             )
             | Note::SwitchStarted { .. }
             | Note::Drained
@@ -109,7 +127,8 @@ impl Journal {
 
     /// How a probe ended.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
-        let scene = Scene { facts: None, names: &self.names, failed: &self.failed, board: &self.board };
+        let scene =
+            Scene { facts: None, names: &self.names, places: &self.places, failed: &self.failed, board: &self.board };
         self.voice.probed(backend, result, &scene);
     }
 }

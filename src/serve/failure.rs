@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{LogTarget, Statuses};
+use crate::config::{LogStyle, LogTarget, Statuses};
 use crate::endpoint::Endpoint;
 use crate::observe::words::system_words;
 
@@ -55,6 +55,30 @@ impl StartError {
             | StartError::AccessLog { .. }
             | StartError::Loop { .. }
             | StartError::Thread { .. } => statuses.other,
+        }
+    }
+
+    /// For whoever is used to this style of log, and looks for its words.
+    pub fn words(&self, style: LogStyle) -> String {
+        match (self, style) {
+            (StartError::Resolve { backend, cause, .. }, LogStyle::Bare) => {
+                format!("unknown or invalid address [{}]: {}", backend.host_and_port().0, plain(cause))
+            }
+            (StartError::ResolveOwn { at, cause }, LogStyle::Bare) => {
+                format!("unknown or invalid address [{}]: {}", at.host_and_port().0, plain(cause))
+            }
+            (StartError::Listen { at, cause }, LogStyle::Bare) => {
+                format!("cannot listen on {at}: bind(): {}", system_words(cause))
+            }
+            (
+                StartError::Log { .. }
+                | StartError::AccessLog { .. }
+                | StartError::Loop { .. }
+                | StartError::Control { .. }
+                | StartError::Thread { .. },
+                LogStyle::Bare,
+            )
+            | (_, LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets | LogStyle::Web) => self.to_string(),
         }
     }
 }

@@ -4,14 +4,17 @@
 mod bells;
 mod failure;
 
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use self::bells::Bells;
 use self::failure::plain;
 pub use self::failure::{Failure, StartError};
-use crate::config::{Config, LogTarget, Service, Unresolved};
+use crate::config::{Config, LogTarget, Service, Unresolved, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
@@ -73,6 +76,10 @@ impl Proxy {
             bind_all(&service.listeners, service.network.backlog, tuning, |at, cause| StartError::Listen { at, cause })
         };
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        if let Some(directory) = &config.control.directory {
+            let at = || Endpoint::Unix(directory.clone());
+            make_shared(directory).map_err(|cause| StartError::Control { at: at(), cause })?;
+        }
         let control_listeners = bind_all(&config.control.listeners, CONTROL_BACKLOG, CONTROL_TUNING, |at, cause| {
             StartError::Control { at, cause }
         })?;
@@ -158,6 +165,13 @@ impl Proxy {
     /// Why a service ended, if nobody asked for it.
     pub fn wait(mut self) -> io::Result<()> {
         let mut result = Ok(());
+        match self.desk.fixed.words {
+            Words::Switchover => {}
+            Words::Backends { .. } => {
+                self.engines.iter().for_each(Engine::wait_while_accepting);
+                self.control = None;
+            }
+        }
         for engine in &mut self.engines {
             if let Err(e) = engine.wait() {
                 result = Err(e);
@@ -187,7 +201,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
     let statuses = config.process.statuses;
-    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e))?;
+    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
     attend(config, proxy).map_err(|e| Failure::new(statuses.other, e))
 }
 
@@ -206,6 +220,19 @@ fn attend(config: &Config, proxy: Proxy) -> io::Result<()> {
     let _console = if config.control.console { Console::start(proxy.desk().clone(), interrupts)? } else { None };
     proxy.wait()
 }
+
+/// Makes a directory in which everybody may have sockets of their own, unless it is there.
+fn make_shared(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(SHARED).create(directory) {
+        // The mode that was asked for was subject to the umask.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(SHARED)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Everybody may make files, and only their owner may remove them.
+const SHARED: u32 = 0o1777;
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;

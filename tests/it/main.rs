@@ -3,6 +3,7 @@
 mod access;
 mod actor;
 mod backend;
+mod balance;
 mod bulk;
 mod cli;
 mod command;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cbpx::config::{
     Backend as Member, Config, Control, Failover, Group, Log, LogStyle, LogTarget, Memory, Network, Policy, Process,
-    Rounds, Service, Settings, Upstream, WhenFull,
+    Rounds, Service, Settings, Upstream, WhenFull, Words,
 };
 use cbpx::core::msg::{Answer, BackendId, BackendView, Change, Command, GroupId, Unchanged, UpstreamId};
 use cbpx::endpoint::{Address, Endpoint};
@@ -47,7 +47,7 @@ fn start(servers: &[&str], memory: Memory, rounds: u32) -> Proxy {
         seed: 1,
         grace: Duration::ZERO,
     };
-    let control = Control { listeners: Vec::new(), console: false };
+    let control = Control { listeners: Vec::new(), directory: None, words: Words::Switchover, console: false };
     let log = Log { target: LogTarget::Nowhere, level: log::LevelFilter::Off, style: LogStyle::Origin };
     Proxy::start(&Config { services: vec![service], control, log, access_log: None, process: Process::plain() })
         .unwrap()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cbpx::config::{
     Config, Control, Group, Log, LogStyle, LogTarget, Memory, Network, Process, Rounds, Service, Settings, Upstream,
-    WhenFull,
+    WhenFull, Words,
 };
 use cbpx::endpoint::{Address, Endpoint};
 use cbpx::serve::Proxy;
@@ -41,7 +41,7 @@ pub fn service(backends: &[&str]) -> Service {
 pub fn config(services: Vec<Service>) -> Config {
     Config {
         services,
-        control: Control { listeners: Vec::new(), console: false },
+        control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
         log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Debug, style: LogStyle::Origin },
         access_log: None,
         process: Process::plain(),

@@ -63,9 +63,14 @@ pub struct Reserved(Socket);
 
 impl Reserved {
     pub fn new() -> Reserved {
+        Reserved::at(Ipv4Addr::UNSPECIFIED, 0)
+    }
+
+    /// This port, which others may have reserved likewise; 0 is any.
+    pub fn at(ip: Ipv4Addr, port: u16) -> Reserved {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).unwrap();
+        socket.bind(&SocketAddr::from((ip, port)).into()).unwrap();
         Reserved(socket)
     }
 

@@ -13,7 +13,7 @@ use super::{Invocation, Usage};
 use crate::config::{
     AS_LONG_AS_IT_TAKES, Backend, Config, Control, Failover, Group, Log, LogStyle, LogTarget, Memory, Network,
     OnHangup, OnInterrupt, Policy, Process, Rounds, Service, Settings, Statuses, Unresolved, Upstream, Weights,
-    WhenFull,
+    WhenFull, Words,
 };
 use crate::endpoint::Endpoint;
 
@@ -22,12 +22,12 @@ const ACCESS_LOG: &str = "/var/log/fproxy.log";
 const ERROR_LOG: &str = "/var/log/fproxy.err";
 const PID_FILE: &str = "/var/run/fproxy.pid";
 
-/// Reads the arguments that follow the program's name.
+/// Reads the arguments, the program's name first.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn parse(_called: &str, arguments: &[OsString]) -> Result<Invocation, Usage> {
-    match options::read(arguments) {
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
+    match options::read(arguments.get(1..).unwrap_or_default()) {
         Ok(options) => {
             let config = Box::new(config(&options).map_err(|words| usage(&words))?);
             Ok(Invocation::Serve { config, warnings: warnings(&options) })
@@ -42,7 +42,7 @@ pub fn parse(_called: &str, arguments: &[OsString]) -> Result<Invocation, Usage>
 }
 
 fn usage(words: &str) -> Usage {
-    Usage(format!("{NAME}: {words}"))
+    Usage::new(format!("{NAME}: {words}"))
 }
 
 fn help() -> String {
@@ -134,7 +134,7 @@ fn config(options: &Options) -> Result<Config, String> {
             max_dials: MAX_DIALS,
             grace: AS_LONG_AS_IT_TAKES,
         }],
-        control: Control { listeners: Vec::new(), console: false },
+        control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
         log: Log {
             target: if background {
                 LogTarget::File(kept(&options.error_log, ERROR_LOG))
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     fn typed(line: &str) -> Result<Invocation, Usage> {
-        parse("fproxy", &line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+        parse(&["fproxy"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect::<Vec<_>>())
     }
 
     fn served(line: &str) -> (Config, Vec<String>) {
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_mistake_is_one_line_that_begins_with_the_name() {
         for (line, token) in [("-y6", "'--'"), ("a:b:c -- d", "'a:b:c'"), ("a -- d:x", "'d:x'")] {
-            let Err(Usage(words)) = typed(line) else { panic!("{line}") };
+            let Err(Usage { words, status: 2 }) = typed(line) else { panic!("{line}") };
             assert!(words.starts_with("fproxy: ") && words.contains(token) && !words.contains('\n'), "{words}");
         }
     }

@@ -1,6 +1,7 @@
 //! The words of the log. Each style of log has a voice: it is told what was decided and what has happened to the program,
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
+mod bare;
 pub mod origin;
 mod web;
 
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
-use super::journal::Facts;
+use super::journal::{Facts, Place};
 use super::stats::Board;
 use crate::config::{LogStyle, Service};
 use crate::core::msg::{BackendId, Note, UpstreamId};
@@ -34,6 +35,8 @@ pub struct Scene<'a> {
     pub facts: Option<&'a Facts>,
     /// Of all backends, by `BackendId`.
     pub names: &'a [String],
+    /// Likewise.
+    pub places: &'a [Place],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
     pub board: &'a Board,
@@ -43,6 +46,11 @@ impl Scene<'_> {
     /// A backend, as it was configured or assigned since.
     pub fn backend(&self, backend: BackendId) -> &str {
         self.names.get(backend.0).map_or("", String::as_str)
+    }
+
+    /// The group of a backend, and its number there.
+    pub fn place(&self, backend: BackendId) -> Option<Place> {
+        self.places.get(backend.0).copied()
     }
 
     /// An upstream, as it was configured.
@@ -80,7 +88,8 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => Box::<origin::Origin>::default(),
+        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets => Box::<origin::Origin>::default(),
         LogStyle::Web => Box::<web::Web>::default(),
+        LogStyle::Bare => Box::new(bare::Bare),
     }
 }

@@ -34,8 +34,9 @@
 //! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
 //!    descriptors, threads or memory refuses the newest client and nothing else.
 //! 6. Control listens on loopback or a Unix socket unless told otherwise.
-//! 7. The program stops when told to, and every thread it started is joined. (Two may be left behind when the system
-//!    itself hangs: the log's in a write, the resolver's in a look-up. The console's is never joined: it owns nothing.)
+//! 7. The program stops when told to, and every thread it started is joined. (Some may be left behind when the system
+//!    itself hangs: those of the logs and the dump in a write, the resolver's in a look-up. The console's is never joined:
+//!    it owns nothing.)
 //!
 //! # Modules, in reading order
 //!
@@ -48,9 +49,9 @@
 //! | `net`, `listen`, `threads`, `seldom` | sockets and their options; the accept loop; names of threads; one log line for many |
 //! | [`control`] | sessions and console; the table of command words |
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
-//! | `observe` | counters, the log, the access log, and the words for every outcome; fed by the core's notes |
+//! | `observe` | counters, the log, the access log, the dump, and the words for every outcome; fed by the core's notes |
 //! | `limits` | what the process has room for |
-//! | `signals`, [`serve`] | what a signal means; bind, start, run, stop |
+//! | `signals`, [`serve`] | what a signal means; bind, start, leave the terminal, run, stop |
 //! | [`cli`] | from argv to an invocation; one file per dialect |
 //! | [`demo`] | the main job on built-in servers |
 //!
@@ -80,6 +81,12 @@
 //! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of a
 //!   hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
 //!   that sent a request and then closed its sending side is waiting for the answer.
+//! - A client that is to send something before it counts as arrived waits in a lobby: one thread, one epoll set, like the
+//!   watch. The core does not know of it, and it takes its part of the room.
+//! - A process may run several services. Each has a core, relay threads and a coordinator of its own; they share the room
+//!   for clients, the logs and the signals, and the process ends with the last of them.
+//! - Nothing forks. A program that is to leave the terminal starts itself once more and waits until that one is up; so
+//!   threads may run before it leaves, every message reaches whoever typed the command, and no unsafe code is needed.
 
 #![forbid(unsafe_code)]
 // The documentation is for readers of the code: it may point at what is not public.

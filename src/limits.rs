@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::engine::{Room, relay};
+use crate::engine::{Permits, Room, relay};
 
 /// The system's limits that matter. `u64::MAX` is none.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ enum Bound {
 /// What the process needs for itself beside its relay threads: the standard three, listeners, log, watch, script, some
 /// control sessions.
 const OWN_DESCRIPTORS: u64 = 20;
+/// What each further service needs beside its relay threads: a listener, watch and lobby (two each).
+const FURTHER_DESCRIPTORS: u64 = 6;
 /// A client takes one, and one for its backend.
 const PER_CLIENT: u64 = 2;
 /// Of all descriptors, this part at most is for pipes (two each), and no more pipes than this: a few are busy at a time.
@@ -79,10 +81,11 @@ impl Readings {
         }
     }
 
-    /// What there is room for.
-    pub fn limits(&self) -> Limits {
+    /// What there is room for in a process of so many services.
+    pub fn limits(&self, services: usize) -> Limits {
         let relays = relay::number(self.descriptors);
-        let own = OWN_DESCRIPTORS + relays as u64 * relay::DESCRIPTORS_EACH;
+        let threads = (services.max(1) * relays) as u64 * relay::DESCRIPTORS_EACH;
+        let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1) + threads;
         let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
         let free = self.descriptors.saturating_sub(own + 2 * pipes);
         let by_descriptors = (free / PER_CLIENT, Bound::Descriptors(self.descriptors));
@@ -99,8 +102,9 @@ impl Readings {
 }
 
 impl Limits {
-    pub fn room(&self) -> Room {
-        Room { clients: self.clients, pipes: self.pipes, relays: self.relays }
+    /// For each of so many services, which share it.
+    pub fn room(&self, services: usize) -> Room {
+        Room { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1), relays: self.relays }
     }
 }
 
@@ -169,7 +173,7 @@ mod tests {
     use super::*;
 
     fn told(descriptors: u64, threads: u64, memory: u64) -> String {
-        let limits = Readings { descriptors, threads, memory }.limits();
+        let limits = Readings { descriptors, threads, memory }.limits(1);
         format!("{limits}, {} pipes, {:?}", limits.pipes, limits.few_threads)
     }
 
@@ -194,6 +198,15 @@ mod tests {
     fn where_descriptors_are_few_they_are_not_spent_on_threads() {
         assert_eq!(relay::number(64), 1);
         assert!(relay::number(u64::MAX) >= relay::number(1024));
+    }
+
+    #[test]
+    fn each_further_service_takes_descriptors_from_the_clients() {
+        let readings = Readings { descriptors: 1024, threads: 1000, memory: u64::MAX };
+        let clients = [1, 2, 3].map(|services| readings.limits(services).clients);
+        let each = 3 + relay::number(1024);
+        assert_eq!(clients, [clients[0], clients[0] - each, clients[0] - 2 * each]);
+        assert_eq!(readings.limits(4).room(4).pipes, 8);
     }
 
     #[test]

@@ -10,10 +10,36 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::endpoint::Address;
-use crate::net::{Listener, Stream};
+use crate::endpoint::{Address, Endpoint};
+use crate::net::{Listener, Queue, Stream};
 use crate::seldom::Seldom;
 use crate::threads;
+
+/// Why an endpoint is not listened on.
+#[derive(Debug)]
+pub enum BindError {
+    /// It has no address.
+    Resolve(io::Error),
+    /// One of its addresses cannot be had.
+    Bind(io::Error),
+}
+
+impl BindError {
+    pub fn cause(&self) -> &io::Error {
+        match self {
+            BindError::Resolve(cause) | BindError::Bind(cause) => cause,
+        }
+    }
+}
+
+/// Listens on all addresses of an endpoint, or on none.
+///
+/// # Errors
+/// The first thing that is in the way.
+pub fn bind(at: &Endpoint, queue: Queue) -> Result<Vec<Listener>, BindError> {
+    let addresses = at.resolve().map_err(BindError::Resolve)?;
+    addresses.iter().map(|address| Listener::bind(address, queue)).collect::<io::Result<_>>().map_err(BindError::Bind)
+}
 
 /// Takes over what a listener accepts. Must not wait.
 pub trait Acceptor: Send + 'static {

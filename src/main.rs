@@ -24,11 +24,12 @@ fn run(invocation: Invocation) -> ExitCode {
         Invocation::Print(text) => finish(io::stdout().write_all(text.as_bytes()).map_err(Into::into)),
         Invocation::Serve { config, warnings } => {
             let name = &config.process.name;
-            warnings.iter().for_each(|words| complain(&format!("{name}: warning: {words}")));
-            match serve::run(&config) {
+            match serve::run(&config, &warnings) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
-                    complain(&format!("{name}: {failure}"));
+                    if failure.is_news() {
+                        complain(&format!("{name}: {failure}"));
+                    }
                     ExitCode::from(failure.status)
                 }
             }

@@ -3,17 +3,22 @@
 //! Control sessions read and write blocking; what clients and backends send is moved by calls that never wait (`read_now`,
 //! `write_now`). Every descriptor is close-on-exec, so that none reaches a switch script.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+mod listener;
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+pub use self::listener::{Listener, Queue};
 use crate::endpoint::Address;
 
 /// A connected stream, or one that is about to be.
@@ -21,15 +26,6 @@ use crate::endpoint::Address;
 pub struct Stream {
     socket: Socket,
     is_tcp: bool,
-}
-
-/// A socket that accepts.
-#[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
-    is_tcp: bool,
-    /// Removed when the listener is dropped.
-    path: Option<PathBuf>,
 }
 
 /// Options of a connection between a client and a backend.
@@ -46,14 +42,20 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 impl Stream {
     /// Begins to connect and does not wait: the stream is non-blocking and becomes writable when the connection stands
-    /// or has failed (see [`Stream::connection_error`]).
+    /// or has failed (see [`Stream::connection_error`]). It comes from `source` where that can be: not to another family,
+    /// and not when this machine has lost the address.
     ///
     /// # Errors
     /// When there is no descriptor or the system refuses at once; also when a Unix listener's queue is full.
-    pub fn begin_connect(to: &Address) -> io::Result<Stream> {
+    pub fn begin_connect(to: &Address, source: Option<IpAddr>) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
         let stream =
             Stream { socket: Socket::new(domain, Type::STREAM.nonblocking(), None)?, is_tcp: domain != Domain::UNIX };
+        if let (Some(source), Address::Tcp(to)) = (source, to)
+            && source.is_ipv4() == to.is_ipv4()
+        {
+            bind_source(&stream.socket, source).ok();
+        }
         match stream.socket.connect(&address) {
             Ok(()) => Ok(stream),
             Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Ok(stream),
@@ -152,7 +154,12 @@ impl Stream {
 
     /// Whether bytes have arrived that nobody has read.
     pub fn has_unread_bytes(&self) -> bool {
-        rustix::io::ioctl_fionread(&self.socket).is_ok_and(|unread| unread > 0)
+        self.unread_bytes() > 0
+    }
+
+    /// How many bytes have arrived that nobody has read.
+    pub fn unread_bytes(&self) -> usize {
+        rustix::io::ioctl_fionread(&self.socket).map_or(0, |unread| unread as usize)
     }
 
     /// Whether the peer has gone as far as can be told: it has reset the connection, or ended its side and left no byte
@@ -214,75 +221,6 @@ impl AsFd for Stream {
     }
 }
 
-impl Listener {
-    /// Binds and listens, with address reuse. On Linux accepted connections inherit the options, which saves each client
-    /// six calls; they are set before anybody can connect. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
-    /// a stale file at its path is replaced, one that somebody still listens on is not.
-    ///
-    /// # Errors
-    /// What the system says: in use, no permission, no such address.
-    pub fn bind(at: &Address, backlog: i32, tuning: Tuning) -> io::Result<Listener> {
-        let (address, domain) = socket_address(at)?;
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        let path = match at {
-            Address::Tcp(tcp) => {
-                socket.set_reuse_address(true)?;
-                if tcp.is_ipv6() {
-                    socket.set_only_v6(!tcp.ip().is_unspecified())?;
-                }
-                socket.bind(&address)?;
-                None
-            }
-            Address::Unix(path) => {
-                remove_stale(path)?;
-                // The mode is set before anybody can connect: until `listen` connections are refused.
-                socket.bind(&address)?;
-                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-                Some(path.clone())
-            }
-        };
-        let listener = Listener { socket, is_tcp: path.is_none(), path };
-        if listener.is_tcp {
-            tune(&listener.socket, tuning)?;
-        }
-        listener.socket.listen(backlog)?;
-        Ok(listener)
-    }
-
-    /// Waits for a client. The stream does not wait: splice(2) asks the socket itself whether it may.
-    ///
-    /// # Errors
-    /// What `accept(2)` says; `EINVAL` after [`Listener::stop`].
-    pub fn accept(&self) -> io::Result<(Stream, Address)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
-        let stream = Stream { socket, is_tcp: self.is_tcp };
-        Ok((stream, plain_address(&peer)))
-    }
-
-    /// Stops listening and wakes the threads in `accept`.
-    pub fn stop(&self) {
-        self.socket.shutdown(Shutdown::Both).ok();
-    }
-
-    /// Where it listens, with the port the system chose if it was asked to.
-    ///
-    /// # Errors
-    /// Never on a bound socket.
-    pub fn address(&self) -> io::Result<Address> {
-        Ok(plain_address(&self.socket.local_addr()?))
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Somebody may have removed it already, which is just as well.
-            std::fs::remove_file(path).ok();
-        }
-    }
-}
-
 /// Nothing waits for a full segment: each write of a database protocol is a message somebody waits for. A silent peer is
 /// probed. A byte sent as urgent (MSG_OOB) stays in its place in the stream, where the system would take it out of it.
 ///
@@ -296,19 +234,6 @@ fn tune(socket: &Socket, tuning: Tuning) -> io::Result<()> {
         socket.set_tcp_keepalive(&probes.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES))?;
     }
     Ok(())
-}
-
-/// A socket file nobody listens on is left over from a process that was killed.
-fn remove_stale(path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::from(Errno::ADDRINUSE)),
-        Err(_) => std::fs::remove_file(path),
-    }
 }
 
 /// Waits until something of `fds` happens or the deadline is over; false when it is over. An interrupted wait goes on.
@@ -325,6 +250,23 @@ pub fn wait_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool>
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// Whether connections can come from this address.
+///
+/// # Errors
+/// Why not: most often, this machine does not have it.
+pub fn can_be_source(source: IpAddr) -> io::Result<()> {
+    let domain = if source.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    bind_source(&Socket::new(domain, Type::STREAM, None)?, source)
+}
+
+/// The port is chosen by the connect, which knows where it goes: a port can serve many connections to different places
+/// then, and those to one place are not limited by what all others have taken.
+fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    // Without it everything works until ports are scarce.
+    setsockopt(socket, IpBindAddressNoPort, &true).ok();
+    socket.bind(&SocketAddr::new(source, 0).into())
 }
 
 fn socket_address(address: &Address) -> io::Result<(SockAddr, Domain)> {

@@ -51,6 +51,8 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub struct Desk {
     pub outlet: Outlet,
     pub board: Board,
+    /// Of the other services of the process, which end with the first.
+    pub others: Vec<(Outlet, Board)>,
     pub refresher: Refresher,
     /// For backends that are created or assigned while the service runs.
     pub addresses: Addresses,
@@ -58,8 +60,31 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Asks for something that is answered at once; `None` when the program is ending.
+    /// Asks for something that is answered at once; `None` when the program is ending. What ends the program ends all
+    /// services, and all must be idle for `quit`.
     fn ask(&self, command: Command) -> Option<Answer> {
+        let end_of_others = match command {
+            Command::Quit => {
+                let views: Vec<_> = self.others.iter().map(|(_, board)| board.read().view).collect();
+                let (granted, held) =
+                    views.iter().fold((0, 0), |(granted, held), view| (granted + view.granted, held + view.held));
+                if granted + held > 0 || views.iter().any(|view| view.switching) {
+                    let own = self.board.read().view;
+                    return Some(Answer::InUse { granted: granted + own.granted, held: held + own.held });
+                }
+                Some(Command::QuitForce)
+            }
+            Command::QuitForce | Command::Stop => Some(command),
+            Command::Switch | Command::Abort | Command::Set(_) | Command::Change(_) | Command::Interrupt => None,
+        };
+        let answer = self.ask_first(command);
+        if let (Some(command), Some(Answer::Ending)) = (end_of_others, answer) {
+            self.others.iter().for_each(|(outlet, _)| drop(outlet.ask(command)));
+        }
+        answer
+    }
+
+    fn ask_first(&self, command: Command) -> Option<Answer> {
         self.outlet.ask(command).iter().find_map(|reply| match reply {
             Reply::Answer(answer, _) => Some(answer),
             Reply::SwitchStarted { .. } | Reply::ScriptLine(_) | Reply::SettingChanged => None,

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::dial::Attempt;
-use super::inbox::{Ending, Flow};
+use super::inbox::{Ending, Flow, Visitor};
+use super::permits::Permit;
 use super::relay::{Mailbox, Order};
 use super::watch::Watched;
 use crate::core::msg::{ClientId, Event, Traffic, Why};
@@ -37,6 +38,8 @@ struct Relay {
 struct Record {
     seat: Seat,
     facts: Facts,
+    /// For being here at all.
+    _permit: Permit,
 }
 
 enum Seat {
@@ -60,14 +63,20 @@ impl Clients {
     }
 
     /// A new client, held. Ids are given in the order of this call.
-    pub fn admit(&mut self, stream: Stream, peer: Address) -> ClientId {
-        let id = ClientId(self.next);
-        self.next += 1;
-        let facts = Facts::new(peer, Instant::now());
-        self.table.insert(id, Record { seat: Seat::Held { stream, watched: false }, facts });
+    pub fn admit(&mut self, visitor: Visitor) -> ClientId {
+        let id = self.new_id();
+        let Visitor { stream, peer, accepted, permit } = visitor;
+        let (seat, facts) = (Seat::Held { stream, watched: false }, Facts::new(peer, accepted));
+        self.table.insert(id, Record { seat, facts, _permit: permit });
         self.held += 1;
         self.unwatched.push(id);
         id
+    }
+
+    /// For one more client, or one that never arrived.
+    pub fn new_id(&mut self) -> ClientId {
+        self.next += 1;
+        ClientId(self.next - 1)
     }
 
     /// Whether a held client that stirred has left. One that was reset is gone. One that ended its sending side without

@@ -9,8 +9,11 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::dispatch::Dispatcher;
+use super::door::Doors;
 use super::inbox::{Message, Outlet, Reply, Timings};
+use super::lobby::Lobby;
 use super::probe::Probes;
+use super::rebind::Rebind;
 use super::relay::Relays;
 use super::script::{Order, Running};
 use super::timers::Timers;
@@ -20,15 +23,15 @@ use crate::config::Service;
 use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
 use crate::endpoint::Endpoint;
 use crate::listen::Listening;
+use crate::net::Listener;
 use crate::observe::stats::Board;
 use crate::observe::voice::origin;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
 /// arrives, then the relay threads with whoever is left.
 pub struct Coordinator {
-    pub listening: Vec<Listening>,
-    /// Dropped once nobody listens any more.
-    pub accepting: Option<Sender<()>>,
+    /// Until nobody new is accepted.
+    pub front: Option<Front>,
     pub service: Service,
     pub inbox: Receiver<Message>,
     pub outlet: Outlet,
@@ -48,6 +51,16 @@ pub struct Coordinator {
     pub _relays: Relays,
     pub _watch: Watch,
     pub dispatcher: Dispatcher,
+}
+
+/// Where clients come in. Dropped in this order: no more listeners, no more clients, those who had not arrived yet.
+pub struct Front {
+    pub _rebind: Option<Rebind>,
+    pub listening: Vec<Listening>,
+    pub _lobby: Option<Lobby>,
+    pub doors: Doors,
+    /// Dropped last: nobody listens any more.
+    pub _accepting: Sender<()>,
 }
 
 /// The running script.
@@ -116,6 +129,8 @@ impl Coordinator {
             }
             // Whoever asked may have left.
             Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
+            Message::Tally => self.dispatcher.tally(),
+            Message::Bound(listener) => self.open(listener),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
                 // A second one must not cut the grace short.
@@ -131,6 +146,15 @@ impl Coordinator {
                 self.failure.get_or_insert(cause);
                 self.exiting = true;
             }
+        }
+    }
+
+    /// One more listener, unless nobody new is accepted any more.
+    fn open(&mut self, listener: Listener) {
+        let Some(front) = &mut self.front else { return };
+        match front.doors.open(listener) {
+            Ok(listening) => front.listening.push(listening),
+            Err(e) => log::error!("cannot accept clients on a listener that is bound: {e}"),
         }
     }
 
@@ -153,10 +177,7 @@ impl Coordinator {
             Action::Answer(ticket, answer) => self.answer(ticket, answer, at, held),
             Action::Note(note) => self.note(note, at),
             Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
-            Action::StopListening => {
-                self.listening.clear();
-                self.accepting = None;
-            }
+            Action::StopListening => self.front = None,
             Action::Exit => self.exiting = true,
             // About clients and backends: done by the dispatcher.
             Action::Dial(..)

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,18 @@ pub struct Attempt {
     at: usize,
     /// For all addresses together.
     deadline: Instant,
-    tuning: Tuning,
+    manner: Manner,
     current: Current,
+}
+
+/// How a service's dials are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// For all addresses of a name together.
+    pub timeout: Duration,
+    /// Where connections come from.
+    pub source: Option<IpAddr>,
+    pub tuning: Tuning,
 }
 
 /// What is going on at the address being tried.
@@ -69,10 +80,10 @@ const FULL: Duration = Duration::from_millis(5);
 
 impl Attempt {
     /// Begins to connect to the first address. What comes of it, the first `step` tells.
-    pub fn begin(addresses: Arc<[Address]>, timeout: Duration, tuning: Tuning) -> Attempt {
+    pub fn begin(addresses: Arc<[Address]>, manner: Manner) -> Attempt {
         let now = Instant::now();
         let current = Current::Failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        let mut attempt = Attempt { addresses, at: 0, deadline: now + timeout, tuning, current };
+        let mut attempt = Attempt { addresses, at: 0, deadline: now + manner.timeout, manner, current };
         attempt.connect(now);
         attempt
     }
@@ -98,7 +109,7 @@ impl Attempt {
                 }
                 Current::Connecting { stream, until } => match outcome(&stream, cue, now >= until) {
                     Ok(true) => {
-                        stream.tune(self.tuning);
+                        stream.tune(self.manner.tuning);
                         return Step::Connected(stream, self.addresses[self.at].clone());
                     }
                     Ok(false) => {
@@ -133,7 +144,7 @@ impl Attempt {
     fn connect(&mut self, now: Instant) {
         let Some(address) = self.addresses.get(self.at) else { return };
         let remaining = self.addresses.len() - self.at;
-        self.current = match Stream::begin_connect(address) {
+        self.current = match Stream::begin_connect(address, self.manner.source) {
             Ok(stream) => {
                 let share = self.deadline.saturating_duration_since(now) / remaining as u32;
                 Current::Connecting { stream, until: now + share }

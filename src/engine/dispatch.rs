@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::clients::Clients;
-use super::dial::Attempt;
+use super::dial::{Attempt, Manner};
 use super::inbox::{Message, Outlet, Report};
 use super::relay::Order;
 use super::resolve::Addresses;
@@ -24,8 +24,7 @@ use crate::core::State;
 use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, ProbeEnd};
 use crate::core::pool::hash;
 use crate::endpoint::Address;
-use crate::net::Tuning;
-use crate::observe::journal::Journal;
+use crate::observe::journal::{Facts, Journal};
 
 /// The way to the core. Cheap to clone.
 #[derive(Clone)]
@@ -42,8 +41,7 @@ pub struct Floor {
     pub clients: Clients,
     pub journal: Journal,
     pub addresses: Addresses,
-    pub connect_timeout: Duration,
-    pub tuning: Tuning,
+    pub manner: Manner,
     /// For the relay threads: see `Settings::net_buffer_size`.
     pub first_size: Arc<AtomicUsize>,
     /// Empty between two decisions.
@@ -84,8 +82,8 @@ impl Dispatcher {
 
     /// Begins a dial that is nobody's.
     pub fn attempt(&self, backend: BackendId) -> Attempt {
-        let (addresses, timeout, tuning) = self.0.floor.lock().dialling(backend);
-        Attempt::begin(addresses, timeout, tuning)
+        let (addresses, manner) = self.0.floor.lock().dialling(backend);
+        Attempt::begin(addresses, manner)
     }
 
     /// The backends as they are now, with what has flowed until now.
@@ -93,6 +91,14 @@ impl Dispatcher {
         let mut floor = self.0.floor.lock();
         floor.count_flows(&self.0.outlet);
         floor.state.backends().collect()
+    }
+
+    /// Lets the log tell of all backends.
+    pub fn tally(&self) {
+        let mut floor = self.0.floor.lock();
+        floor.count_flows(&self.0.outlet);
+        let views: Vec<_> = floor.state.backends().collect();
+        floor.journal.tally(&views);
     }
 
     /// A thread that all clients need cannot go on.
@@ -121,9 +127,14 @@ impl Floor {
     /// Takes over what a report brings along, and says what it means to the core.
     fn receive(&mut self, report: Report) -> Option<Event> {
         match report {
-            Report::Accepted { stream, peer } => {
-                let hash = hash::of_client(&peer);
-                Some(Event::Arrived(self.clients.admit(stream, peer), hash))
+            Report::Accepted(visitor) => {
+                let hash = hash::of_client(&visitor.peer);
+                Some(Event::Arrived(self.clients.admit(visitor), hash))
+            }
+            Report::NeverArrived { peer, accepted, why } => {
+                let facts = Facts::new(peer, accepted);
+                self.journal.note(Note::Ended(self.clients.new_id(), why), Some(&facts));
+                None
             }
             Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
             Report::Connected(client, address) => {
@@ -169,8 +180,8 @@ impl Floor {
     fn carry_out(&mut self, action: Action, outlet: &Outlet) -> Option<Event> {
         match action {
             Action::Dial(client, backend) => {
-                let (addresses, timeout, tuning) = self.dialling(backend);
-                return self.clients.dial(client, || Attempt::begin(addresses, timeout, tuning));
+                let (addresses, manner) = self.dialling(backend);
+                return self.clients.dial(client, || Attempt::begin(addresses, manner));
             }
             Action::Assign(backend, endpoint) => {
                 if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
@@ -230,8 +241,8 @@ impl Floor {
     }
 
     /// What a dial of this backend needs.
-    fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, Duration, Tuning) {
-        (self.addresses.of(backend), self.connect_timeout, self.tuning)
+    fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, Manner) {
+        (self.addresses.of(backend), self.manner)
     }
 
     fn hand_over(&self, action: Action, outlet: &Outlet) {

@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use super::permits::Permit;
 use crate::core::msg::{Action, Answer, BackendId, BackendView, ClientId, Command, DialFailure, RunId, ScriptEnd, Why};
 use crate::endpoint::Address;
-use crate::net::Stream;
+use crate::net::{Listener, Stream};
 
 /// Something that has happened to a client or a backend.
 #[derive(Debug)]
 pub enum Report {
-    Accepted {
-        stream: Stream,
+    Accepted(Visitor),
+    /// A client was accepted and is gone before it has arrived: there was no room for it, or it did not send what it is
+    /// to send first.
+    NeverArrived {
         peer: Address,
+        accepted: Instant,
+        why: Why,
     },
     /// The watch saw something on a held client: it hung up (`gone`), or it ended its sending side.
     Stirred {
@@ -37,6 +42,16 @@ pub enum Report {
     Probed(BackendId, io::Result<()>),
 }
 
+/// A client that was accepted.
+#[derive(Debug)]
+pub struct Visitor {
+    pub stream: Stream,
+    pub peer: Address,
+    pub accepted: Instant,
+    /// Given back when it is gone.
+    pub permit: Permit,
+}
+
 /// Something the coordinator has to see to.
 #[derive(Debug)]
 pub enum Message {
@@ -51,6 +66,10 @@ pub enum Message {
     Asked(Command, Sender<Reply>),
     /// Somebody wants to see the backends.
     Surveyed(Sender<Vec<BackendView>>),
+    /// It is time to tell of all backends.
+    Tally,
+    /// A listener that could not be bound at the start is bound now.
+    Bound(Listener),
     /// A listener cannot go on.
     ListenerFailed(io::Error),
     /// Something all clients need cannot go on.

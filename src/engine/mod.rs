@@ -1,16 +1,21 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their
-//! sockets and seats), `dial` and `relay` (a few threads carry all granted clients), `watch` (held clients), `inbox` (what is
-//! told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `workers`
-//! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
+//! In reading order: `door`, `permits` and `lobby` (what becomes of clients that were accepted), `dispatch` (the core
+//! behind one lock; carries out what concerns clients), `clients` (their sockets and seats), `dial` and `relay` (a few
+//! threads carry all granted clients), `watch` (held clients), `inbox` (what is told to whom), `coordinator` (the thread
+//! that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers` (threads, reused), `resolve`,
+//! `timers`. Who may be dialled when is none of their business: see `core`.
 
 mod clients;
 mod coordinator;
 mod dial;
 mod dispatch;
+mod door;
 pub mod inbox;
+mod lobby;
+mod permits;
 mod probe;
+mod rebind;
 pub mod relay;
 pub mod resolve;
 pub mod script;
@@ -28,29 +33,34 @@ use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 
 use self::clients::Clients;
-use self::coordinator::Coordinator;
+use self::coordinator::{Coordinator, Front};
+use self::dial::Manner;
 use self::dispatch::{Dispatcher, Floor};
-use self::inbox::{Message, Outlet, Report};
+use self::door::Doors;
+use self::inbox::Outlet;
+use self::lobby::Lobby;
+pub use self::permits::Permits;
+use self::rebind::Rebind;
 use self::relay::{Gear, Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
 use self::watch::{Watch, Watched};
 pub use self::workers::Workers;
-use crate::config::{LogStyle, Service};
+use crate::config::{LogStyle, Network, Service};
 use crate::core::State;
-use crate::endpoint::Address;
-use crate::listen::{Acceptor, Listening};
-use crate::net::{Listener, Stream, Tuning};
+use crate::endpoint::Endpoint;
+use crate::net::{Listener, Queue, Tuning};
 use crate::observe::access::Clerk;
+use crate::observe::dump::Display;
 use crate::observe::journal::Journal;
 use crate::observe::stats::Board;
 use crate::threads;
 
 /// What the process has room for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Room {
-    /// Clients at once; one more is refused.
-    pub clients: usize,
+    /// For clients; without one a client is refused. Services that share the count have clones of this.
+    pub permits: Permits,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
     /// Threads that carry clients; at least one.
@@ -62,12 +72,16 @@ pub struct Start {
     pub service: Service,
     /// Bound already.
     pub listeners: Vec<Listener>,
+    /// To be bound later, if the service has such.
+    pub unbound: Vec<Endpoint>,
     /// Of its backends.
     pub addresses: Addresses,
     pub room: Room,
     pub style: LogStyle,
     /// Writes a line for each client that has gone.
     pub clerk: Option<Clerk>,
+    /// Shows everything that passes.
+    pub display: Option<Display>,
 }
 
 /// A running service. Dropping it stops it as `quit force` would and joins every thread.
@@ -90,13 +104,15 @@ impl Engine {
     /// # Errors
     /// When a thread or descriptor is not to be had.
     pub fn start(start: Start) -> io::Result<Engine> {
-        let Start { service, listeners, addresses, room, style, clerk } = start;
+        let Start { service, listeners, unbound, addresses, room, style, clerk, display } = start;
+        let network = &service.network;
         let (outlet, inbox) = Outlet::new();
-        let state = State::new(&service, room.clients);
+        let state = State::new(&service, room.permits.most());
         let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
         let known = addresses.clone();
-        let tuning = Tuning { keepalive: service.network.keepalive };
+        let tuning = Tuning { keepalive: network.keepalive };
+        let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning };
         let watched = Watched::new()?;
         let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
@@ -104,32 +120,39 @@ impl Engine {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
             journal: Journal::new(&service, style, clerk, board.clone()),
-            addresses: addresses.clone(),
-            connect_timeout: service.network.connect_timeout,
-            tuning,
+            addresses,
+            manner,
             first_size: Arc::clone(&first_size),
             actions: Vec::new(),
             flows_counted: service.goes_by_flow().then(Instant::now),
         };
         let dispatcher = Dispatcher::new(floor, outlet.clone());
-        let gear = Gear { pipes: room.pipes, first_size, idle_timeout: service.network.idle_timeout };
+        let gear = Gear { pipes: room.pipes, first_size, idle_timeout: network.idle_timeout, display };
         let relays = Relays::start(mailboxes, &dispatcher, &gear)?;
         let watch = Watch::start(&watched, dispatcher.clone())?;
-        let mut listening = Vec::new();
-        for listener in listeners {
-            let door = || Door { dispatcher: dispatcher.clone(), outlet: outlet.clone(), reports: Vec::new() };
-            listening.push(Listening::start(
-                listener,
-                &format!("listen-{}", service.name),
-                service.network.accept_threads,
-                door,
-            )?);
-        }
+        let lobby = match network.first_bytes {
+            0 => None,
+            first_bytes => Some(Lobby::start(first_bytes, network.idle_timeout, &dispatcher)?),
+        };
+        let doors = Doors {
+            dispatcher: dispatcher.clone(),
+            outlet: outlet.clone(),
+            permits: room.permits,
+            entrance: lobby.as_ref().map(Lobby::entrance),
+            threads: network.accept_threads,
+            name: format!("listen-{}", service.name),
+        };
+        let listening = listeners.into_iter().map(|listener| doors.open(listener)).collect::<io::Result<_>>()?;
+        let rebind = match network.bind_retry {
+            Some(every) if !unbound.is_empty() => {
+                Some(Rebind::start(unbound, every, service.clone(), style, outlet.clone())?)
+            }
+            Some(_) | None => None,
+        };
         let workers = Workers::default();
         let (accepting, accepted) = bounded(0);
         let coordinator = Coordinator {
-            listening,
-            accepting: Some(accepting),
+            front: Some(Front { _rebind: rebind, listening, _lobby: lobby, doors, _accepting: accepting }),
             service,
             inbox,
             outlet: outlet.clone(),
@@ -213,21 +236,7 @@ impl Drop for Engine {
     }
 }
 
-/// What becomes of clients that a listener accepts.
-struct Door {
-    dispatcher: Dispatcher,
-    outlet: Outlet,
-    /// Empty between two clients.
-    reports: Vec<Report>,
-}
-
-impl Acceptor for Door {
-    fn accepted(&mut self, stream: Stream, peer: Address) {
-        self.reports.push(Report::Accepted { stream, peer });
-        self.dispatcher.tell(&mut self.reports);
-    }
-
-    fn failed(&mut self, cause: io::Error) {
-        self.outlet.send(Message::ListenerFailed(cause));
-    }
+/// How clients of a service wait to be accepted.
+pub fn queue(network: &Network) -> Queue {
+    Queue { length: network.backlog, shares_port: network.share_port, tuning: Tuning { keepalive: network.keepalive } }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::access::Clerk;
 use super::stats::Board;
-use super::voice::{self, Scene, Voice};
+use super::voice::{self, Moment, Scene, Voice};
 use crate::config::{LogStyle, Service};
-use crate::core::msg::{Action, BackendId, Change, GroupId, Note, UpstreamId, View};
+use crate::core::msg::{Action, BackendId, BackendView, Change, GroupId, Note, UpstreamId, View};
 use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
@@ -123,6 +123,13 @@ impl Journal {
             | Note::Connected(_)
             | Note::DialFailed(..) => {}
         }
+    }
+
+    /// All backends as they are now, in list order.
+    pub fn tally(&mut self, views: &[BackendView]) {
+        let name = |view: &BackendView| self.names.get(view.id.0).map_or("", String::as_str);
+        let backends: Vec<_> = views.iter().map(|view| (name(view), *view)).collect();
+        self.voice.moment(&Moment::Tally { backends: &backends });
     }
 
     /// How a probe ended.

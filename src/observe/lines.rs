@@ -102,11 +102,18 @@ impl<L: Send + 'static> LineWriter<L> {
 }
 
 impl<L> Pen<L> {
-    /// The line is lost, and counted, when there is no room for it.
-    pub fn put(&self, line: L) {
-        if self.entries.try_send(Entry::Line(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+    /// False when there is no room for the line: it is lost, and counted.
+    pub fn put(&self, line: L) -> bool {
+        let put = self.entries.try_send(Entry::Line(line)).is_ok();
+        if !put {
+            self.lose();
         }
+        put
+    }
+
+    /// Counts a line that has not been made.
+    pub fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 //! client wait.
 
 pub mod access;
+pub mod dump;
 pub mod journal;
 pub mod lines;
 pub mod log;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::{LogStyle, LogTarget, Statuses};
 use crate::endpoint::Endpoint;
+use crate::listen::BindError;
 use crate::observe::words::system_words;
 
 /// Why the program could not start.
@@ -32,6 +33,8 @@ pub enum StartError {
         at: Endpoint,
         cause: io::Error,
     },
+    /// There is no listener, and none that could be bound later.
+    NowhereToListen,
     /// A backend is the proxy itself: every client would come back as a new one.
     Loop {
         backend: Endpoint,
@@ -43,6 +46,10 @@ pub enum StartError {
     Thread {
         cause: io::Error,
     },
+    PidFile {
+        path: PathBuf,
+        cause: io::Error,
+    },
 }
 
 impl StartError {
@@ -50,11 +57,15 @@ impl StartError {
     pub fn status(&self, statuses: &Statuses) -> u8 {
         match self {
             StartError::Resolve { .. } => statuses.resolve,
-            StartError::ResolveOwn { .. } | StartError::Listen { .. } | StartError::Control { .. } => statuses.listen,
+            StartError::ResolveOwn { .. }
+            | StartError::Listen { .. }
+            | StartError::NowhereToListen
+            | StartError::Control { .. } => statuses.listen,
             StartError::Log { .. }
             | StartError::AccessLog { .. }
             | StartError::Loop { .. }
-            | StartError::Thread { .. } => statuses.other,
+            | StartError::Thread { .. }
+            | StartError::PidFile { .. } => statuses.other,
         }
     }
 
@@ -75,6 +86,8 @@ impl StartError {
                 | StartError::AccessLog { .. }
                 | StartError::Loop { .. }
                 | StartError::Control { .. }
+                | StartError::NowhereToListen
+                | StartError::PidFile { .. }
                 | StartError::Thread { .. },
                 LogStyle::Bare,
             )
@@ -103,6 +116,7 @@ impl fmt::Display for StartError {
                 write!(f, "cannot resolve the address to listen on, {at}: {}", plain(cause))
             }
             StartError::Listen { at, cause } => write!(f, "cannot listen on {at}: {}", plain(cause)),
+            StartError::NowhereToListen => f.write_str("there is nothing to listen on"),
             StartError::Loop { backend } => {
                 write!(f, "cannot use {backend} as a backend: this proxy listens there itself")
             }
@@ -110,11 +124,28 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen for remote control on {at}: {}", plain(cause))
             }
             StartError::Thread { cause } => write!(f, "cannot start a thread: {}", plain(cause)),
+            StartError::PidFile { path, cause } => {
+                write!(f, "cannot write pid file {}: {}", path.display(), plain(cause))
+            }
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl StartError {
+    /// About a service's listener, or one of control.
+    pub(super) fn of_bind(
+        at: &Endpoint,
+        error: BindError,
+        taken: impl Fn(Endpoint, io::Error) -> StartError,
+    ) -> StartError {
+        match error {
+            BindError::Resolve(cause) => StartError::ResolveOwn { at: at.clone(), cause },
+            BindError::Bind(cause) => taken(at.clone(), cause),
+        }
+    }
+}
 
 /// Why the program did not end as it was told to, and the exit status that tells so.
 #[derive(Debug)]
@@ -126,6 +157,16 @@ pub struct Failure {
 impl Failure {
     pub(super) fn new(status: u8, why: impl fmt::Display) -> Failure {
         Failure { status, words: why.to_string() }
+    }
+
+    /// One that another process has explained.
+    pub(super) fn told(status: u8) -> Failure {
+        Failure { status, words: String::new() }
+    }
+
+    /// Whether it still has to be explained.
+    pub fn is_news(&self) -> bool {
+        !self.words.is_empty()
     }
 }
 

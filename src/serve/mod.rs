@@ -1,32 +1,39 @@
 //! From a configuration to a running program and back: bind everything, start, run, stop. What cannot work is found
 //! before the first client is accepted. The order of fields is the order of shutdown.
 
+mod background;
 mod bells;
 mod failure;
+mod pid_file;
+mod places;
+mod tally;
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use self::background::{Side, Tether};
 use self::bells::Bells;
 use self::failure::plain;
 pub use self::failure::{Failure, StartError};
-use crate::config::{Config, LogTarget, Service, Unresolved, Words};
+use self::pid_file::PidFile;
+use self::places::Bound;
+use self::tally::Tally;
+use crate::config::{Config, LogTarget, Service, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
 use crate::control::{Desk, Fixed, Server};
-use crate::core::msg::BackendId;
 use crate::endpoint::{Address, Endpoint};
 use crate::engine::inbox::Outlet;
-use crate::engine::resolve::Addresses;
 use crate::engine::script;
 use crate::engine::{Engine, Start};
 use crate::limits::{Limits, Readings};
-use crate::net::{Listener, Tuning};
+use crate::listen;
+use crate::net::{self, Listener, Queue, Tuning};
 use crate::observe::access::{AccessLog, Method};
+use crate::observe::dump::Dump;
 use crate::observe::lines::Reopener;
 use crate::observe::log::{self as logging, Logging};
 use crate::observe::voice::{self, Moment, Voice};
@@ -35,12 +42,15 @@ use crate::signals;
 /// A running proxy. Dropping it ends it as `quit force` would.
 pub struct Proxy {
     control: Option<Server>,
+    tally: Option<Tally>,
     engines: Vec<Engine>,
     desk: Desk,
     listening: Vec<Address>,
     controlled_at: Vec<Address>,
     voice: Box<dyn Voice>,
     access: Option<AccessLog>,
+    /// Only kept.
+    _dump: Option<Dump>,
     logging: Option<Logging>,
 }
 
@@ -50,7 +60,7 @@ impl Proxy {
     /// # Errors
     /// The first thing that cannot work; then nothing is left running.
     pub fn start(config: &Config) -> Result<Proxy, StartError> {
-        let limits = Readings::take().limits();
+        let limits = Readings::take().limits(config.services.len());
         let logging = logging::start(&config.log, &config.process.name)
             .map_err(|cause| StartError::Log { target: config.log.target.clone(), cause })?;
         match Proxy::start_services(config, &limits) {
@@ -71,18 +81,13 @@ impl Proxy {
         let mut voice = voice::of(config.log.style);
         voice.moment(&Moment::Starting { services: &config.services });
         // Control last: whoever reaches it can be sure that clients are listened for, too.
-        let bind = |service: &Service| {
-            let tuning = Tuning { keepalive: service.network.keepalive };
-            bind_all(&service.listeners, service.network.backlog, tuning, |at, cause| StartError::Listen { at, cause })
-        };
+        let bind = |service: &Service| Bound::bind(service, &mut *voice);
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         if let Some(directory) = &config.control.directory {
             let at = || Endpoint::Unix(directory.clone());
             make_shared(directory).map_err(|cause| StartError::Control { at: at(), cause })?;
         }
-        let control_listeners = bind_all(&config.control.listeners, CONTROL_BACKLOG, CONTROL_TUNING, |at, cause| {
-            StartError::Control { at, cause }
-        })?;
+        let control_listeners = bind_control(&config.control.listeners)?;
         let access = match &config.access_log {
             None => None,
             Some(path) => {
@@ -90,51 +95,55 @@ impl Proxy {
                 Some(log.map_err(|cause| StartError::AccessLog { path: path.clone(), cause })?)
             }
         };
+        let thread = |cause| StartError::Thread { cause };
+        let is_shown = |service: &Service| service.network.show_bytes;
+        let dump = config.services.iter().any(is_shown).then(|| Dump::start(&config.process.name));
+        let dump = dump.transpose().map_err(thread)?;
+        let room = limits.room(config.services.len());
         let mut engines = Vec::new();
         let mut listening = Vec::new();
-        for (service, listeners) in config.services.iter().zip(bound) {
-            let own: Vec<Address> = listeners.iter().filter_map(|listener| listener.address().ok()).collect();
-            let addresses = resolve_backends(service, &own)?;
+        for (service, bound) in config.services.iter().zip(bound) {
+            let addresses = bound.resolve_backends(service)?;
+            let own = bound.addresses();
             own.iter().for_each(|at| voice.moment(&Moment::Listening { service, at }));
             listening.extend(own);
             let method = if service.network.first_bytes == 0 { Method::Get } else { Method::Post };
             let engine = Engine::start(Start {
-                service: service.clone(),
-                listeners,
+                service: with_usable_source(service, &config.process.name),
+                listeners: bound.listeners,
+                unbound: bound.later,
                 addresses,
-                room: limits.room(),
+                room: room.clone(),
                 style: config.log.style,
                 clerk: access.as_ref().map(|log| log.clerk(method)),
+                display: dump.as_ref().filter(|_| is_shown(service)).map(Dump::display),
             });
-            engines.push(engine.map_err(|cause| StartError::Thread { cause })?);
+            engines.push(engine.map_err(thread)?);
             if let Some(script) = &service.script
                 && let Err(e) = script::look_at(script)
             {
-                let words = format!("switch script {} cannot be run now: {}", script.display(), plain(&e));
-                log::warn!("{words}");
-                eprintln!("{}: warning: {words}", config.process.name);
+                warn(
+                    &config.process.name,
+                    &format!("switch script {} cannot be run now: {}", script.display(), plain(&e)),
+                );
             }
         }
-        let (Some(service), Some(engine)) = (config.services.first(), engines.first()) else {
-            return Err(StartError::Thread { cause: io::Error::other("no service is configured") });
-        };
-        let desk = Desk {
-            outlet: engine.outlet(),
-            board: engine.board(),
-            refresher: engine.refresher(),
-            addresses: engine.addresses(),
-            fixed: Fixed::of(config, service, limits.to_string()).into(),
-        };
+        let desk = desk(config, &engines, limits.to_string())?;
         let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
-        let control = Server::start(control_listeners, &desk).map_err(|cause| StartError::Thread { cause })?;
+        let control = Server::start(control_listeners, &desk).map_err(thread)?;
+        let outlets = engines.iter().map(Engine::outlet).collect();
+        let tally = config.process.tally.map(|every| Tally::start(every, outlets)).transpose().map_err(thread)?;
+        let voice = voice::of(config.log.style);
         let mut proxy = Proxy {
             control: Some(control),
+            tally,
             engines,
             desk,
             listening,
             controlled_at,
-            voice: voice::of(config.log.style),
+            voice,
             access,
+            _dump: dump,
             logging: None,
         };
         proxy.voice.moment(&Moment::Started { listening: &proxy.listening, room: &limits.to_string() });
@@ -177,6 +186,7 @@ impl Proxy {
                 result = Err(e);
             }
         }
+        self.tally = None;
         // Whoever is being answered gets the rest of the answer.
         self.control = None;
         self.voice.moment(&Moment::Ended);
@@ -193,20 +203,35 @@ impl Proxy {
     }
 }
 
-/// Runs the program until it is told to end: by `quit`, or by a signal.
+/// Runs the program until it is told to end: by `quit`, or by a signal. One that is to leave the terminal is run by
+/// another process; this one returns when that is up. `warnings` are for standard error.
 ///
 /// # Errors
 /// Why it could not start or go on, with the exit status for that.
-pub fn run(config: &Config) -> Result<(), Failure> {
+pub fn run(config: &Config, warnings: &[String]) -> Result<(), Failure> {
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
-    let statuses = config.process.statuses;
-    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
-    attend(config, proxy).map_err(|e| Failure::new(statuses.other, e))
+    let name = &config.process.name;
+    let speak = || warnings.iter().for_each(|words| complain(&format!("{name}: warning: {words}")));
+    if !config.process.background {
+        speak();
+        return run_here(config, None);
+    }
+    match background::enter(config)? {
+        Side::Terminal => Ok(()),
+        Side::Background(tether) => {
+            speak();
+            let fixed = background::with_fixed_paths(config);
+            let fixed = fixed.map_err(|e| Failure::new(config.process.statuses.other, e))?;
+            run_here(&fixed, Some(tether))
+        }
+    }
 }
 
-/// Sees to signals and the console until the end.
-fn attend(config: &Config, proxy: Proxy) -> io::Result<()> {
+/// Runs the program in this process; `tether` is cut when everything is up.
+fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
+    let statuses = config.process.statuses;
+    let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
     let interrupts = Interrupts::default();
     let mut bells = Bells {
         outlets: proxy.outlets(),
@@ -215,10 +240,20 @@ fn attend(config: &Config, proxy: Proxy) -> io::Result<()> {
         voice: voice::of(config.log.style),
         process: config.process.clone(),
     };
-    let _signals = signals::Listener::start(move |signal| bells.heed(signal))?;
+    let other = |e: io::Error| Failure::new(statuses.other, plain(&e));
+    let _signals = signals::Listener::start(move |signal| bells.heed(signal)).map_err(other)?;
+    let _pid_file = PidFile::of(config).map_err(|cause| {
+        let e = StartError::PidFile { path: config.process.pid_file.clone().unwrap_or_default(), cause };
+        log::error!("{e}");
+        Failure::new(e.status(&statuses), e)
+    })?;
     // After the signals: its first line may be followed by Ctrl-C.
-    let _console = if config.control.console { Console::start(proxy.desk().clone(), interrupts)? } else { None };
-    proxy.wait()
+    let console = config.control.console.then(|| Console::start(proxy.desk().clone(), interrupts));
+    let _console = console.transpose().map_err(other)?.flatten();
+    if let Some(tether) = tether {
+        tether.cut().map_err(other)?;
+    }
+    proxy.wait().map_err(other)
 }
 
 /// Makes a directory in which everybody may have sockets of their own, unless it is there.
@@ -239,54 +274,51 @@ const CONTROL_BACKLOG: i32 = 128;
 /// An operator whose machine has vanished is noticed after this and four unanswered probes.
 const CONTROL_TUNING: Tuning = Tuning { keepalive: Some(Duration::from_secs(60)) };
 
-fn bind_all(
-    endpoints: &[Endpoint],
-    backlog: i32,
-    tuning: Tuning,
-    error: impl Fn(Endpoint, io::Error) -> StartError,
-) -> Result<Vec<Listener>, StartError> {
+fn bind_control(endpoints: &[Endpoint]) -> Result<Vec<Listener>, StartError> {
+    let queue = Queue { length: CONTROL_BACKLOG, shares_port: false, tuning: CONTROL_TUNING };
     let mut bound = Vec::new();
     for at in endpoints {
-        let addresses = at.resolve().map_err(|cause| StartError::ResolveOwn { at: at.clone(), cause })?;
-        for address in addresses {
-            bound.push(Listener::bind(&address, backlog, tuning).map_err(|cause| error(at.clone(), cause))?);
-        }
+        let listeners = listen::bind(at, queue);
+        bound.extend(listeners.map_err(|e| StartError::of_bind(at, e, |at, cause| StartError::Control { at, cause }))?);
     }
     Ok(bound)
 }
 
-/// The addresses of all backends, none of which may be one of our `own`.
-fn resolve_backends(service: &Service, own: &[Address]) -> Result<Addresses, StartError> {
-    let endpoints = service.backends().map(|backend| &backend.endpoint);
-    let addresses = match service.network.unresolved {
-        Unresolved::Unreachable => Ok(Addresses::resolve_what_can_be(endpoints)),
-        Unresolved::Error => Addresses::resolve(endpoints),
+/// What commands work with: they talk to the first service, and end all.
+fn desk(config: &Config, engines: &[Engine], room: String) -> Result<Desk, StartError> {
+    let (Some(service), Some(engine)) = (config.services.first(), engines.first()) else {
+        return Err(StartError::NowhereToListen);
     };
-    let addresses = addresses.map_err(|e| {
-        let active = service.upstreams.first();
-        let is_active = active.is_some_and(|active| active.backends().any(|backend| backend.endpoint == e.endpoint));
-        let role = if is_active { "active" } else { "standby" };
-        StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
-    })?;
-    for (number, backend) in service.backends().enumerate() {
-        let reached = addresses.of(BackendId(number));
-        if own.iter().any(|own| reached.iter().any(|address| is_same(own, address))) {
-            return Err(StartError::Loop { backend: backend.endpoint.clone() });
-        }
-    }
-    Ok(addresses)
+    Ok(Desk {
+        outlet: engine.outlet(),
+        board: engine.board(),
+        others: engines[1..].iter().map(|engine| (engine.outlet(), engine.board())).collect(),
+        refresher: engine.refresher(),
+        addresses: engine.addresses(),
+        fixed: Fixed::of(config, service, room).into(),
+    })
 }
 
-/// Whether dialling `to` ends at the listener `own`, as far as can be told without asking which addresses this machine
-/// has.
-fn is_same(own: &Address, to: &Address) -> bool {
-    match (own, to) {
-        (Address::Tcp(own), Address::Tcp(to)) => {
-            let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-            let reaches = own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback();
-            own.port() == to.port() && reaches
-        }
-        (Address::Unix(own), Address::Unix(to)) => own == to,
-        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+/// The service, without a source address that this machine does not have: connections come then from wherever the system
+/// lets them come from.
+fn with_usable_source(service: &Service, name: &str) -> Service {
+    let mut service = service.clone();
+    if let Some(source) = service.network.source
+        && let Err(e) = net::can_be_source(source)
+    {
+        warn(name, &format!("connections cannot come from {source}, which is ignored: {}", plain(&e)));
+        service.network.source = None;
     }
+    service
+}
+
+/// To the log, and to whoever has typed the command.
+fn warn(name: &str, words: &str) {
+    log::warn!("{words}");
+    complain(&format!("{name}: warning: {words}"));
+}
+
+/// Standard error may be closed, which is no reason to do anything else than what was going to be done.
+fn complain(words: &str) {
+    writeln!(io::stderr(), "{words}").ok();
 }

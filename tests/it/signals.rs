@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::backend::Backend;
+use crate::program::Program;
 use crate::proxy::Proxy;
+use crate::service::connect;
 use crate::support::{SOON, TempDir, eventually};
 use crate::talk::{Session, is_turned_away, served_by};
 
@@ -168,6 +170,34 @@ fn sigterm_during_a_switch_undoes_it_first_and_leaves_no_script_behind() {
     drop(held);
     assert_eq!(proxy.wait().code(), Some(0));
     assert_eq!(b.connections(), 0);
+}
+
+#[test]
+fn sigquit_is_sigterm() {
+    let (mut proxy, _backends) = proxy(&["--grace", "1000"]);
+    let mut client = client(&proxy);
+    proxy.signal(Signal::QUIT);
+    refuses_clients(&proxy);
+    assert_eq!(served_by(&mut client), "A", "who is connected may finish");
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(proxy.log().contains("signal received: SIGQUIT"));
+}
+
+#[test]
+fn sighup_and_sigint_are_sigterm_where_they_mean_that() {
+    let server = Backend::echo("A");
+    let backend = format!("backend={}", server.address());
+    for (word, signal) in [("hangup=stop", Signal::HUP), ("interrupt=stop", Signal::INT)] {
+        let mut program = Program::start(&[&backend, word], |_| {});
+        let mut client = connect(program.address());
+        assert_eq!(served_by(&mut client), "A");
+        program.signal(signal);
+        eventually(SOON, "nobody new is taken", || TcpStream::connect(program.address()).is_err());
+        assert_eq!(served_by(&mut client), "A", "{word}: who is connected may finish");
+        drop(client);
+        assert_eq!(program.wait().code(), Some(0), "{word}");
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub fn is_served(mut client: &TcpStream) -> bool {
 /// The same command, run by a program that prepares something and then becomes it.
 pub fn become_by(command: &mut Command, program: &str, words: &[&str]) {
     let mut prepared = Command::new(program);
+    prepared.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     prepared.args(words).arg(command.get_program()).args(command.get_args());
     prepared.current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
     *command = prepared;

@@ -22,7 +22,7 @@ fn the_exit_status_tells_what_was_in_the_way() {
         let mut config = config(vec![service]);
         config.process.statuses = STATUSES;
         config.log.target = log.map_or(LogTarget::Nowhere, |path| LogTarget::File(path.into()));
-        let failure = serve::run(&config).unwrap_err();
+        let failure = serve::run(&config, &[]).unwrap_err();
         (failure.status, failure.to_string())
     };
     let (status, words) = failure("nosuch.invalid:9", None, None);

@@ -21,7 +21,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engine", &["config", "core", "endpoint", "listen", "net", "observe", "threads"]),
     ("control", &["config", "core", "endpoint", "engine", "listen", "net", "observe", "settings", "threads"]),
     ("limits", &["engine"]),
-    ("serve", &["config", "control", "core", "endpoint", "engine", "limits", "net", "observe", "signals", "threads"]),
+    (
+        "serve",
+        &[
+            "config", "control", "core", "endpoint", "engine", "limits", "listen", "net", "observe", "signals",
+            "threads",
+        ],
+    ),
     ("cli", &["config", "control", "demo", "endpoint", "net", "observe", "settings"]),
     ("demo", &["cli", "config", "control", "endpoint", "serve", "signals", "threads"]),
     ("lib", &[]),

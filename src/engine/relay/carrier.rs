@@ -68,7 +68,7 @@ impl Carrier {
             alarms: Alarms::default(),
             yielding: VecDeque::new(),
             reports: Vec::new(),
-            tools: Tools::new(gear.pipes, gear.idle_timeout),
+            tools: Tools::new(gear.pipes, gear.idle_timeout, gear.display),
             tidy_at: None,
             first_size: gear.first_size,
         })

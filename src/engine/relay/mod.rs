@@ -27,6 +27,7 @@ use std::time::Duration;
 use self::carrier::Carrier;
 pub use self::mailbox::{Mailbox, Order};
 use super::dispatch::Dispatcher;
+use crate::observe::dump::Display;
 use crate::threads;
 
 /// What the threads work by.
@@ -38,6 +39,8 @@ pub struct Gear {
     pub first_size: Arc<AtomicUsize>,
     /// See `Network::idle_timeout`.
     pub idle_timeout: Option<Duration>,
+    /// Where everything that passes is shown.
+    pub display: Option<Display>,
 }
 
 /// The threads. Dropping it cuts whoever is left and joins them.

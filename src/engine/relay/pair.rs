@@ -16,6 +16,7 @@ use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
 use crate::engine::inbox::{Ending, Flow};
 use crate::net::Stream;
+use crate::observe::dump::Sender;
 
 /// Both connections of a granted client.
 #[derive(Debug)]
@@ -59,8 +60,8 @@ impl Pair {
         Pair {
             client: Side::new(client),
             backend: Side::new(backend),
-            up: Way::default(),
-            down: Way::default(),
+            up: Way::from(Sender::Client),
+            down: Way::from(Sender::Backend),
             flow,
             up_ended: false,
             down_ended: false,

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use super::pipes::{self, Pipe, Pipes};
 use super::side::Side;
+use crate::observe::dump::{Display, Sender};
 
 /// A direction's progress.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Way {
+    sender: Sender,
     /// Bytes passed on.
     pub moved: u64,
     cargo: Cargo,
@@ -47,6 +49,8 @@ pub struct Tools {
     pub first_size: usize,
     /// See `Network::idle_timeout`.
     pub idle_timeout: Option<Duration>,
+    /// Where everything that passes is shown. It is copied then, whatever its amount.
+    pub display: Option<Display>,
 }
 
 /// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
@@ -79,13 +83,18 @@ const TURN: usize = 512 * 1024;
 
 impl Tools {
     /// `pipes` bounds how many are open at once.
-    pub fn new(pipes: usize, idle_timeout: Option<Duration>) -> Tools {
+    pub fn new(pipes: usize, idle_timeout: Option<Duration>, display: Option<Display>) -> Tools {
         let scratch = vec![0; LARGEST].into_boxed_slice();
-        Tools { scratch, pipes: Pipes::new(pipes), first_size: 1, idle_timeout }
+        Tools { scratch, pipes: Pipes::new(pipes), first_size: 1, idle_timeout, display }
     }
 }
 
 impl Way {
+    /// What this one sends.
+    pub fn from(sender: Sender) -> Way {
+        Way { sender, moved: 0, cargo: Cargo::Nothing, size: 0, full: 0 }
+    }
+
     /// Moves bytes until there are none, there is no room, or the turn is over.
     ///
     /// # Errors
@@ -152,6 +161,7 @@ impl Way {
     /// Reads once and passes on what the other side takes.
     fn load(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Loaded, Failed> {
         if self.full >= SETTLED
+            && tools.display.is_none()
             && from.can_splice_to(to)
             && let Some(pipe) = tools.pipes.take()
         {
@@ -163,7 +173,16 @@ impl Way {
     fn copy(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Loaded, Failed> {
         self.size = self.size.max(tools.first_size);
         let buffer = &mut tools.scratch[..self.size];
-        let length = match from.read(buffer) {
+        let read = from.read(buffer);
+        if let Some(display) = &tools.display {
+            match &read {
+                Ok(Some(0)) => display.end(self.sender),
+                Ok(Some(length)) => display.bytes(self.sender, &buffer[..*length]),
+                Ok(None) => {}
+                Err(_) => display.failure(self.sender),
+            }
+        }
+        let length = match read {
             Ok(Some(0)) => return Ok(Loaded::End),
             Ok(Some(length)) => length,
             Ok(None) => return Ok(Loaded::Some),

@@ -7,13 +7,13 @@ mod web;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::journal::{Facts, Place};
 use super::stats::Board;
 use crate::config::{LogStyle, Service};
-use crate::core::msg::{BackendId, Note, UpstreamId};
-use crate::endpoint::Address;
+use crate::core::msg::{BackendId, BackendView, Note, UpstreamId};
+use crate::endpoint::{Address, Endpoint};
 
 /// Lines of a voice have this target: in styles other than [`LogStyle::Origin`] nobody else's are written, except
 /// warnings and errors.
@@ -71,10 +71,21 @@ pub enum Moment<'a> {
         service: &'a Service,
         at: &'a Address,
     },
+    /// One could not be bound, and is tried again after this time.
+    BindFailed {
+        service: &'a Service,
+        at: &'a Endpoint,
+        cause: &'a io::Error,
+        again: Duration,
+    },
     /// Everything is up; how many clients there is room for.
     Started {
         listening: &'a [Address],
         room: &'a str,
+    },
+    /// The backends of a service by name, in list order, every so often.
+    Tally {
+        backends: &'a [(&'a str, BackendView)],
     },
     /// SIGHUP, where it means this.
     Reopening,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 
 use super::{Moment, Scene, Voice};
-use crate::core::msg::{BackendId, Change, DialFailure, Note, Outcome, ScriptEnd, Why};
+use crate::core::msg::{BackendId, BackendView, Change, DialFailure, Note, Outcome, ScriptEnd, Totals, Why};
 use crate::observe::journal::Facts;
 use crate::observe::words::system_words;
 use crate::seldom::Seldom;
@@ -98,7 +98,14 @@ impl Voice for Origin {
                 let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 info!("{name} {} started: listening on {listening}, room for {room}", env!("CARGO_PKG_VERSION"));
             }
-            Moment::Reopening => info!("SIGHUP: opening the log file again"),
+            Moment::BindFailed { service, at, cause, again } => warn!(
+                "service {}: cannot listen on {at}: {}; tried again in {}",
+                service.name,
+                system_words(cause),
+                seconds(*again)
+            ),
+            Moment::Tally { backends } => backends.iter().for_each(|(name, backend)| tally(name, backend)),
+            Moment::Reopening => info!("SIGHUP: opening the log files again"),
             Moment::Signal { name } => info!("signal received: {name}"),
             Moment::Ended => info!("{name} ended"),
         }
@@ -153,6 +160,19 @@ impl Origin {
             seconds(facts.granted.map_or_else(|| facts.accepted.elapsed(), |at| at.duration_since(facts.accepted))),
         );
     }
+}
+
+fn tally(name: &str, backend: &BackendView) {
+    let state = match (backend.enabled, backend.failed) {
+        (false, _) => "disabled",
+        (true, true) => "failed",
+        (true, false) => "good",
+    };
+    let BackendView { granted, totals, .. } = backend;
+    let Totals { connections, errors, up, down, .. } = totals;
+    info!(
+        "backend {name} is {state}: {granted} clients, {connections} so far, {errors} errors, {up} bytes up, {down} down"
+    );
 }
 
 fn client_line(id: u64, facts: Option<&Facts>, words: impl FnOnce(&Facts) -> String) {

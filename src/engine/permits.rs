@@ -1,0 +1,58 @@
+//! How many clients the process has room for: one count for all services, from the moment a client is accepted until it
+//! is gone (promise 5).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Permits to be here. Cheap to clone; all clones share one count.
+#[derive(Clone, Debug)]
+pub struct Permits(Arc<Count>);
+
+#[derive(Debug)]
+struct Count {
+    /// 0 <= `taken` <= `most`.
+    taken: AtomicUsize,
+    most: usize,
+}
+
+/// One client's. Given back when dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<Count>);
+
+impl Permits {
+    pub fn new(most: usize) -> Permits {
+        Permits(Arc::new(Count { taken: AtomicUsize::new(0), most }))
+    }
+
+    /// One more, if there is room.
+    pub fn take(&self) -> Option<Permit> {
+        let more = |taken: usize| (taken < self.0.most).then_some(taken + 1);
+        let taken = self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Permit(Arc::clone(&self.0)))
+    }
+
+    /// How many there are.
+    pub fn most(&self) -> usize {
+        self.0.most
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_as_there_is_room_for_and_one_given_back_is_there_for_the_next() {
+        let permits = Permits::new(2);
+        let (first, second) = (permits.take(), permits.clone().take());
+        assert!(first.is_some() && second.is_some() && permits.take().is_none());
+        drop(first);
+        assert!(permits.take().is_some());
+    }
+}

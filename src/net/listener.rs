@@ -1,0 +1,162 @@
+//! Sockets that accept, over TCP and Unix alike.
+
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Socket, Type};
+
+use super::{Stream, Tuning, plain_address, socket_address, tune};
+use crate::endpoint::Address;
+
+/// A socket that accepts.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    is_tcp: bool,
+    /// Removed when the listener is dropped.
+    path: Option<PathBuf>,
+}
+
+/// How clients wait to be accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue {
+    /// The length given to `listen(2)`; the system has a maximum of its own (`net.core.somaxconn`).
+    pub length: i32,
+    /// Other processes may listen on the same address if they want that, too: each has a queue, and the system spreads
+    /// new clients over them. Not of Unix sockets.
+    pub shares_port: bool,
+    /// Options of every connection that is accepted. On Linux they are inherited, which saves each client six calls; they
+    /// are set before anybody can connect.
+    pub tuning: Tuning,
+}
+
+impl Listener {
+    /// Binds and listens, with address reuse. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
+    /// a stale file at its path is replaced, one that somebody still listens on is not.
+    ///
+    /// # Errors
+    /// What the system says: in use, no permission, no such address.
+    pub fn bind(at: &Address, queue: Queue) -> io::Result<Listener> {
+        let (address, domain) = socket_address(at)?;
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        let path = match at {
+            Address::Tcp(tcp) => {
+                socket.set_reuse_address(true)?;
+                if queue.shares_port {
+                    socket.set_reuse_port(true)?;
+                }
+                if tcp.is_ipv6() {
+                    socket.set_only_v6(!tcp.ip().is_unspecified())?;
+                }
+                socket.bind(&address)?;
+                None
+            }
+            Address::Unix(path) => {
+                remove_stale(path)?;
+                // The mode is set before anybody can connect: until `listen` connections are refused.
+                socket.bind(&address)?;
+                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+                Some(path.clone())
+            }
+        };
+        let listener = Listener { socket, is_tcp: path.is_none(), path };
+        if listener.is_tcp {
+            tune(&listener.socket, queue.tuning)?;
+        }
+        listener.socket.listen(queue.length)?;
+        Ok(listener)
+    }
+
+    /// Waits for a client. The stream does not wait: splice(2) asks the socket itself whether it may.
+    ///
+    /// # Errors
+    /// What `accept(2)` says; `EINVAL` after [`Listener::stop`].
+    pub fn accept(&self) -> io::Result<(Stream, Address)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
+        let stream = Stream { socket, is_tcp: self.is_tcp };
+        Ok((stream, plain_address(&peer)))
+    }
+
+    /// Stops listening and wakes the threads in `accept`.
+    pub fn stop(&self) {
+        self.socket.shutdown(Shutdown::Both).ok();
+    }
+
+    /// Where it listens, with the port the system chose if it was asked to.
+    ///
+    /// # Errors
+    /// Never on a bound socket.
+    pub fn address(&self) -> io::Result<Address> {
+        Ok(plain_address(&self.socket.local_addr()?))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Somebody may have removed it already, which is just as well.
+            std::fs::remove_file(path).ok();
+        }
+    }
+}
+
+/// A socket file nobody listens on is left over from a process that was killed.
+fn remove_stale(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::from(Errno::ADDRINUSE)),
+        Err(_) => std::fs::remove_file(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PLAIN: Tuning = Tuning { keepalive: None };
+
+    fn bind(at: &Address, queue: Queue) -> io::Result<Listener> {
+        Listener::bind(at, queue)
+    }
+
+    fn connects(to: &Address) -> io::Result<TcpStream> {
+        let Address::Tcp(to) = to else { panic!("{to} is no TCP address") };
+        TcpStream::connect_timeout(to, Duration::from_secs(20))
+    }
+
+    #[test]
+    fn the_longest_queue_is_as_long_as_the_system_allows() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = bind(&anywhere, Queue { length: i32::MAX, shares_port: false, tuning: PLAIN }).unwrap();
+        let at = listener.address().unwrap();
+        let few_enough_for_our_descriptors = most.min(400);
+        let clients: Vec<_> = (0..few_enough_for_our_descriptors).map(|_| connects(&at).unwrap()).collect();
+        assert_eq!(clients.len(), few_enough_for_our_descriptors, "nobody has accepted one of them");
+    }
+
+    #[test]
+    fn a_port_is_shared_by_those_who_both_want_it() {
+        let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let [sharing, alone] = [true, false].map(|shares_port| Queue { length: 8, shares_port, tuning: PLAIN });
+        let first = bind(&anywhere, sharing).unwrap();
+        let at = first.address().unwrap();
+        assert_eq!(bind(&at, alone).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let second = bind(&at, sharing).unwrap();
+        drop(first);
+        let _client = connects(&at).unwrap();
+        second.accept().unwrap();
+    }
+}

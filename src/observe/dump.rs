@@ -1,0 +1,179 @@
+//! Everything that passes, shown on standard output. A reader there that is slow, stopped or gone costs what it would
+//! have seen, which is counted and told, and never makes a client wait.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::lines::{self, LineWriter, Pen};
+
+/// Who has sent something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    Client,
+    Backend,
+}
+
+/// What one read has brought.
+#[derive(Debug)]
+struct Chunk {
+    sender: Sender,
+    read: Read,
+}
+
+#[derive(Debug)]
+enum Read {
+    Bytes(Vec<u8>),
+    End,
+    Failed,
+}
+
+/// The running dump. Dropping it shows what is waiting, if somebody takes it within a second.
+pub struct Dump {
+    writer: LineWriter<Chunk>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Shows what is read, from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Display {
+    pen: Pen<Chunk>,
+    /// Bytes that nobody has taken yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// So many bytes may wait for whoever reads standard output: the rest of a large answer, while a pager stands still.
+const MOST: usize = 16 << 20;
+/// Columns; a line is broken after the character that fills more.
+const COLUMNS: usize = 80;
+
+impl Dump {
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(name: &str) -> io::Result<Dump> {
+        let waiting = Arc::<AtomicUsize>::default();
+        let sink = Sink { waiting: Arc::clone(&waiting) };
+        let hangs = format!("{name}: nobody reads standard output; what was to be shown is lost");
+        Ok(Dump { writer: LineWriter::start("dump", sink, hangs)?, waiting })
+    }
+
+    pub fn display(&self) -> Display {
+        Display { pen: self.writer.pen(), waiting: Arc::clone(&self.waiting) }
+    }
+}
+
+impl Display {
+    pub fn bytes(&self, sender: Sender, bytes: &[u8]) {
+        if self.waiting.load(Ordering::Relaxed) + bytes.len() > MOST {
+            return self.pen.lose();
+        }
+        self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        if !self.pen.put(Chunk { sender, read: Read::Bytes(bytes.to_vec()) }) {
+            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    }
+
+    pub fn end(&self, sender: Sender) {
+        self.pen.put(Chunk { sender, read: Read::End });
+    }
+
+    pub fn failure(&self, sender: Sender) {
+        self.pen.put(Chunk { sender, read: Read::Failed });
+    }
+}
+
+struct Sink {
+    waiting: Arc<AtomicUsize>,
+}
+
+impl lines::Sink<Chunk> for Sink {
+    fn write(&mut self, chunk: &Chunk, lost: u64) -> io::Result<()> {
+        let notice = if lost > 0 { format!("({lost} reads before this one are not shown)\n") } else { String::new() };
+        let shown = format!("{notice}{chunk}");
+        let mut out = io::stdout().lock();
+        let written = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+        if let Read::Bytes(bytes) = &chunk.read {
+            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn complain(&self, words: &str) {
+        log::warn!("{words}");
+    }
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("standard output, where bytes are to be shown")
+    }
+}
+
+/// A line `-> N` or `-< N`, then the bytes: what can be printed as it is, `\` twice, all else as `\` and two hexadecimal
+/// digits. Lines are broken after a line feed and when they are full.
+impl fmt::Display for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arrow = match self.sender {
+            Sender::Client => "->",
+            Sender::Backend => "-<",
+        };
+        let bytes = match &self.read {
+            Read::Bytes(bytes) => bytes.as_slice(),
+            Read::End => return write!(f, "{arrow} 0\n\n"),
+            Read::Failed => return write!(f, "{arrow} -1\n\n"),
+        };
+        writeln!(f, "{arrow} {}", bytes.len())?;
+        let mut column = 0;
+        for &byte in bytes {
+            match byte {
+                b'\\' => f.write_str("\\\\")?,
+                b' '..=b'~' => f.write_char(char::from(byte))?,
+                _ => write!(f, "\\{byte:02X}")?,
+            }
+            column += match byte {
+                b'\\' => 2,
+                b' '..=b'~' => 1,
+                _ => 3,
+            };
+            if byte == b'\n' || column > COLUMNS {
+                f.write_char('\n')?;
+                column = 0;
+            }
+        }
+        f.write_char('\n')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(bytes: &[u8]) -> String {
+        Chunk { sender: Sender::Client, read: Read::Bytes(bytes.to_vec()) }.to_string()
+    }
+
+    #[test]
+    fn what_can_be_printed_is_and_all_else_is_hexadecimal() {
+        assert_eq!(shown(b"a b~\\c\x00\x7f\xff"), "-> 9\na b~\\\\c\\00\\7F\\FF\n");
+        assert_eq!(shown(b"GET /\r\nx"), "-> 8\nGET /\\0D\\0A\nx\n");
+        assert_eq!(Chunk { sender: Sender::Backend, read: Read::Bytes(b"x".to_vec()) }.to_string(), "-< 1\nx\n");
+    }
+
+    #[test]
+    fn an_end_and_a_failure_are_reads_of_nothing() {
+        assert_eq!(Chunk { sender: Sender::Client, read: Read::End }.to_string(), "-> 0\n\n");
+        assert_eq!(Chunk { sender: Sender::Backend, read: Read::Failed }.to_string(), "-< -1\n\n");
+    }
+
+    #[test]
+    fn a_line_is_broken_when_more_than_80_columns_are_filled() {
+        let text = shown(&[b'x'; 81 + 80]);
+        assert_eq!(text, format!("-> 161\n{}\n{}\n", "x".repeat(81), "x".repeat(80)));
+        assert_eq!(shown(&[0; 27]), format!("-> 27\n{}\n\n", "\\00".repeat(27)));
+    }
+}

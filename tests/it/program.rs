@@ -1,0 +1,144 @@
+//! This test binary as a program of its own: `serve::run` with a `Config` from a few words. For what concerns a whole
+//! process (signals, standard output, the background) and has no flag in some command line.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use cbpx::config::{Config, LogTarget, OnHangup, OnInterrupt, Service, Statuses, Unresolved};
+use cbpx::endpoint::Endpoint;
+use cbpx::serve;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::Killed;
+use crate::service::{config, service};
+use crate::support::{Reserved, SOON, TempDir, eventually};
+
+const WORDS: &str = "CBPX_TEST_PROGRAM";
+
+/// A command that runs it with these words, `key=value` each; a word `service` begins another service.
+pub fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "program::this_is_no_test_but_a_program", "--ignored", "--nocapture", "--quiet"]);
+    command.env(WORDS, words.join("\n")).stdin(Stdio::null());
+    command
+}
+
+#[test]
+#[ignore = "a program that other tests start"]
+fn this_is_no_test_but_a_program() {
+    let Ok(words) = env::var(WORDS) else { return };
+    let config = configuration(&words);
+    let status = match serve::run(&config, &[]) {
+        Ok(()) => 0,
+        Err(failure) => {
+            if failure.is_news() {
+                eprintln!("{}: {failure}", config.process.name);
+            }
+            failure.status
+        }
+    };
+    std::process::exit(status.into());
+}
+
+fn configuration(words: &str) -> Config {
+    let services = words.split("\nservice\n").map(one_service).collect();
+    let mut config = config(services);
+    config.process.name = "tester".to_owned();
+    config.process.statuses = Statuses { resolve: 65, listen: 71, other: 69 };
+    for (key, value) in words.lines().filter_map(|word| word.split_once('=')) {
+        match key {
+            "log" => config.log.target = LogTarget::File(value.into()),
+            "access" => config.access_log = Some(value.into()),
+            "pid" => config.process.pid_file = Some(value.into()),
+            "tally" => config.process.tally = Some(seconds(value)),
+            "background" => config.process.background = true,
+            "hangup" => config.process.on_hangup = OnHangup::Stop,
+            "interrupt" => config.process.on_interrupt = OnInterrupt::Stop,
+            _ => {}
+        }
+    }
+    config
+}
+
+fn one_service(words: &str) -> Service {
+    let values = |name: &str| {
+        let words = words.lines().filter_map(|word| word.split_once('='));
+        words.filter(|(key, _)| *key == name).map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let mut service = service(&values("backend"));
+    let listen = |text: &&str| text.parse::<Endpoint>().unwrap();
+    service.listeners = values("listen").iter().map(listen).collect();
+    service.grace = SOON;
+    let network = &mut service.network;
+    network.unresolved = Unresolved::Unreachable;
+    network.show_bytes = !values("show").is_empty();
+    network.share_port = !values("share").is_empty();
+    network.source = values("source").first().map(|source| source.parse().unwrap());
+    network.bind_retry = values("retry").first().map(|retry| seconds(retry));
+    network.first_bytes = values("first_bytes").first().map_or(0, |number| number.parse().unwrap());
+    service
+}
+
+fn seconds(text: &str) -> Duration {
+    Duration::from_secs_f64(text.parse().unwrap())
+}
+
+/// It, running, with a directory of its own as the current one.
+pub struct Program {
+    pub child: Killed,
+    pub dir: TempDir,
+    port: Reserved,
+}
+
+impl Program {
+    /// Starts it and waits until it accepts clients.
+    pub fn start(words: &[&str], adjust: impl FnOnce(&mut Command)) -> Program {
+        let (dir, port) = (TempDir::new("program"), Reserved::new());
+        let listen = format!("listen=127.0.0.1:{}", port.port());
+        let mut command = command(&[&[listen.as_str()], words].concat());
+        command.current_dir(dir.path());
+        adjust(&mut command);
+        let mut program = Program { child: Killed(command.spawn().unwrap()), dir, port };
+        eventually(SOON, "it accepts clients", || {
+            let ended = program.child.0.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {ended:?}");
+            TcpStream::connect(program.address()).is_ok()
+        });
+        program
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port.port()).into()
+    }
+
+    /// Sends a signal, which is caught once clients are accepted and a moment has passed.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.0.id();
+        catches(pid, signal);
+        kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually(SOON, "it ends", || {
+            status = self.child.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
+    }
+}
+
+/// Waits until a process has a handler for this signal.
+pub fn catches(pid: u32, signal: Signal) {
+    eventually(SOON, "the signal is caught", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+    });
+}

@@ -15,6 +15,7 @@ mod ctl;
 mod demo;
 mod dump;
 mod ends;
+mod fproxy;
 mod histories;
 mod hold;
 mod hostile;

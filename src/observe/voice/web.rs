@@ -63,6 +63,11 @@ impl Voice for Web {
         let name = env!("CARGO_PKG_NAME");
         match moment {
             Moment::Starting { .. } | Moment::Listening { .. } => {}
+            Moment::BindFailed { at, cause, .. } => {
+                error!(target: TARGET, "cannot listen on {at}: {}", system_words(cause));
+            }
+            // Nobody asks a program with this voice for one.
+            Moment::Tally { .. } => {}
             Moment::Started { listening, room } => {
                 let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let version = env!("CARGO_PKG_VERSION");

@@ -77,13 +77,6 @@ impl Listening {
         }
         Ok(listening)
     }
-
-    /// Nobody new gets in, and whoever waits to be accepted still is.
-    pub fn turn_away(&self) {
-        if let Err(e) = self.listener.turn_away() {
-            log::warn!("clients that come now may be refused: {e}");
-        }
-    }
 }
 
 impl Drop for Listening {

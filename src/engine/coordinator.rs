@@ -131,9 +131,6 @@ impl Coordinator {
             Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
             Message::Tally => self.dispatcher.tally(),
             Message::Bound(listener) => self.open(listener),
-            Message::TurnAway => {
-                self.front.iter().flat_map(|front| &front.listening).for_each(Listening::turn_away);
-            }
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
                 // A second one must not cut the grace short.

@@ -70,8 +70,6 @@ pub enum Message {
     Tally,
     /// A listener that could not be bound at the start is bound now.
     Bound(Listener),
-    /// The end is near, and others who share the port shall have the clients that come now.
-    TurnAway,
     /// A listener cannot go on.
     ListenerFailed(io::Error),
     /// Something all clients need cannot go on.

@@ -6,16 +6,10 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{SockFilter, Socket, Type};
+use socket2::{Socket, Type};
 
 use super::{Stream, Tuning, plain_address, socket_address, tune};
 use crate::endpoint::Address;
-
-/// The filter's instructions, from linux/bpf_common.h.
-const LOAD_BYTE: u16 = 0x30;
-const AND: u16 = 0x54;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const RETURN: u16 = 0x06;
 
 /// A socket that accepts.
 #[derive(Debug)]
@@ -87,27 +81,6 @@ impl Listener {
         Ok((stream, plain_address(&peer)))
     }
 
-    /// From now on the system ignores who begins to connect to a TCP listener. Such a client asks again after a second, and
-    /// comes to whoever shares the port, once this listener has stopped: nobody is refused on the way from one process to the
-    /// next. Who is half way in gets in.
-    ///
-    /// # Errors
-    /// When the system knows no filters.
-    pub fn turn_away(&self) -> io::Result<()> {
-        if !self.is_tcp {
-            return Ok(());
-        }
-        // In the words of the kernel's packet filter, which sees a segment from its TCP header on: the 14th byte has the
-        // flags; drop what has SYN (2) and not ACK (16), keep everything else.
-        self.socket.attach_filter(&[
-            SockFilter::new(LOAD_BYTE, 0, 0, 13),
-            SockFilter::new(AND, 0, 0, 0x12),
-            SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0x02),
-            SockFilter::new(RETURN, 0, 0, 0),
-            SockFilter::new(RETURN, 0, 0, u32::MAX),
-        ])
-    }
-
     /// Stops listening and wakes the threads in `accept`.
     pub fn stop(&self) {
         self.socket.shutdown(Shutdown::Both).ok();
@@ -172,28 +145,6 @@ mod tests {
         let few_enough_for_our_descriptors = most.min(400);
         let clients: Vec<_> = (0..few_enough_for_our_descriptors).map(|_| connects(&at).unwrap()).collect();
         assert_eq!(clients.len(), few_enough_for_our_descriptors, "nobody has accepted one of them");
-    }
-
-    #[test]
-    fn who_is_turned_away_comes_to_the_next_one_at_the_port_and_who_was_in_stays() {
-        let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let sharing = Queue { length: 32, shares_port: true, tuning: PLAIN };
-        let first = bind(&anywhere, sharing).unwrap();
-        let at = first.address().unwrap();
-        let early = connects(&at).unwrap();
-        first.turn_away().unwrap();
-        let second = bind(&at, sharing).unwrap();
-        // Of so many, some come to the first one.
-        let connect = |_| {
-            let at = at.clone();
-            std::thread::spawn(move || connects(&at))
-        };
-        let late: Vec<_> = (0..16).map(connect).collect();
-        let (stream, peer) = first.accept().unwrap();
-        assert_eq!(peer, Address::Tcp(early.local_addr().unwrap()));
-        drop((stream, first));
-        late.into_iter().for_each(|client| drop(client.join().unwrap().unwrap()));
-        (0..16).for_each(|_| drop(second.accept().unwrap()));
     }
 
     #[test]

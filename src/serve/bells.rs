@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{OnHangup, OnInterrupt, Process};
 use crate::control::terminal::Interrupts;
 use crate::core::msg::{Answer, Command};
-use crate::engine::inbox::{Message, Outlet, Reply};
+use crate::engine::inbox::{Outlet, Reply};
 use crate::observe::lines::Reopener;
 use crate::observe::voice::{Moment, Voice};
 use crate::signals::Signal;
@@ -19,14 +19,10 @@ pub struct Bells {
     pub reopeners: Vec<Reopener>,
     pub voice: Box<dyn Voice>,
     pub process: Process,
-    /// Others may listen on the same addresses, and take the clients over.
-    pub shared: bool,
 }
 
 /// How long the coordinator may take to answer a signal, before the next signal is looked at.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long listeners whose port is shared go on to accept those who are half way in: longer than most round trips.
-const LAST_CALL: Duration = Duration::from_millis(100);
 
 impl Bells {
     pub fn heed(&mut self, signal: Signal) {
@@ -43,10 +39,6 @@ impl Bells {
             | (Signal::Stop | Signal::Quit, ..) => Command::Stop,
         };
         self.voice.moment(&Moment::Signal { name: signal.name() });
-        if self.shared && command == Command::Stop {
-            self.outlets.iter().for_each(|outlet| outlet.send(Message::TurnAway));
-            std::thread::sleep(LAST_CALL);
-        }
         for outlet in &self.outlets {
             let replies = outlet.ask(command);
             // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.

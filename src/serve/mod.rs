@@ -239,7 +239,6 @@ fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
         reopeners: proxy.reopeners(),
         voice: voice::of(config.log.style),
         process: config.process.clone(),
-        shared: config.services.iter().any(|service| service.network.share_port),
     };
     let other = |e: io::Error| Failure::new(statuses.other, plain(&e));
     let _signals = signals::Listener::start(move |signal| bells.heed(signal)).map_err(other)?;

@@ -57,6 +57,9 @@ pub struct Listening {
 
 /// The pause when not even a client that is to be closed can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long those who wait to be accepted keep a listener from stopping: its threads need microseconds for each, unless
+/// descriptors have run out.
+const LAST_CALL: Duration = Duration::from_millis(20);
 
 impl Listening {
     /// Starts so many threads, each with an acceptor of its own; the first has this name, the others a number behind it.
@@ -81,6 +84,11 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        // Stopping resets whoever waits to be accepted: they are let in first.
+        let deadline = Instant::now() + LAST_CALL;
+        while self.listener.has_waiting() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         self.listener.stop();
         for thread in self.threads.drain(..) {
             thread.join().ok();

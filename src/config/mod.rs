@@ -56,13 +56,16 @@ pub struct Service {
     pub grace: Duration,
 }
 
+/// What fits into every socket while nobody reads it.
+pub const MOST_FIRST_BYTES: usize = 32 * 1024;
+
 /// A hundred years.
 pub const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What concerns a service's sockets, and nothing that is decided about its clients.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// The length given to `listen(2)`.
+    /// The length given to `listen(2)`; `i32::MAX` is the system's maximum.
     pub backlog: i32,
     /// Threads that accept on each listener; at least one.
     pub accept_threads: usize,
@@ -70,7 +73,8 @@ pub struct Network {
     pub share_port: bool,
     /// A listener that cannot be bound is tried again so often; `None` is an error at the start.
     pub bind_retry: Option<Duration>,
-    /// A client counts as arrived once it has sent so many bytes, which are passed on like all others.
+    /// A client counts as arrived once it has sent so many bytes, which are passed on like all others; at most
+    /// [`MOST_FIRST_BYTES`].
     pub first_bytes: usize,
     /// Where connections to backends come from.
     pub source: Option<IpAddr>,

@@ -126,6 +126,7 @@ impl Fixed {
         "grace",
         "keepalive",
         "listeners",
+        "access_log",
     ];
 
     pub fn of(config: &Config, service: &Service, room: String) -> Fixed {

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::path::PathBuf;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Socket, Type};
@@ -79,6 +80,13 @@ impl Listener {
         let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
         let stream = Stream { socket, is_tcp: self.is_tcp };
         Ok((stream, plain_address(&peer)))
+    }
+
+    /// Whether somebody waits to be accepted.
+    pub fn has_waiting(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        // An error is a defect here, and says nothing about clients.
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
     }
 
     /// Stops listening and wakes the threads in `accept`.

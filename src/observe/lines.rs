@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,7 +132,10 @@ impl<L> Drop for LineWriter<L> {
                 self.thread.take().map(JoinHandle::join);
             }
             // A write that hangs in the kernel cannot be woken.
-            Err(RecvTimeoutError::Timeout) => eprintln!("{}", self.hangs),
+            Err(RecvTimeoutError::Timeout) => {
+                // Nobody may be listening there.
+                writeln!(io::stderr(), "{}", self.hangs).ok();
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::process::{getppid, setsid};
 
@@ -48,7 +49,8 @@ pub fn enter(config: &Config) -> Result<Side, Failure> {
 /// The variable is inherited by whatever is started later, too; its value fits only here.
 fn is_started_by_own_parent() -> bool {
     let parent = getppid().map(|parent| parent.as_raw_nonzero().to_string());
-    parent.is_some() && env::var(STARTED_BY).ok() == parent
+    let has_tether = fstat(io::stdin()).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
+    has_tether && parent.is_some() && env::var(STARTED_BY).ok() == parent
 }
 
 /// Returns 0 when the other is up, else its exit status.

@@ -33,10 +33,10 @@ impl Bells {
             }
             // A command at the console that repeats takes its Ctrl-C for itself.
             (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
-            (Signal::Interrupt, _, OnInterrupt::Ask) => Command::Interrupt,
-            (Signal::Interrupt, _, OnInterrupt::Stop)
-            | (Signal::HangUp, OnHangup::Stop, _)
-            | (Signal::Stop | Signal::Quit, ..) => Command::Stop,
+            (Signal::Interrupt, _, OnInterrupt::Ask) if self.outlets.len() == 1 => Command::Interrupt,
+            (Signal::Interrupt, ..) | (Signal::HangUp, OnHangup::Stop, _) | (Signal::Stop | Signal::Quit, ..) => {
+                Command::Stop
+            }
         };
         self.voice.moment(&Moment::Signal { name: signal.name() });
         for outlet in &self.outlets {

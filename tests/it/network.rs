@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cbpx::config::Service;
+use cbpx::core::msg::Command;
 use cbpx::endpoint::Endpoint;
 use cbpx::serve::Proxy;
 use rustix::process::Signal;
@@ -79,6 +80,33 @@ fn two_share_a_port_and_when_one_ends_the_other_has_all() {
 }
 
 #[test]
+fn whoever_connects_while_one_hands_over_to_the_other_is_served() {
+    let (backend, port) = (Backend::echo("A"), free_port());
+    let start =
+        || Proxy::start(&config(vec![at(port, &backend, |service| service.network.share_port = true)])).unwrap();
+    let first = start();
+    let place = address(&first);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let hammer = std::thread::spawn(move || {
+        let mut served = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            assert_eq!(served_by(&mut connect(place)), "A");
+            served += 1;
+        }
+        served
+    });
+    let mut current = first;
+    for _ in 0..5 {
+        let next = start();
+        drop(current.desk().outlet.ask(Command::Stop));
+        current.wait().unwrap();
+        current = next;
+    }
+    drop(stop);
+    assert!(hammer.join().unwrap() > 0, "somebody has connected");
+}
+
+#[test]
 fn a_listener_that_is_taken_is_tried_again_while_the_rest_serves() {
     let backend = Backend::echo("A");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,7 +125,7 @@ fn a_listener_that_is_taken_is_tried_again_while_the_rest_serves() {
 }
 
 #[test]
-fn every_failure_to_bind_is_told_and_a_stop_does_not_wait_for_the_next() {
+fn every_failure_to_bind_is_told() {
     let (backend, taken) = (Backend::echo("A"), TcpListener::bind("127.0.0.1:0").unwrap());
     let place = taken.local_addr().unwrap();
     let words = [&format!("backend={}", backend.address()), "retry=0.05", "log=log", &format!("listen={place}")];
@@ -106,11 +134,16 @@ fn every_failure_to_bind_is_told_and_a_stop_does_not_wait_for_the_next() {
     eventually(SOON, "it is told more than once", || program.read("log").matches(&told).count() > 2);
     drop(taken);
     eventually(SOON, "it is bound", || TcpStream::connect(place).is_ok());
-    assert!(program.read("log").contains(&format!("service test: listening on {place}")));
+    let bound = format!("service test: listening on {place}");
+    eventually(SOON, "that is told", || program.read("log").contains(&bound));
     program.signal(Signal::TERM);
     assert_eq!(program.wait().code(), Some(0));
-    let _taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let place = _taken.local_addr().unwrap();
+}
+
+#[test]
+fn the_end_does_not_wait_for_the_next_attempt() {
+    let (backend, taken) = (Backend::echo("A"), TcpListener::bind("127.0.0.1:0").unwrap());
+    let place = taken.local_addr().unwrap();
     let proxy = running(&[&backend.address()], |service| {
         service.listeners.push(Endpoint::tcp("127.0.0.1", place.port()));
         service.network.bind_retry = Some(Duration::from_secs(3600));

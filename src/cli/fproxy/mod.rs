@@ -324,4 +324,16 @@ mod tests {
             assert!(words.starts_with("fproxy: ") && words.contains(token) && !words.contains('\n'), "{words}");
         }
     }
+
+    #[test]
+    fn what_the_readme_shows_is_understood() {
+        let readme = include_str!("../../../README.md");
+        let shown = readme.lines().filter_map(|line| line.strip_prefix("    fproxy "));
+        let shown: Vec<&str> = shown.map(|line| line.split(" #").next().unwrap_or(line)).collect();
+        assert!(shown.len() >= 5, "{shown:?}");
+        for line in shown {
+            let (config, warnings) = served(line);
+            assert!(warnings.is_empty() && config.services[0].backends().count() >= 2, "{line}");
+        }
+    }
 }

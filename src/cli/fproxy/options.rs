@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::config;
+
 /// What was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -54,8 +56,8 @@ pub enum Unread {
     Wrong(String),
 }
 
-/// A receive buffer holds that much in any case: more might never be there at once.
-pub const MOST_FIRST_BYTES: u64 = 16_384;
+/// More might never be there at once.
+pub const MOST_FIRST_BYTES: u64 = config::MOST_FIRST_BYTES as u64;
 /// A year.
 pub const MOST_SECONDS: u64 = 31_536_000;
 /// Seconds.
@@ -269,8 +271,8 @@ mod tests {
             ("a b", &["must be followed by '--'"]),
             ("-- c", &["no address to listen on"]),
             ("a --", &["no backend after '--'"]),
-            ("-y a -- c", &["-y needs a number attached", "0 and 16384"]),
-            ("-y16385 a -- c", &["-y must be between 0 and 16384", "'16385'"]),
+            ("-y a -- c", &["-y needs a number attached", "0 and 32768"]),
+            ("-y32769 a -- c", &["-y must be between 0 and 32768", "'32769'"]),
             ("-y+6 a -- c", &["'+6'"]),
             ("-t-1 a -- c", &["-t must be between 0 and 31536000", "'-1'"]),
             ("-t1.5 a -- c", &["'1.5'"]),

@@ -76,7 +76,21 @@ pub struct Listening {
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long those who wait to be accepted keep a listener from stopping: its threads need microseconds for each, unless
 /// descriptors have run out.
-const LAST_CALL: Duration = Duration::from_millis(20);
+const LAST_CALL: Duration = Duration::from_millis(300);
+/// Where another listener takes over: a client that has begun to connect is done after one way there and back.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+
+/// Lets in whoever waits to be accepted: a listener that stops resets them. To be called before these are dropped.
+pub fn last_call(listening: &[Listening]) {
+    let others = listening.iter().filter(|one| one.listener.leaves_clients_to_others()).count();
+    if others > 0 {
+        std::thread::sleep(HANDSHAKE);
+    }
+    let deadline = Instant::now() + LAST_CALL;
+    while listening.iter().any(|one| one.listener.has_waiting()) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+}
 
 impl Listening {
     /// Starts so many threads, each with an acceptor of its own; the first has this name, the others a number behind it.
@@ -101,11 +115,6 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // Stopping resets whoever waits to be accepted: they are let in first.
-        let deadline = Instant::now() + LAST_CALL;
-        while self.listener.has_waiting() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
         self.listener.stop();
         for thread in self.threads.drain(..) {
             thread.join().ok();

@@ -5,6 +5,7 @@ pub mod balance;
 pub mod cbpx;
 pub mod ctl;
 mod fallback;
+mod fproxy;
 mod pumpkin;
 mod upstream;
 
@@ -59,6 +60,12 @@ const DIALECTS: &[Dialect] = &[
         links: &["PumpkinLB.py", "pumpkinlb"],
         about: "as PumpkinLB: servers that take turns, from its configuration file",
         parse: pumpkin::parse,
+    },
+    Dialect {
+        name: "fproxy",
+        links: &["fproxy"],
+        about: "as fproxy V0.41: whoever has had the least so far",
+        parse: fproxy::parse,
     },
 ];
 

@@ -83,6 +83,8 @@ pub enum LogStyle {
     Slashes,
     /// `[ Sat Nov 21 02:20:24 2026 ] text`
     Brackets,
+    /// `[Sat Nov 21 02:20:24 2026] [error] text`, as web servers have it
+    Web,
     /// `text`
     Bare,
 }

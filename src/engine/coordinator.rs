@@ -22,7 +22,7 @@ use super::workers::Workers;
 use crate::config::Service;
 use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
 use crate::endpoint::Endpoint;
-use crate::listen::Listening;
+use crate::listen::{Listening, last_call};
 use crate::net::Listener;
 use crate::observe::stats::Board;
 use crate::observe::voice::origin;
@@ -123,6 +123,12 @@ impl Coordinator {
                 self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
+                if command == Command::Stop
+                    && let Some(front) = self.front.take()
+                {
+                    // Before the core hears of it, which may be at its end at once: whoever is let in has arrived then.
+                    last_call(&front.listening);
+                }
                 let ticket = self.new_ticket();
                 self.tickets.insert(ticket, replies);
                 self.dispatcher.bring(Event::Asked(ticket, command));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{Socket, Type};
+use socket2::{SockFilter, Socket, Type};
 
 use super::{Stream, Tuning, plain_address, socket_address, tune};
 use crate::endpoint::Address;
@@ -17,6 +17,7 @@ use crate::endpoint::Address;
 pub struct Listener {
     socket: Socket,
     is_tcp: bool,
+    shares_port: bool,
     /// Removed when the listener is dropped.
     path: Option<PathBuf>,
 }
@@ -33,6 +34,18 @@ pub struct Queue {
     /// are set before anybody can connect.
     pub tuning: Tuning,
 }
+
+/// Drops what begins a connection, and nothing else: of a TCP header, byte 13 has the flags, and 2 of that is SYN.
+const NO_SYN: [SockFilter; 4] = [
+    SockFilter::new(LOAD_BYTE, 0, 0, 13),
+    SockFilter::new(JUMP_IF_ANY_BIT, 0, 1, 2),
+    SockFilter::new(RETURN, 0, 0, 0),
+    SockFilter::new(RETURN, 0, 0, u32::MAX),
+];
+/// As linux/filter.h has them: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
 
 impl Listener {
     /// Binds and listens, with address reuse. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
@@ -63,8 +76,9 @@ impl Listener {
                 Some(path.clone())
             }
         };
-        let listener = Listener { socket, is_tcp: path.is_none(), path };
-        if listener.is_tcp {
+        let is_tcp = path.is_none();
+        let listener = Listener { socket, is_tcp, shares_port: queue.shares_port && is_tcp, path };
+        if is_tcp {
             tune(&listener.socket, queue.tuning)?;
         }
         listener.socket.listen(queue.length)?;
@@ -80,6 +94,12 @@ impl Listener {
         let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
         let stream = Stream { socket, is_tcp: self.is_tcp };
         Ok((stream, plain_address(&peer)))
+    }
+
+    /// Lets no client begin to connect any more, if there may be another listener here, and says whether that is so. A
+    /// client that tries all the same gets no answer, tries again a second later as TCP does, and reaches the other one.
+    pub fn leaves_clients_to_others(&self) -> bool {
+        self.shares_port && self.socket.attach_filter(&NO_SYN).is_ok()
     }
 
     /// Whether somebody waits to be accepted.

@@ -49,6 +49,7 @@ pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
                     record.line().unwrap_or(0),
                 ));
             }),
+            LogStyle::Web => out.finish(format_args!("[{}] {message}", web_word(record.level()))),
             LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => out.finish(format_args!("{message}")),
         })
         .chain(fern::Output::call(move |record| {
@@ -65,7 +66,7 @@ fn is_ours(style: LogStyle, about: &log::Metadata<'_>) -> bool {
     let ours = about.target().starts_with(env!("CARGO_PKG_NAME"));
     match style {
         LogStyle::Origin => ours,
-        LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => {
+        LogStyle::Slashes | LogStyle::Brackets | LogStyle::Web | LogStyle::Bare => {
             ours && (about.target() == voice::TARGET || about.level() <= Level::Warn)
         }
     }
@@ -83,6 +84,16 @@ fn level_word(level: Level) -> &'static str {
         Level::Warn => "WARNING",
         Level::Info => "INFO",
         Level::Debug | Level::Trace => "DEBUG",
+    }
+}
+
+/// As web servers call it.
+fn web_word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "notice",
+        Level::Debug | Level::Trace => "debug",
     }
 }
 
@@ -182,7 +193,7 @@ fn syslog(name: &str) -> io::Result<Syslog> {
 pub fn warning(style: LogStyle, name: &str, words: &str) -> String {
     match style {
         LogStyle::Brackets => dated(style, Timestamp::now(), &format!("WARNING: {words}")),
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Bare => format!("{name}: warning: {words}"),
+        LogStyle::Origin | LogStyle::Slashes | LogStyle::Web | LogStyle::Bare => format!("{name}: warning: {words}"),
     }
 }
 
@@ -193,6 +204,7 @@ fn dated(style: LogStyle, at: Timestamp, text: &str) -> String {
         LogStyle::Origin => format!("{} {text}", date.strftime("%Y-%m-%d %H:%M:%S,%3f")),
         LogStyle::Slashes => format!("{} {text}", date.strftime("%Y/%m/%d %H:%M:%S")),
         LogStyle::Brackets => format!("[ {} ] {text}", date.strftime("%a %b %d %H:%M:%S %Y")),
+        LogStyle::Web => format!("[{}] {text}", date.strftime("%a %b %d %H:%M:%S %Y")),
         LogStyle::Bare => text.to_owned(),
     }
 }

@@ -91,7 +91,7 @@ impl StartError {
                 | StartError::Thread { .. },
                 LogStyle::Bare,
             )
-            | (_, LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets) => self.to_string(),
+            | (_, LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets | LogStyle::Web) => self.to_string(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod demo;
 mod dump;
 mod ends;
 mod fallback;
+mod fproxy;
 mod histories;
 mod hold;
 mod hostile;

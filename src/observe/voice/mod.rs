@@ -6,6 +6,7 @@ mod brackets;
 mod go;
 pub mod origin;
 mod slashes;
+mod web;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -106,6 +107,7 @@ pub fn of(style: LogStyle) -> Box<dyn Voice> {
         LogStyle::Origin => Box::<origin::Origin>::default(),
         LogStyle::Slashes => Box::<slashes::Slashes>::default(),
         LogStyle::Brackets => Box::<brackets::Brackets>::default(),
+        LogStyle::Web => Box::<web::Web>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }
 }

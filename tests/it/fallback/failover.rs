@@ -6,7 +6,7 @@ use std::thread;
 
 use super::program::{Absent, Fallback, client};
 use crate::backend::Backend;
-use crate::ends::{Server, pattern, read_rest, read_text, reset};
+use crate::ends::{Server, pattern, read_rest, read_text, read_until_reset, reset};
 use crate::support::{Reserved, SOON, eventually};
 use crate::talk::{is_turned_away, served_by};
 
@@ -128,9 +128,12 @@ fn a_reset_is_passed_on_as_a_reset() {
     let server = Server::new();
     let fallback = Fallback::start(&[], &[&server.address()]);
     server.accept();
-    let (client, served) = (fallback.connect(), server.accept());
+    let (mut client, served) = (fallback.connect(), server.accept());
+    // A reset before anything has passed could still be a failure to connect.
+    client.write_all(b"x").unwrap();
+    read_text(&served, 1);
     reset(served);
-    crate::ends::read_until_reset(&client);
+    read_until_reset(&client);
 }
 
 #[test]

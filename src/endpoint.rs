@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,7 +15,8 @@ use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 /// Where to listen or connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// A host name or address (without brackets) and a port.
+    /// A host name or address (without brackets) and a port. An empty host is this machine: to connect to, or with all of
+    /// its addresses to listen on.
     Tcp { host: String, port: u16 },
     /// The path of a Unix stream socket.
     Unix(PathBuf),
@@ -39,7 +40,7 @@ impl Endpoint {
     /// Whether `resolve` has to ask somebody: a name rather than an address.
     pub fn is_name(&self) -> bool {
         match self {
-            Endpoint::Tcp { host, .. } => literal(host).is_none(),
+            Endpoint::Tcp { host, .. } => !host.is_empty() && literal(host).is_none(),
             Endpoint::Unix(_) | Endpoint::Malformed(_) => false,
         }
     }
@@ -55,6 +56,10 @@ impl Endpoint {
             Endpoint::Malformed(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no address")),
             Endpoint::Tcp { host, port } => (host, *port),
         };
+        if host.is_empty() {
+            let here = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+            return Ok(here.map(|ip| Address::Tcp(SocketAddr::new(ip, port))).to_vec());
+        }
         if let Some(ip) = literal(host) {
             return Ok(vec![Address::Tcp(SocketAddr::new(ip, port))]);
         }
@@ -73,6 +78,38 @@ impl Endpoint {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
         Ok(addresses)
+    }
+
+    /// All addresses to listen on; never empty. Blocks like [`Endpoint::resolve`].
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn resolve_own(&self) -> io::Result<Vec<Address>> {
+        match self {
+            Endpoint::Tcp { host, port } if host.is_empty() => {
+                // One socket for IPv6 takes IPv4, too. A system without IPv6 has no such socket.
+                let six = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+                let ip: IpAddr = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+                Ok(vec![Address::Tcp(SocketAddr::new(ip, *port))])
+            }
+            Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::Malformed(_) => self.resolve(),
+        }
+    }
+
+    /// Reads where this program is to listen: the host may be missing, for all addresses of this machine, and port 0 lets
+    /// the system choose.
+    ///
+    /// # Errors
+    /// Why the text is no endpoint.
+    pub fn parse_own(text: &str) -> Result<Endpoint, BadEndpoint> {
+        let port = |port: &str| if port == "0" { Some(0) } else { port_number(port) };
+        match text.strip_prefix(':').and_then(port) {
+            Some(port) => Ok(Endpoint::tcp("", port)),
+            None => match text.strip_suffix(":0").map(|host| format!("{host}:1").parse()) {
+                Some(Ok(Endpoint::Tcp { host, .. })) => Ok(Endpoint::tcp(host, 0)),
+                Some(_) | None => text.parse(),
+            },
+        }
     }
 
     /// The two words a switch script is given for this endpoint: host and port, or the path and `0`.
@@ -124,7 +161,10 @@ impl FromStr for Endpoint {
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, port) = rest.split_once("]:").ok_or_else(|| bad("has no ']:PORT'"))?;
-            host.parse::<Ipv6Addr>().map_err(|_| bad("has no IPv6 address between the brackets"))?;
+            // The resolver knows what `%ZONE` is.
+            let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
+            let address = address.parse::<Ipv6Addr>().ok().filter(|_| !zone.is_empty());
+            address.ok_or_else(|| bad("has no IPv6 address between the brackets"))?;
             (host, port)
         } else {
             let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
@@ -192,6 +232,39 @@ mod tests {
     }
 
     #[test]
+    fn where_to_listen_may_lack_the_host_and_leave_the_port_to_the_system() {
+        for (text, host, port) in
+            [(":80", "", 80), (":0", "", 0), ("localhost:0", "localhost", 0), ("[::1]:0", "::1", 0), ("a:80", "a", 80)]
+        {
+            let own = Endpoint::parse_own(text).unwrap();
+            assert_eq!((&own, own.to_string().as_str()), (&Endpoint::tcp(host, port), text));
+        }
+        for text in ["", ":", ":x1", "80", "a:", "::1:0", ":00", "a b:0"] {
+            assert!(Endpoint::parse_own(text).unwrap_err().to_string().contains(&format!("'{text}'")), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_host_is_this_machine() {
+        let here = Endpoint::tcp("", 9);
+        assert!(!here.is_name());
+        let four = Address::Tcp("127.0.0.1:9".parse().unwrap());
+        assert_eq!(here.resolve().unwrap().first(), Some(&four));
+        let all = here.resolve_own().unwrap();
+        let all = all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(all == ["[::]:9"] || all == ["0.0.0.0:9"], "{all:?}");
+    }
+
+    #[test]
+    fn a_link_local_address_has_its_zone() {
+        let link = parsed("[fe80::1%lo]:80");
+        assert_eq!(link.to_string(), "[fe80::1%lo]:80");
+        let found = link.resolve().unwrap();
+        let zoned = |address: &Address| matches!(address, Address::Tcp(SocketAddr::V6(at)) if at.scope_id() > 0);
+        assert!(found.iter().all(zoned), "{found:?}");
+    }
+
+    #[test]
     fn a_service_name_becomes_its_port() {
         assert_eq!(parsed("localhost:postgresql"), Endpoint::tcp("localhost", 5432));
     }
@@ -199,7 +272,19 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_is_named_in_the_error() {
         for text in [
-            "", "host", "host:", ":80", "::1:80", "a:1:2", "[::1]", "[x]:80", "host:0", "h:65536", "h:nosuch", "a b:80",
+            "",
+            "host",
+            "host:",
+            ":80",
+            "::1:80",
+            "a:1:2",
+            "[::1]",
+            "[x]:80",
+            "[::1%]:80",
+            "host:0",
+            "h:65536",
+            "h:nosuch",
+            "a b:80",
         ] {
             let error = text.parse::<Endpoint>().expect_err(text).to_string();
             assert!(error.contains(&format!("'{text}'")) && error.contains("HOST:PORT"), "{error}");

@@ -69,6 +69,8 @@
 //!   each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a whole.
 //! - Dials under way when a switch begins are called off rather than waited for: no byte of those clients has been sent,
 //!   and a dead backend would keep the drain from completing for the whole connect timeout.
+//! - For the same reason a dial does not outlive the news that its backend is dead, as long as another could take the client:
+//!   the first dial or probe that finds out speaks for all.
 //! - A connect is begun where it is decided, under the lock: so connects begin in the order in which clients were
 //!   released, whatever the scheduler does with the threads.
 //! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to

@@ -32,13 +32,30 @@ impl BindError {
     }
 }
 
-/// Listens on all addresses of an endpoint, or on none.
+/// Listens on all addresses of an endpoint, or on none; of a name, on all that this machine has.
 ///
 /// # Errors
 /// The first thing that is in the way.
 pub fn bind(at: &Endpoint, queue: Queue) -> Result<Vec<Listener>, BindError> {
-    let addresses = at.resolve().map_err(BindError::Resolve)?;
-    addresses.iter().map(|address| Listener::bind(address, queue)).collect::<io::Result<_>>().map_err(BindError::Bind)
+    let (mut listeners, mut missing) = (Vec::new(), None);
+    for address in at.resolve_own().map_err(BindError::Resolve)? {
+        match Listener::bind(&address, queue) {
+            Ok(listener) => listeners.push(listener),
+            // A name may have addresses of a kind that this machine has not: `localhost`, where there is no IPv6.
+            Err(cause) if at.is_name() && is_not_here(&cause) => missing = Some(cause),
+            Err(cause) => return Err(BindError::Bind(cause)),
+        }
+    }
+    match missing {
+        Some(cause) if listeners.is_empty() => Err(BindError::Bind(cause)),
+        Some(_) | None => Ok(listeners),
+    }
+}
+
+/// Whether this machine has no such address.
+fn is_not_here(cause: &io::Error) -> bool {
+    let missing = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
+    cause.raw_os_error().is_some_and(|code| missing.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Takes over what a listener accepts. Must not wait.

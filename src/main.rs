@@ -22,6 +22,10 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> ExitCode {
     match invocation {
         Invocation::Print(text) => finish(io::stdout().write_all(text.as_bytes()).map_err(Into::into)),
+        Invocation::Tell { text, status } => {
+            complain(text.trim_end());
+            ExitCode::from(status)
+        }
         Invocation::Serve { config, warnings } => {
             let name = &config.process.name;
             match serve::run(&config, &warnings) {

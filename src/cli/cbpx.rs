@@ -25,9 +25,7 @@ use crate::settings::{self, Row};
     infer_long_args = true,
     disable_help_subcommand = true,
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
-    after_help = "Other uses:\n  cbpx ctl [--to HOST:PORT|PATH] COMMAND   talk to a running cbpx\n  cbpx demo                                \
-                  see a switch on built-in servers\n\nOther command lines on the same engine (also as a link with \
-                  the old name):\n  cbpx balance --help                      those of balance 3.54\n  cbpx fproxy --help                       those of fproxy V0.41\n\nREADME.md has the commands, a switch step by step, and what it costs."
+    after_help = super::other_uses()
 )]
 struct Typed {
     /// Port to listen on
@@ -225,6 +223,7 @@ impl Typed {
                     target: LogTarget::File(self.log_file.clone().unwrap_or_else(|| PathBuf::from("cbpx.log"))),
                     level,
                     style: LogStyle::Origin,
+                    mode: 0o666,
                 },
                 access_log: self.access_log.clone(),
                 process: Process {

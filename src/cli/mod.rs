@@ -1,10 +1,12 @@
-//! From the words that were typed to what is to be done. Pure: no file, socket or clock; a dialect ends where `Config`
-//! begins.
+//! From the words that were typed to what is to be done. Pure: no socket or clock, and no file but one that is a dialect's
+//! configuration; a dialect ends where `Config` begins.
 
 pub mod balance;
 pub mod cbpx;
 pub mod ctl;
+mod fallback;
 mod fproxy;
+mod pumpkin;
 mod upstream;
 
 use std::ffi::OsString;
@@ -26,7 +28,46 @@ pub enum Invocation {
     Demo(crate::demo::Options),
     /// Help or version, for standard output.
     Print(String),
+    /// Words for standard error, and the exit status that goes with them: for dialects that end so.
+    Tell { text: String, status: u8 },
 }
+
+/// Another program's command line: `cbpx NAME ...`, or a link to cbpx under one of the old names.
+struct Dialect {
+    name: &'static str,
+    links: &'static [&'static str],
+    /// For the help.
+    about: &'static str,
+    /// Given all that was typed for it, the name first.
+    parse: fn(&[OsString]) -> Result<Invocation, Usage>,
+}
+
+const DIALECTS: &[Dialect] = &[
+    Dialect {
+        name: "balance",
+        links: &["balance"],
+        about: "as balance 3.54: round robin, hash, fallback groups",
+        parse: balance::parse,
+    },
+    Dialect {
+        name: "fallback",
+        links: &["tcp_fallback"],
+        about: "as tcp_fallback: the first server of a list that works",
+        parse: fallback::parse,
+    },
+    Dialect {
+        name: "pumpkin",
+        links: &["PumpkinLB.py", "pumpkinlb"],
+        about: "as PumpkinLB: servers that take turns, from its configuration file",
+        parse: pumpkin::parse,
+    },
+    Dialect {
+        name: "fproxy",
+        links: &["fproxy"],
+        about: "as fproxy V0.41: whoever has had the least so far",
+        parse: fproxy::parse,
+    },
+];
 
 /// A command line that asks for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,29 +85,20 @@ impl Usage {
     }
 }
 
-/// Reads the arguments of a dialect, its name first.
-type Parse = fn(&[OsString]) -> Result<Invocation, Usage>;
-
-/// The old programs whose command lines are understood: as a subcommand, or when the program is called by this name.
-const DIALECTS: &[(&str, Parse)] = &[("balance", balance::parse), ("fproxy", fproxy::parse)];
-
-fn dialect(name: &str) -> Option<Parse> {
-    DIALECTS.iter().find(|(known, _)| *known == name).map(|(_, parse)| *parse)
-}
-
 /// Reads a whole command line, program name first.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
-    if let Some(parse) = called.and_then(dialect) {
-        return parse(&arguments);
+    let program = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    let linked = DIALECTS.iter().find(|dialect| program.is_some_and(|name| dialect.links.contains(&name)));
+    if let Some(dialect) = linked {
+        return (dialect.parse)(&arguments);
     }
     let first = arguments.get(1).and_then(|word| word.to_str());
-    if let Some(parse) = first.and_then(dialect) {
-        return parse(&arguments[1..]);
+    if let Some(dialect) = DIALECTS.iter().find(|dialect| first == Some(dialect.name)) {
+        return (dialect.parse)(&arguments[1..]);
     }
     match first {
         Some("ctl") => ctl::parse(&arguments[1..]),
@@ -82,4 +114,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 pub(crate) fn refused(error: &clap::Error) -> Result<Invocation, Usage> {
     let text = error.render().to_string();
     if error.use_stderr() { Err(Usage::new(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
+}
+
+/// What else the program can do, for its help.
+fn other_uses() -> String {
+    let mut uses = vec![
+        ("cbpx ctl [--to HOST:PORT|PATH] COMMAND".to_owned(), "talk to a running cbpx"),
+        ("cbpx demo".to_owned(), "see a switch on built-in servers"),
+    ];
+    uses.extend(DIALECTS.iter().map(|dialect| (format!("cbpx {} ...", dialect.name), dialect.about)));
+    let width = uses.iter().map(|(typed, _)| typed.len()).max().unwrap_or_default();
+    let lines: Vec<String> = uses.iter().map(|(typed, about)| format!("  {typed:width$}   {about}")).collect();
+    format!(
+        "Other uses:\n{}\n\n\
+         README.md has the commands, a switch step by step, and what it costs.",
+        lines.join("\n")
+    )
 }

@@ -70,6 +70,8 @@ pub struct Log {
     pub target: LogTarget,
     pub level: log::LevelFilter,
     pub style: LogStyle,
+    /// Of a file that is created for it, as for chmod(2); the umask takes away from it.
+    pub mode: u32,
 }
 
 /// What a log line looks like, and which words it uses.

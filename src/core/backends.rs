@@ -1,12 +1,11 @@
-//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Whether somebody can be
-//! served now because of it is left to `settle`.
+//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Who is being connected to
+//! one that has failed moves on; whether somebody who waits can be served now is left to `settle`.
 //!
 //! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
 
-use super::Mutation;
-use super::State;
 use super::msg::{Action, Answer, BackendId, Change, GroupId, Note, ProbeEnd, TimerId, Unchanged};
-use super::pool::{Awaited, Health};
+use super::pool::{Awaited, Health, Pick};
+use super::{Mutation, Place, State};
 use crate::config::Memory;
 
 impl State {
@@ -46,6 +45,29 @@ impl State {
             match self.pool.awaited(id) {
                 Awaited::Timer(_) => self.pool.set_awaited(id, Awaited::Nothing),
                 Awaited::Nothing | Awaited::Probe => {}
+            }
+        }
+    }
+
+    /// When a backend has failed or is back, by what was decided from `first` on: whoever is still being connected to one
+    /// that has failed, and may have one that has not, is called off and goes there. So nobody waits for a backend that
+    /// never answers longer than the first who found that out. Who has no better choice goes on trying.
+    pub(super) fn move_on(&self, first: usize, out: &mut Vec<Action>) {
+        let tells = |action: &Action| matches!(action, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
+        if !out[first..].iter().any(tells)
+            || self.switching()
+            || self.closing()
+            || self.broken(Mutation::WaitForTheFailed)
+        {
+            return;
+        }
+        for (id, client) in &self.clients {
+            if let Place::Dialling(backend) = client.place
+                && self.pool.health(backend) == Health::Failed
+                && let Pick::Backend(other) = self.pool.look(self.active, &client.asker())
+                && self.pool.health(other) == Health::Up
+            {
+                out.push(Action::CallOff(*id));
             }
         }
     }

@@ -129,7 +129,8 @@ impl State {
     /// The one door: takes note of what has happened and appends what is to be done, in order.
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
         #[cfg(debug_assertions)]
-        let (before, first) = (self.snapshot(), out.len());
+        let before = self.snapshot();
+        let first = out.len();
         match event {
             Event::Started => self.started(out),
             Event::Arrived(client, hash) => self.arrived(client, hash, out),
@@ -144,6 +145,7 @@ impl State {
             Event::Fired(timer) => self.fired(timer, out),
             Event::Asked(ticket, command) => self.asked(ticket, command, out),
         }
+        self.move_on(first, out);
         self.settle(out);
         #[cfg(debug_assertions)]
         self.check(&before, &out[first..]);

@@ -36,6 +36,8 @@ pub enum Mutation {
     ForgetTheProbe,
     /// Promise 3: who waits for a full backend keeps those behind it waiting, though others could take them.
     BlockTheQueue,
+    /// Who is being connected to a backend that has failed stays there, though others could take it.
+    WaitForTheFailed,
 }
 
 impl State {

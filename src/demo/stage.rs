@@ -134,7 +134,7 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             grace: Duration::from_secs(6),
         }],
         control: Control { listeners: vec![anywhere()], console: false, words: Words::Switchover, directory: None },
-        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info, style: LogStyle::Origin },
+        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info, style: LogStyle::Origin, mode: 0o666 },
         access_log: None,
         process: Process::plain(),
     }

@@ -82,7 +82,7 @@ impl Attempt {
     /// Begins to connect to the first address. What comes of it, the first `step` tells.
     pub fn begin(addresses: Arc<[Address]>, manner: Manner) -> Attempt {
         let now = Instant::now();
-        let current = Current::Failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        let current = Current::Failed(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
         let mut attempt = Attempt { addresses, at: 0, deadline: now + manner.timeout, manner, current };
         attempt.connect(now);
         attempt

@@ -38,6 +38,9 @@ pub enum Method {
     Post,
 }
 
+/// Of a new file, less the umask.
+const MODE: u32 = 0o666;
+
 /// The running access log. Dropping it writes what is waiting, if the disk allows it within a second.
 pub struct AccessLog(LineWriter<Line>);
 
@@ -47,7 +50,7 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened, or a thread not be started.
     pub fn start(path: &Path, name: &str) -> io::Result<AccessLog> {
-        let sink = Sink { path: path.to_owned(), file: lines::open(path)? };
+        let sink = Sink { path: path.to_owned(), file: lines::open(path, MODE)? };
         let hangs = format!("{name}: the access log's disk does not answer; its lines are lost");
         Ok(AccessLog(LineWriter::start("access", sink, hangs)?))
     }
@@ -154,7 +157,7 @@ impl lines::Sink<Line> for Sink {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = lines::open(&self.path)?;
+        self.file = lines::open(&self.path, MODE)?;
         Ok(())
     }
 

@@ -55,6 +55,7 @@ fn places(service: &Service) -> Vec<Place> {
 
 /// Where notes go.
 pub struct Journal {
+    service: Service,
     board: Board,
     voice: Box<dyn Voice>,
     /// Of the access log, if there is one.
@@ -70,8 +71,8 @@ pub struct Journal {
 impl Journal {
     pub fn new(service: &Service, style: LogStyle, clerk: Option<Clerk>, board: Board) -> Journal {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        let places = places(service);
-        Journal { board, voice: voice::of(style), clerk, names, places, failed: BTreeMap::new() }
+        let (places, voice) = (places(service), voice::of(style));
+        Journal { service: service.clone(), board, voice, clerk, names, places, failed: BTreeMap::new() }
     }
 
     /// A backend is somewhere else now, or new.
@@ -89,7 +90,14 @@ impl Journal {
 
     /// One decision. `facts` are those of the client it is about.
     pub fn note(&mut self, note: Note, facts: Option<&Facts>) {
-        let scene = Scene { facts, names: &self.names, places: &self.places, failed: &self.failed, board: &self.board };
+        let scene = Scene {
+            facts,
+            names: &self.names,
+            places: &self.places,
+            failed: &self.failed,
+            service: &self.service,
+            board: &self.board,
+        };
         self.voice.note(note, &scene);
         match note {
             Note::PoolChanged(Change::Create(group, _)) => {
@@ -134,8 +142,14 @@ impl Journal {
 
     /// How a probe ended.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
-        let scene =
-            Scene { facts: None, names: &self.names, places: &self.places, failed: &self.failed, board: &self.board };
+        let scene = Scene {
+            facts: None,
+            names: &self.names,
+            places: &self.places,
+            failed: &self.failed,
+            service: &self.service,
+            board: &self.board,
+        };
         self.voice.probed(backend, result, &scene);
     }
 }

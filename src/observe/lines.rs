@@ -5,6 +5,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,10 +192,10 @@ impl<S> Desk<S> {
     }
 }
 
-/// Opens a file for lines: appended to, made if it is not there.
+/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there.
 ///
 /// # Errors
 /// What open(2) says.
-pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+pub fn open(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(mode).open(path)
 }

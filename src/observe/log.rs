@@ -32,8 +32,8 @@ pub struct Logging(LineWriter<Line>);
 /// # Errors
 /// When the file cannot be opened, or a thread not be started.
 pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
-    let Some(target) = Target::open(&log.target, name)? else { return Ok(None) };
-    let sink = Sink { target, style: log.style, name: name.to_owned() };
+    let Some(target) = Target::open(log, name)? else { return Ok(None) };
+    let sink = Sink { target, style: log.style, mode: log.mode, name: name.to_owned() };
     let hangs = format!("{name}: the log's disk does not answer; log lines are lost");
     let writer = LineWriter::start("log", sink, hangs)?;
     let (pen, style) = (writer.pen(), log.style);
@@ -108,9 +108,9 @@ enum Target {
 type Syslog = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
 
 impl Target {
-    fn open(target: &LogTarget, name: &str) -> io::Result<Option<Target>> {
-        Ok(match target {
-            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path)?)),
+    fn open(log: &Log, name: &str) -> io::Result<Option<Target>> {
+        Ok(match &log.target {
+            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path, log.mode)?)),
             LogTarget::StandardError => Some(Target::StandardError),
             LogTarget::BothStandards => Some(Target::BothStandards),
             LogTarget::Syslog => Some(Target::Syslog(Box::new(syslog(name)?))),
@@ -122,6 +122,7 @@ impl Target {
 struct Sink {
     target: Target,
     style: LogStyle,
+    mode: u32,
     /// What the program is called.
     name: String,
 }
@@ -157,7 +158,7 @@ impl lines::Sink<Line> for Sink {
 
     fn reopen(&mut self) -> io::Result<()> {
         if let Target::File(path, file) = &mut self.target {
-            *file = lines::open(path)?;
+            *file = lines::open(path, self.mode)?;
         }
         Ok(())
     }
@@ -186,6 +187,14 @@ fn syslog(name: &str) -> io::Result<Syslog> {
         pid: std::process::id(),
     };
     syslog::unix(formatter).map_err(io::Error::other)
+}
+
+/// A warning for standard error, where the log itself does not go or is not there yet.
+pub fn warning(style: LogStyle, name: &str, words: &str) -> String {
+    match style {
+        LogStyle::Brackets => dated(style, Timestamp::now(), &format!("WARNING: {words}")),
+        LogStyle::Origin | LogStyle::Slashes | LogStyle::Web | LogStyle::Bare => format!("{name}: warning: {words}"),
+    }
 }
 
 /// A line with its date, as its style has it, in local time.

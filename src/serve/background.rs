@@ -113,6 +113,7 @@ pub fn with_fixed_paths(config: &Config) -> io::Result<Config> {
         fix(path)?;
     }
     config.access_log.iter_mut().chain(&mut config.process.pid_file).try_for_each(fix)?;
+    config.control.directory.iter_mut().try_for_each(fix)?;
     config.control.listeners.iter_mut().try_for_each(fix_endpoint)?;
     for service in &mut config.services {
         service.script.iter_mut().try_for_each(fix)?;

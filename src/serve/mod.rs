@@ -211,8 +211,8 @@ impl Proxy {
 pub fn run(config: &Config, warnings: &[String]) -> Result<(), Failure> {
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
-    let name = &config.process.name;
-    let speak = || warnings.iter().for_each(|words| complain(&format!("{name}: warning: {words}")));
+    let line = |words: &String| logging::warning(config.log.style, &config.process.name, words);
+    let speak = || warnings.iter().for_each(|words| complain(&line(words)));
     if !config.process.background {
         speak();
         return run_here(config, None);

@@ -56,7 +56,7 @@ impl Bound {
     pub fn resolve_backends(&self, service: &Service) -> Result<Addresses, StartError> {
         let mut own = self.addresses();
         // One without an address cannot be dialled either.
-        own.extend(self.later.iter().flat_map(|at| at.resolve().unwrap_or_default()));
+        own.extend(self.later.iter().flat_map(|at| at.resolve_own().unwrap_or_default()));
         let endpoints = service.backends().map(|backend| &backend.endpoint);
         let addresses = match service.network.unresolved {
             Unresolved::Unreachable => Addresses::resolve_what_can_be(endpoints),
@@ -84,7 +84,8 @@ fn is_same(own: &Address, to: &Address) -> bool {
     match (own, to) {
         (Address::Tcp(own), Address::Tcp(to)) => {
             let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-            let reaches = own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback();
+            let reaches =
+                own.ip() == to.ip() || own.ip().is_unspecified() && (to.ip().is_loopback() || to.ip().is_unspecified());
             own.port() == to.port() && reaches
         }
         (Address::Unix(own), Address::Unix(to)) => own == to,

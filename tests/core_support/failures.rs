@@ -6,7 +6,7 @@ use cbpx::core::msg::{Action, BackendId, ClientId, Note, ProbeEnd, TimerId, Traf
 
 use super::Rules;
 use super::stock::Awaited;
-use super::witness::{Due, Verdict, Witness};
+use super::witness::{Client, Due, Place, Told, Verdict, Witness};
 
 impl Witness {
     pub fn started(&mut self, rules: &Rules, due: &mut Due) {
@@ -47,6 +47,24 @@ impl Witness {
             self.stock.of(id).awaited = Awaited::Timer(self.armed(again, due)?);
         }
         Ok(())
+    }
+
+    /// When a backend has failed or is back, nobody waits for one that has failed who may have another.
+    pub fn move_on(&mut self, due: &mut Due) {
+        let tells = |owed: &Action| matches!(owed, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
+        if !due.owed.iter().any(tells) || self.switch.is_some() || self.closing() {
+            return;
+        }
+        let works = |id: &BackendId| !self.stock.backends[id.0].failed;
+        let moves = |(id, client): (&ClientId, &Client)| match client.place {
+            Place::Dialling(backend) if !works(&backend) => self.choices(*id).iter().all(works).then_some(*id),
+            Place::Dialling(_) | Place::Held | Place::Open(_) | Place::Ending(_) => None,
+        };
+        let better = |id: &ClientId| !self.choices(*id).is_empty();
+        let ids: Vec<_> = self.clients.iter().filter_map(moves).filter(better).collect();
+        for id in ids {
+            self.order(id, Told::CallOff, due);
+        }
     }
 
     pub fn back(&mut self, id: BackendId, due: &mut Due) {

@@ -25,6 +25,7 @@ fn after(mutation: Mutation) -> Option<Mutation> {
         Mutation::GiveTheDisabled => Some(Mutation::OverfillOnFailover),
         Mutation::OverfillOnFailover => Some(Mutation::ForgetTheProbe),
         Mutation::ForgetTheProbe => Some(Mutation::BlockTheQueue),
-        Mutation::BlockTheQueue => None,
+        Mutation::BlockTheQueue => Some(Mutation::WaitForTheFailed),
+        Mutation::WaitForTheFailed => None,
     }
 }

@@ -74,7 +74,7 @@ fn every_policy_reaches_everybody_and_nobody_it_may_not() {
             states += report.states;
         }
     }
-    assert_eq!(states, 336_863, "the number of states has changed");
+    assert_eq!(states, 568_595, "the number of states has changed");
 }
 
 #[test]
@@ -93,13 +93,13 @@ fn a_client_that_waits_for_a_full_backend_lets_the_others_pass() {
 fn who_failed_comes_back_by_time_or_probe_and_who_was_refused_by_all_is_offered_to_all_again() {
     let habit = Habit { policy: Policy::InOrder, memory: FAILED_FOR, rounds: TWICE, ..TURNS };
     let bounds = Bounds { arrivals: 2, ..NO_SWITCH };
-    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands: &[] }, Some(8_273));
-    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "Paused", "NoBackend"]);
+    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands: &[] }, Some(10_006));
+    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Paused", "NoBackend"]);
 
     let commands = &[Command::Change(Change::Disable(B0)), Command::Stop, Command::QuitForce];
     let habit = Habit { policy: Policy::InOrder, memory: PROBE_EVERY, ..TURNS };
-    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(150_375));
-    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "Probe", "NoBackend", "Exit"]);
+    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(170_901));
+    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Probe", "NoBackend", "Exit"]);
 }
 
 #[test]
@@ -136,8 +136,36 @@ fn an_operator_changes_backends_within_the_rules() {
 fn a_switchover_moves_between_two_sets_whatever_has_failed() {
     let habit = Habit { memory: FAILED_FOR, ..TURNS };
     let bounds = Bounds { arrivals: 2, switches: 1, commands: 0 };
-    let report = holds(&Model { choice: pool(SETS, habit), bounds, commands: &[] }, Some(14_711));
+    let report = holds(&Model { choice: pool(SETS, habit), bounds, commands: &[] }, Some(24_314));
     report.evidence.assert_reached(&["Moved without script", "backend 2", "backend 3", "BackendBack", "Timeout"]);
+}
+
+#[test]
+fn who_waits_for_a_backend_that_has_failed_moves_on_when_there_is_another() {
+    let habit = Habit { policy: Policy::InOrder, memory: PROBE_EVERY, ..TURNS };
+    let mut core = pool(LIST, habit).core();
+    let mut tell = |event| {
+        let mut actions = Vec::new();
+        core.handle(event, &mut actions);
+        actions
+    };
+    let [first, second, third] = [0, 1, 2].map(ClientId);
+    for client in [first, second, third] {
+        assert!(tell(Event::Arrived(client, hash_of(client))).contains(&Action::Dial(client, B0)));
+    }
+    // The first to find out takes the others along.
+    let actions = tell(Event::Refused(first, DialFailure::Backend));
+    assert!(actions.contains(&Action::CallOff(second)) && actions.contains(&Action::CallOff(third)), "{actions:?}");
+    assert!(tell(Event::Refused(second, DialFailure::CalledOff)).contains(&Action::Dial(second, B1)));
+    // There is nobody else for the third when both have failed: it is tried there all the same, and not called off again.
+    let actions = tell(Event::Refused(second, DialFailure::Backend));
+    assert!(actions.contains(&Action::Note(Note::BackendFailed(B1))), "{actions:?}");
+    let actions = tell(Event::Refused(third, DialFailure::CalledOff));
+    assert!(actions.contains(&Action::Dial(third, B0)), "{actions:?}");
+    // Until one of them works again.
+    let actions = tell(Event::Connected(first));
+    assert!(actions.contains(&Action::Note(Note::BackendBack(B1))), "{actions:?}");
+    assert!(actions.contains(&Action::CallOff(third)), "{actions:?}");
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl Witness {
         let was_over = self.life == Life::Over;
         let mut due = Due { actions, owed: Vec::new(), outcome: None, drained: false, warned: false, exit: false };
         self.happened(rules, event, &mut due)?;
+        self.move_on(&mut due);
         for &action in actions {
             rule(was_over || self.life != Life::Over, "nothing follows Exit", action)?;
             rule(!was_over || is_harmless(action), "after Exit there is only Refuse, Answer and Note", action)?;
@@ -367,7 +368,7 @@ impl Witness {
         due.note(Note::Ended(id, why));
     }
 
-    fn order(&mut self, id: ClientId, told: Told, due: &mut Due) {
+    pub fn order(&mut self, id: ClientId, told: Told, due: &mut Due) {
         due.owed.extend(match told {
             Told::Nothing => None,
             Told::CallOff => Some(Action::CallOff(id)),

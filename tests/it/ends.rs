@@ -61,8 +61,14 @@ pub struct Deaf {
 
 impl Deaf {
     pub fn new() -> Deaf {
+        Deaf::at(0)
+    }
+
+    /// On this port, which nobody listens on.
+    pub fn at(port: u16) -> Deaf {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.set_reuse_address(true).unwrap();
+        listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = Vec::new();

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod crew;
+mod fallback;
 mod wire;
 
 use std::fs;

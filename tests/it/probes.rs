@@ -48,7 +48,7 @@ fn start(servers: &[&str], memory: Memory, rounds: u32) -> Proxy {
         grace: Duration::ZERO,
     };
     let control = Control { listeners: Vec::new(), directory: None, words: Words::Switchover, console: false };
-    let log = Log { target: LogTarget::Nowhere, level: log::LevelFilter::Off, style: LogStyle::Origin };
+    let log = Log { target: LogTarget::Nowhere, level: log::LevelFilter::Off, style: LogStyle::Origin, mode: 0o666 };
     Proxy::start(&Config { services: vec![service], control, log, access_log: None, process: Process::plain() })
         .unwrap()
 }

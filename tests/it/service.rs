@@ -42,7 +42,7 @@ pub fn config(services: Vec<Service>) -> Config {
     Config {
         services,
         control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
-        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Debug, style: LogStyle::Origin },
+        log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Debug, style: LogStyle::Origin, mode: 0o666 },
         access_log: None,
         process: Process::plain(),
     }

@@ -174,6 +174,7 @@ fn serve(
         log: Log {
             target: LogTarget::StandardError,
             level: if options.trace { log::LevelFilter::Debug } else { log::LevelFilter::Warn },
+            mode: 0o666,
             style: LogStyle::Bare,
         },
         access_log: None,

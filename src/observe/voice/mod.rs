@@ -2,7 +2,10 @@
 //! and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
 
 mod bare;
+mod brackets;
+mod go;
 pub mod origin;
+mod slashes;
 mod web;
 
 use std::collections::BTreeMap;
@@ -39,6 +42,8 @@ pub struct Scene<'a> {
     pub places: &'a [Place],
     /// Backends that have failed, and when; as it was before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
+    /// As it was configured.
+    pub service: &'a Service,
     pub board: &'a Board,
 }
 
@@ -99,7 +104,9 @@ pub enum Moment<'a> {
 /// The voice of a style.
 pub fn of(style: LogStyle) -> Box<dyn Voice> {
     match style {
-        LogStyle::Origin | LogStyle::Slashes | LogStyle::Brackets => Box::<origin::Origin>::default(),
+        LogStyle::Origin => Box::<origin::Origin>::default(),
+        LogStyle::Slashes => Box::<slashes::Slashes>::default(),
+        LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Web => Box::<web::Web>::default(),
         LogStyle::Bare => Box::new(bare::Bare),
     }

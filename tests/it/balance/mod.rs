@@ -1,5 +1,6 @@
 //! `cbpx balance`: the old command line, with real clients and servers.
 
+mod background;
 mod choosing;
 mod control;
 mod passing;
@@ -127,6 +128,11 @@ impl Balance {
     /// What it has said on standard error.
     pub fn told(&self) -> String {
         fs::read_to_string(self.dir.path().join("err")).unwrap_or_default()
+    }
+
+    /// What it has said on standard output.
+    pub fn shown_bytes(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("out")).unwrap_or_default()).into_owned()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -104,3 +104,31 @@ fn ipv6_destinations_serve() {
     let row = balance.ask("show");
     assert!(row.lines().nth(1).unwrap().contains(&format!("              ::1 {port:>5} ")), "{row}");
 }
+
+/// `-p`: everything that passes, on standard output.
+#[test]
+fn p_shows_what_passes_with_its_direction_and_length() {
+    let server = Server::new();
+    let balance = Balance::start(&["-p"], &[&server.address()]);
+    let mut client = balance.connect();
+    client.write_all(b"a\\b\x00\n").unwrap();
+    let mut far = server.accept();
+    assert_eq!(read_text(&far, 5), "a\\b\x00\n");
+    far.write_all(b"\xff!").unwrap();
+    client.read_exact(&mut [0; 2]).unwrap();
+    let expected = ["-> 5\na\\\\b\\00\\0A\n", "-< 2\n\\FF!\n"];
+    eventually(SOON, "both are shown", || expected.iter().all(|part| balance.shown_bytes().contains(part)));
+}
+
+/// `-B`: where connections to servers come from.
+#[test]
+fn capital_b_is_the_address_the_servers_see() {
+    let server = Server::new();
+    let balance = Balance::start(&["-B", "127.0.0.77"], &[&server.address()]);
+    let _client = balance.connect();
+    assert_eq!(server.accept().peer_addr().unwrap().ip().to_string(), "127.0.0.77");
+    // One that is not of this machine is ignored, as it always was.
+    let balance = Balance::start(&["-B", "192.0.2.1"], &[&server.address()]);
+    let _client = balance.connect();
+    assert_eq!(server.accept().peer_addr().unwrap().ip().to_string(), "127.0.0.1");
+}

@@ -78,7 +78,7 @@ impl Listener {
         };
         let is_tcp = path.is_none();
         let listener = Listener { socket, is_tcp, shares_port: queue.shares_port && is_tcp, path };
-        if listener.is_tcp {
+        if is_tcp {
             tune(&listener.socket, queue.tuning)?;
         }
         listener.socket.listen(queue.length)?;

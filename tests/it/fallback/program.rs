@@ -90,6 +90,7 @@ impl Fallback {
     }
 
     pub fn signal(&self, signal: Signal) {
+        crate::program::catches(self.child.id(), signal);
         kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
     }
 

@@ -82,6 +82,7 @@ impl Pumpkin {
     }
 
     pub fn signal(&self, signal: Signal) {
+        crate::program::catches(self.child.0.id(), signal);
         kill_process(Pid::from_raw(self.child.0.id() as i32).unwrap(), signal).unwrap();
     }
 

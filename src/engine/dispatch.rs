@@ -88,17 +88,15 @@ impl Dispatcher {
 
     /// The backends as they are now, with what has flowed until now.
     pub fn survey(&self) -> Vec<BackendView> {
-        let mut floor = self.0.floor.lock();
-        floor.count_flows(&self.0.outlet);
-        floor.state.backends().collect()
+        self.with_floor(Floor::views)
     }
 
     /// Lets the log tell of all backends.
     pub fn tally(&self) {
-        let mut floor = self.0.floor.lock();
-        floor.count_flows(&self.0.outlet);
-        let views: Vec<_> = floor.state.backends().collect();
-        floor.journal.tally(&views);
+        self.with_floor(|floor, outlet| {
+            let views = floor.views(outlet);
+            floor.journal.tally(&views);
+        });
     }
 
     /// A thread that all clients need cannot go on.
@@ -106,9 +104,9 @@ impl Dispatcher {
         self.0.outlet.send(Message::Failed(cause));
     }
 
-    fn with_floor(&self, act: impl FnOnce(&mut Floor, &Outlet)) {
+    fn with_floor<T>(&self, act: impl FnOnce(&mut Floor, &Outlet) -> T) -> T {
         let _guard = Whole(&self.0.outlet);
-        act(&mut self.0.floor.lock(), &self.0.outlet);
+        act(&mut self.0.floor.lock(), &self.0.outlet)
     }
 }
 
@@ -229,6 +227,12 @@ impl Floor {
             | Note::Stopping { .. }
             | Note::InterruptIgnored { .. } => {}
         }
+    }
+
+    /// All backends, with what has flowed until now.
+    fn views(&mut self, outlet: &Outlet) -> Vec<BackendView> {
+        self.count_flows(outlet);
+        self.state.backends().collect()
     }
 
     /// Tells the core what has passed through open connections until now.

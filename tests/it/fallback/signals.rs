@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::program::Fallback;
 use crate::backend::Backend;
 use crate::ends::{Deaf, Server, read_until_reset};
+use crate::program::catches;
 use crate::support::{SOON, TempDir, eventually};
 use crate::talk::served_by;
 
@@ -19,22 +20,12 @@ fn sigint_and_sigterm_are_told_and_end_it_with_status_0() {
     for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")] {
         let server = Backend::echo("s");
         let mut fallback = Fallback::start(&[], &[&server.address()]);
-        caught(&fallback);
+        catches(fallback.pid(), Signal::TERM);
         fallback.signal(signal);
         assert_eq!(fallback.wait().code(), Some(0));
         fallback.says(&format!(" Signal received: {name}"));
         fallback.says(" Exiting...");
     }
-}
-
-/// Waits until it listens to signals.
-fn caught(fallback: &Fallback) {
-    let term = 1_u64 << (Signal::TERM.as_raw() - 1);
-    eventually(SOON, "signals are caught", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", fallback.pid())).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        u64::from_str_radix(caught.trim(), 16).unwrap() & term != 0
-    });
 }
 
 /// The symptom: on a signal clients were cut.
@@ -44,7 +35,7 @@ fn row_6_who_is_connected_may_finish_while_the_address_is_free_for_a_successor()
     let mut fallback = Fallback::start(&[], &[&server.address()]);
     let mut client = fallback.connect();
     assert_eq!(served_by(&mut client), "s");
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::TERM);
     fallback.says("Waiting for clients to finish: 1;");
     eventually(SOON, "nobody else is accepted", || TcpStream::connect(fallback.addr()).is_err());
@@ -62,7 +53,7 @@ fn row_6_with_a_grace_they_are_cut_when_it_is_over() {
     server.accept();
     let (mut client, _served) = (fallback.connect(), server.accept());
     client.write_all(b"x").unwrap();
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::TERM);
     read_until_reset(&client);
     assert_eq!(fallback.wait().code(), Some(0));
@@ -74,7 +65,7 @@ fn row_6_another_signal_cuts_them_at_once() {
     let mut fallback = Fallback::start(&["-grace", "1h"], &[&server.address()]);
     server.accept();
     let (client, _served) = (fallback.connect(), server.accept());
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::TERM);
     fallback.says("Waiting for clients to finish: 1;");
     fallback.signal(Signal::INT);
@@ -87,7 +78,7 @@ fn the_end_waits_for_no_probe_and_who_still_waits_for_a_server_is_let_go() {
     let deaf = Deaf::new();
     let mut fallback = Fallback::start(&["-timeout", "0s", "-grace", "50ms"], &[&deaf.address()]);
     let client = fallback.connect();
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::TERM);
     assert_eq!(fallback.wait().code(), Some(0));
     assert!(crate::talk::is_turned_away(&mut { client }));
@@ -97,7 +88,7 @@ fn the_end_waits_for_no_probe_and_who_still_waits_for_a_server_is_let_go() {
 fn sighup_without_a_logfile_ends_it() {
     let server = Backend::echo("s");
     let mut fallback = Fallback::start(&[], &[&server.address()]);
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::HUP);
     fallback.wait();
     fallback.says("Signal received: SIGHUP");
@@ -121,7 +112,7 @@ fn a_logfile_is_appended_to_with_mode_0640_and_opened_again_on_sighup() {
     assert!(fallback.lines().is_empty(), "and nothing goes to standard error");
 
     fs::rename(&log, &old).unwrap();
-    caught(&fallback);
+    catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::HUP);
     eventually(SOON, "there is a new file", || log.exists());
     assert!(read(&old).contains(" SIGHUP received, re-opening logfile"));

@@ -50,7 +50,7 @@ struct Typed {
     /// Port for remote control; without it there is a console
     #[arg(aliases = ["rc", "rc_"], short, long, value_name = "PORT", allow_negative_numbers = true)]
     rc_port: Option<String>,
-    /// Length of the listen queue [default: 512]
+    /// Length of the listen queue [default: 4096]
     #[arg(short = 'b', long, value_name = "N", allow_negative_numbers = true)]
     listen_backlog: Option<String>,
     /// First size of a relay buffer, in bytes [default: 2048]
@@ -242,7 +242,7 @@ impl Typed {
 
     /// How it listens and connects.
     fn network(&self, mistakes: &mut Mistakes) -> Option<Network> {
-        let backlog = self.listen_backlog.as_deref().unwrap_or("512");
+        let backlog = self.listen_backlog.as_deref().unwrap_or("4096");
         let backlog = mistakes.integer("-b/--listen_backlog", backlog, [1, 65_535]);
         let threads = mistakes.integer("--listeners", self.listeners.as_deref().unwrap_or("1"), [1, MAX_LISTENERS]);
         let keepalive = self.keepalive.as_deref().unwrap_or("60");

@@ -94,7 +94,7 @@ impl Network {
     /// Sockets as they come: for programs that bring their own servers (the demo, a test). A dialect decides each value.
     pub fn plain() -> Network {
         Network {
-            backlog: 512,
+            backlog: 4096,
             accept_threads: 1,
             share_port: false,
             bind_retry: None,

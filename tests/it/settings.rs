@@ -22,7 +22,7 @@ fn the_list_has_every_setting_in_its_place() {
  Switch timeout      : 2.00 s
  Max queued conns    : 50
  Max open conns      : 0
- listen() backlog    : 512
+ listen() backlog    : 4096
  Network buffer      : 2048 bytes
  Switch loop wait    : 0.10 s
  Switch script       : /bin/true

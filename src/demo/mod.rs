@@ -35,8 +35,8 @@ use crate::signals;
     name = "cbpx demo",
     bin_name = "cbpx demo",
     about = "Shows switches under load: two servers, 55 clients and a proxy in one process",
-    after_help = "A switch that works, one that fails, and the same move without cbpx: eight seconds.\n\
-                  It needs nothing but this program, and leaves nothing behind.\n\
+    after_help = "It shows a switch that works, one that fails, and the same move without cbpx. It\n\
+                  takes eight seconds, needs nothing but this program, and leaves nothing behind.\n\
                   Exit status: 0 no client of cbpx saw an error or reached the wrong server,\n\
                   1 otherwise, 2 usage."
 )]

@@ -272,3 +272,10 @@ fn an_unknown_flag_of_the_demo_is_a_usage_error() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
     assert!(words.contains("--forever") && words.contains("Usage: cbpx demo"), "{words}");
 }
+
+#[test]
+fn no_line_of_the_demos_help_is_wider_than_a_terminal() {
+    let output = Command::new(CBPX).args(["demo", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("--stay") && help.lines().all(|line| line.chars().count() <= 80), "{help}");
+}

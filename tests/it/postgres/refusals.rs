@@ -2,7 +2,7 @@
 //! line with the file, the user and the cause.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -62,8 +62,8 @@ impl Rehearsal {
     }
 }
 
-/// A server that asks everybody for a password.
-fn asks_for_a_password() -> u16 {
+/// A server that greets each client so.
+fn server(greet: fn(TcpStream) -> io::Result<()>) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     // Ends with the test's process; it holds nothing.
@@ -76,7 +76,8 @@ fn asks_for_a_password() -> u16 {
     port
 }
 
-fn greet(mut client: TcpStream) -> std::io::Result<()> {
+/// Without encryption; it asks for a password.
+fn asks_for_a_password(mut client: TcpStream) -> io::Result<()> {
     loop {
         let mut head = [0; 8];
         client.read_exact(&mut head)?;
@@ -90,6 +91,13 @@ fn greet(mut client: TcpStream) -> std::io::Result<()> {
     }
     client.write_all(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3])?;
     client.read_to_end(&mut Vec::new()).map(drop)
+}
+
+/// It agrees to encryption and leaves when the client begins with it.
+fn agrees_to_encryption(mut client: TcpStream) -> io::Result<()> {
+    client.read_exact(&mut [0; 8])?;
+    client.write_all(b"S")?;
+    client.read_exact(&mut [0; 1])
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn a_missing_psql_is_told_with_the_package_and_the_setting() {
 #[test]
 fn a_missing_password_is_told_with_the_file_it_should_have_come_from() {
     let mut rehearsal = Rehearsal::new();
-    rehearsal.port = asks_for_a_password();
+    rehearsal.port = server(asks_for_a_password);
     assert_ne!(rehearsal.port, rehearsal.nobody.port());
     let user = rehearsal.user.clone();
     let psql = program("psql").display().to_string();
@@ -171,4 +179,22 @@ fn a_guard_log_that_cannot_be_written_is_told_and_keeps_nobody_from_switching() 
     let words = "cannot write GUARD_LOG /nonexistent/guard.log: No such file or directory";
     assert!(said.contains(&format!("note: user {} {words}", rehearsal.user)), "{said}");
     assert!(said.contains("Connection refused"), "it goes on: {said}");
+}
+
+/// The symptom: `could not open certificate file "/root/.postgresql/postgresql.crt": Permission denied`, with any server that
+/// insists on encryption, when root typed `runuser -u cbpx -- ...`.
+#[test]
+fn the_home_directory_of_another_user_is_not_searched_for_certificates() {
+    let mut rehearsal = Rehearsal::new();
+    rehearsal.port = server(agrees_to_encryption);
+    let home = rehearsal.dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, Permissions::from_mode(0o000)).unwrap();
+    let settings = format!("PSQL={}\nPGSSLMODE=require\n", program("psql").display());
+    let settings = rehearsal.file("script.env", &settings, 0o644);
+    let said = rehearsal.says(&[("CBPX_POSTGRESQL_ENV", &settings), ("HOME", home.to_str().unwrap())]);
+    // So that it can be removed.
+    fs::set_permissions(&home, Permissions::from_mode(0o700)).unwrap();
+    let got_as_far = said.contains("server closed the connection") || said.contains("SSL");
+    assert!(got_as_far && !said.contains("Permission denied"), "{said}");
 }

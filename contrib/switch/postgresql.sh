@@ -95,18 +95,41 @@ fetch() {
     return $status
 }
 
+# unreadable FILE: true, and why in $cause, if this user cannot open it.
+unreadable() {
+    cause=$({ : <"$1"; } 2>&1) && return 1
+    cause=${cause##*: }
+}
+
+# Reads the settings. False, and why in $cause, if the file is there, or was asked for by name, and cannot be used.
 settings() {
     local file
+    # runuser, su and sudo may leave HOME at another user's directory. libpq looks for certificates there, and fails if
+    # it may not look; without HOME it takes this user's own.
+    [ -x "${HOME:-/}" ] || unset HOME
+    user=$(id -un 2>/dev/null) || user=$UID
     for file in "${CBPX_POSTGRESQL_ENV:-}" /etc/cbpx/postgresql.env "$(dirname -- "${BASH_SOURCE[0]}")/postgresql.env" ''; do
-        if [ -n "$file" ] && { [ -e "$file" ] || [ "$file" = "${CBPX_POSTGRESQL_ENV:-}" ]; }; then break; fi
+        [ -n "$file" ] || continue
+        if [ -e "$file" ] || [ "$file" = "${CBPX_POSTGRESQL_ENV:-}" ]; then break; fi
+        # What this user cannot see may exist all the same.
+        unreadable "$file"
+        [[ $cause != 'Permission denied' ]] || break
     done
-    if [ -n "$file" ]; then
-        set -a
-        # shellcheck source=/dev/null
-        . "$file" || return 1
-        set +a
-    fi
     settings_file=${file:-none}
+    if [ -n "$file" ]; then
+        if unreadable "$file" || ! cause=$(bash -n -- "$file" 2>&1); then
+            cause="cannot read the settings file $file as user $user: $(one_line "${cause#"$file: "}")"
+            return 1
+        fi
+        set -a +u # a variable the file uses and nobody has set is empty, as in any shell
+        # shellcheck source=/dev/null
+        . "$file"
+        set +a -u
+    fi
+    if [ -n "${GUARD_LOG:-}" ] && ! cause=$({ : >>"$GUARD_LOG"; } 2>&1); then
+        [ $guarding = yes ] || say "note: user $user cannot write GUARD_LOG $GUARD_LOG: ${cause##*: }; the guard reports to syslog only"
+        GUARD_LOG=
+    fi
     if [ -z "${PSQL:-}" ]; then
         PSQL=psql
         # Debian's /usr/bin/psql is a Perl script that looks for the real one first: 25 ms each time.
@@ -116,6 +139,18 @@ settings() {
     MAX_LAG_BYTES=${MAX_LAG_BYTES:-16777216} PROMOTE_RESERVE=${PROMOTE_RESERVE:-2} QUERY_TIMEOUT=${QUERY_TIMEOUT:-3}
     FENCE=${FENCE:-readonly} FENCE_COMMAND=${FENCE_COMMAND:-} UNFENCE_COMMAND=${UNFENCE_COMMAND:-}
     STANDBY_NAME=${STANDBY_NAME:-} ALLOW_SYNC_NAMES=${ALLOW_SYNC_NAMES:-no} CBPX_SECONDS_LEFT=${CBPX_SECONDS_LEFT:-60}
+}
+
+# The cause of a failed connection, with the file a password should have come from.
+with_hint() {
+    local told=$1 file=${PGPASSFILE:-${HOME:-$(getent passwd "$UID" | cut -d: -f6)}/.pgpass}
+    if [[ $told != *'no password supplied'* ]]; then
+        printf '%s' "$told"
+    elif unreadable "$file"; then
+        printf '%s' "$told (user $user cannot read the password file $file: $cause)"
+    else
+        printf '%s' "$told (the password file $file has no line for this server and $PGUSER)"
+    fi
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,12 +393,12 @@ roles() {
     a_role=down s_role=down a_cause='' s_cause=''
     if fetch active plain "$sql"; then IFS='|' read -r a_role a_id version <<<"$row"; else a_cause=$cause; fi
     if fetch standby plain "$sql"; then IFS='|' read -r s_role s_id _ <<<"$row"; else s_cause=$cause; fi
-    [ "$s_role" != down ] || refuse "cannot query the standby $standby: $s_cause"
+    [ "$s_role" != down ] || refuse "cannot query the standby $standby: $(with_hint "$s_cause")"
     [ "$a_role" = down ] || [ "$a_id" = "$s_id" ] || refuse "$active and $standby are different clusters ($a_id, $s_id)"
     case "$a_role $s_role" in
     'primary standby') ;;
     'fenced standby') say "note: $active is already read-only (a fence left by an earlier run, or set by hand)" ;;
-    'down standby') refuse "cannot query the active $active: $a_cause" ;;
+    'down standby') refuse "cannot query the active $active: $(with_hint "$a_cause")" ;;
     'standby standby') refuse "neither $active nor $standby is a primary" ;;
     'primary primary') refuse "SPLIT BRAIN: $active and $standby are both writable primaries; stop one of them" ;;
     'primary fenced') refuse "SPLIT BRAIN: $active and $standby are both primaries ($standby is read-only)" ;;
@@ -526,17 +561,29 @@ finish() {
     exit 0
 }
 
+# The one program that is not on every Linux is psql.
+check_programs() {
+    local program
+    for program in "$PSQL" timeout setsid; do
+        type -P -- "$program" >/dev/null && continue
+        cause='not found in PATH'
+        [[ $program != */* ]] || unreadable "$program" || cause='not executable'
+        [ "$program" != "$PSQL" ] || cause+='; install postgresql-client, or set PSQL'
+        refuse "cannot run $program as user $user: $cause"
+    done
+}
+
 main() {
     local limit reserve
     touched=no ordered=no finished=no reader=there
     guard_in='' guard_out='' db_in='' commanded=no
-    settings || refuse "cannot read settings from $settings_file"
+    settings || refuse "$cause"
     case $FENCE in
     readonly) ;;
     stop) [[ -n $FENCE_COMMAND && -n $UNFENCE_COMMAND ]] || refuse 'FENCE=stop needs FENCE_COMMAND and UNFENCE_COMMAND' ;;
     *) refuse "FENCE must be readonly or stop, not '$FENCE'" ;;
     esac
-    type "$PSQL" timeout setsid >/dev/null || refuse "$PSQL, timeout and setsid are needed"
+    check_programs
     printf -v limit '%.0f' "${CBPX_SECONDS_LEFT}e6" 2>/dev/null || refuse "CBPX_SECONDS_LEFT is no number: $CBPX_SECONDS_LEFT"
     printf -v reserve '%.0f' "${PROMOTE_RESERVE}e6" 2>/dev/null || refuse "PROMOTE_RESERVE is no number: $PROMOTE_RESERVE"
     deadline=$((began + limit)) give_up=$((began + limit - reserve))
@@ -591,7 +638,8 @@ fi
 active_host=$1 active_port=$2 standby_host=$3 standby_port=$4
 active="$active_host:$active_port" standby="$standby_host:$standby_port"
 if [ $guarding = yes ]; then
-    settings
+    # The script has read the same file; this fails only if somebody has changed it since. The script reports the cause.
+    settings || { echo "failed $cause" && exit 1; }
     guard "$script"
 else
     main

@@ -13,8 +13,8 @@ pub struct Book(Arc<Mutex<Inner>>);
 struct Inner {
     totals: Totals,
     first_error: Option<String>,
-    /// Nobody listens at the proxy's address any more.
-    proxy_gone: bool,
+    /// Nobody listened where a client connected.
+    refused: bool,
     /// Waits of requests that met no switch; at most [`SAMPLES`].
     ordinary: Vec<Duration>,
     longest_ordinary: Duration,
@@ -79,9 +79,9 @@ impl Book {
         book.first_error.get_or_insert_with(|| because.to_owned());
     }
 
-    /// A client was refused a connection: only a proxy that has ended does that.
-    pub fn proxy_is_gone(&self) {
-        self.0.lock().proxy_gone = true;
+    /// A client was refused a connection.
+    pub fn nobody_listens(&self) {
+        self.0.lock().refused = true;
     }
 
     /// A server that is not the primary was asked for something.
@@ -126,8 +126,9 @@ impl Book {
         self.0.lock().first_error.clone()
     }
 
-    pub fn proxy_has_gone(&self) -> bool {
-        self.0.lock().proxy_gone
+    /// Whether a client was ever refused a connection: a proxy refuses nobody until it has ended.
+    pub fn has_refusals(&self) -> bool {
+        self.0.lock().refused
     }
 }
 

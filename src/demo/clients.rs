@@ -1,12 +1,14 @@
-//! The clients: threads that use the proxy as an application would and write down what they see. They know nothing of
+//! The clients: threads that use a server, or the proxy before it, as an application would and write down what they see. They know nothing of
 //! switches. Each counts one request at a time, so no wait can hide behind another.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
 
 use super::book::Book;
 use crate::threads;
@@ -47,6 +49,25 @@ impl Pace {
 /// Longer than any switch may take. A client that gives up counts as an error.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Where clients connect: what their configuration says. All clones are the same configuration.
+#[derive(Clone, Debug)]
+pub struct Target(Arc<Mutex<SocketAddr>>);
+
+impl Target {
+    pub fn new(address: SocketAddr) -> Target {
+        Target(Arc::new(Mutex::new(address)))
+    }
+
+    pub fn get(&self) -> SocketAddr {
+        *self.0.lock()
+    }
+
+    /// From its next connection on, each client goes there.
+    pub fn set(&self, address: SocketAddr) {
+        *self.0.lock() = address;
+    }
+}
+
 /// All clients. Dropping this lets each finish what it is at, and joins it.
 #[derive(Debug)]
 pub struct Clients {
@@ -60,11 +81,11 @@ impl Clients {
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(proxy: SocketAddr, pace: Pace, book: &Book) -> io::Result<Clients> {
+    pub fn start(target: &Target, pace: Pace, book: &Book) -> io::Result<Clients> {
         let (closing, closed) = bounded(0);
         let mut clients = Clients { closing: Some(closing), threads: Vec::new() };
         for number in 0..SHORT + LONG {
-            let client = Client { number, proxy, pace, book: book.clone(), closed: closed.clone() };
+            let client = Client { number, target: target.clone(), pace, book: book.clone(), closed: closed.clone() };
             let visit = if number < SHORT { Client::request } else { Client::transaction };
             let thread = threads::spawn(&format!("demo-{number}"), move || client.run(visit));
             let failed =
@@ -87,7 +108,7 @@ impl Drop for Clients {
 
 struct Client {
     number: u32,
-    proxy: SocketAddr,
+    target: Target,
     pace: Pace,
     book: Book,
     closed: Receiver<()>,
@@ -139,9 +160,9 @@ impl Client {
     }
 
     fn connect(&self) -> io::Result<Connection> {
-        let stream = TcpStream::connect(self.proxy).inspect_err(|e| {
+        let stream = TcpStream::connect(self.target.get()).inspect_err(|e| {
             if e.kind() == ErrorKind::ConnectionRefused {
-                self.book.proxy_is_gone();
+                self.book.nobody_listens();
             }
         })?;
         stream.set_nodelay(true)?;

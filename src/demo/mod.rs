@@ -1,11 +1,13 @@
 //! `cbpx demo`: the main job on two built-in servers, for a person who sees cbpx for the first time. It ends with a
 //! verdict that can be trusted: errors, requests at the wrong server and waits are what clients and servers saw
-//! themselves; of the proxy, only the switch's own account of its time is believed.
+//! themselves, with cbpx and without it; of the proxy, only the switch's own account of its time is believed.
 //!
 //! In reading order: `stage` (temporary directory, switch script, proxy), `servers`, `clients`, `book` (what they saw),
-//! `operator` (types `switch`), `play` (the acts), `pulse` and `screen` (the rows), `verdict`. Uses the proxy as anybody
-//! would, through its sockets and its control port; only the rows read its counters directly, forty times a second.
+//! `operator` (types `switch`), `bare` (the same without a proxy), `play` (the acts), `pulse` and `screen` (the rows),
+//! `verdict`. Uses the proxy as anybody would, through its sockets and its control port; only the rows read its counters
+//! directly, forty times a second.
 
+mod bare;
 mod book;
 mod clients;
 mod operator;
@@ -32,12 +34,14 @@ use crate::signals;
 #[command(
     name = "cbpx demo",
     bin_name = "cbpx demo",
-    about = "Shows a switch: two servers, 55 clients and a proxy in one process, a switch that fails and one that works",
-    after_help = "Takes seven seconds, needs nothing but this program, and leaves nothing behind.\n\
-                  Exit status: 0 no client saw an error and none reached the wrong server, 1 otherwise, 2 usage."
+    about = "Shows switches under load: two servers, 55 clients and a proxy in one process",
+    after_help = "It shows a switch that works, one that fails, and the same move without cbpx. It\n\
+                  takes eight seconds, needs nothing but this program, and leaves nothing behind.\n\
+                  Exit status: 0 no client of cbpx saw an error or reached the wrong server,\n\
+                  1 otherwise, 2 usage."
 )]
 pub struct Options {
-    /// Keep everything running after the verdict, for a second terminal, until Ctrl-C
+    /// Go on after the verdict, for a second terminal, until Ctrl-C
     #[arg(long)]
     pub stay: bool,
 }
@@ -53,7 +57,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     }
 }
 
-/// Plays both acts; returns whether the verdict is good. When this returns, every thread has been joined and the
+/// Plays all acts; returns whether the verdict is good. When this returns, every thread has been joined and the
 /// temporary directory removed.
 ///
 /// # Errors

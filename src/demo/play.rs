@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::bare::{Bare, Moved};
 use super::book::Totals;
 use super::clients::{Clients, LONG, Pace, SHORT, TRANSACTION};
 use super::operator::{Operator, Report};
-use super::pulse::Pulse;
-use super::screen::{Ink, Screen};
+use super::pulse::{Pulse, Sight};
+use super::screen::{Ink, Screen, fold};
 use super::stage::Stage;
 use super::verdict::{Scene, Verdict, milliseconds};
 
@@ -51,11 +52,15 @@ pub struct Play<'a> {
     inbox: Receiver<Event>,
     screen: Screen,
     pulse: Pulse,
+    /// While the play goes on without a proxy.
+    bare: Option<Bare>,
 }
 
 /// One of the two switches, and what is said about it.
 struct Act {
     heading: &'static str,
+    /// In the verdict.
+    name: &'static str,
     story: &'static str,
     /// The outcome begins with this.
     expected: &'static str,
@@ -63,26 +68,32 @@ struct Act {
     then: &'static str,
 }
 
-const ACTS: [Act; 2] = [
-    Act {
-        heading: "Act 1: a switch that fails",
-        story: "The standby, green, has not caught up, and the switch script will find that out after\n\
-                300 ms. Clients wait meanwhile; then blue should serve them as if nothing had been.",
-        expected: "Switch failed: script exited with code: 1",
-        then: "blue",
-    },
-    Act {
-        heading: "Act 2: a switch that works",
-        story: "Green has caught up. The script takes 300 ms to promote it. Watch 'in queue': nobody\n\
-                is refused, they wait; then the active backend is green, with errors still at 0.",
-        expected: "Switch OK",
-        then: "green",
-    },
-];
+const WORKS: Act = Act {
+    heading: "Act 1: a switch that works",
+    name: "a switch that works",
+    story: "The script takes 300 ms to promote green. Watch 'in queue': nobody is refused,\n\
+            they wait; then the active backend is green, with errors still at 0.",
+    expected: "Switch OK",
+    then: "green",
+};
+
+const FAILS: Act = Act {
+    heading: "Act 2: a switch that fails",
+    name: "a switch that fails",
+    story: "The standby, blue now, has not caught up, and the script finds that out after\n\
+            300 ms. Clients wait meanwhile; then green serves as if nothing had been.",
+    expected: "Switch failed: script exited with code: 1",
+    then: "green",
+};
+
+const WITHOUT: &str = "Act 3: the same move without cbpx";
+
+const WITHOUT_STORY: &str = "Two more servers, blue and green, and 55 clients that connect to them directly.\n\
+    Blue is stopped, the same script promotes green, the clients are sent there.";
 
 impl<'a> Play<'a> {
     pub fn new(stage: &'a Stage, events: Sender<Event>, inbox: Receiver<Event>) -> Play<'a> {
-        Play { stage, events, inbox, screen: Screen::new(), pulse: Pulse::new() }
+        Play { stage, events, inbox, screen: Screen::new(), pulse: Pulse::new(), bare: None }
     }
 
     /// Plays it; returns whether the verdict is good.
@@ -90,23 +101,19 @@ impl<'a> Play<'a> {
     /// # Errors
     /// When standard output cannot be written to, or there are no threads.
     pub fn run(mut self, stay: bool) -> io::Result<bool> {
-        self.introduce()?;
-        let clients = Clients::start(self.stage.listening, Pace::Brisk, &self.stage.book)?;
-        self.pulse = Pulse::new();
-        let scenes = match self.acts() {
-            Ok(scenes) => scenes,
+        self.introduce(stay)?;
+        let (scenes, without) = match self.acts() {
+            Ok(acts) => acts,
             Err(cut) => return self.explain(cut),
         };
-        // Before the verdict, so that it knows how every request has ended.
-        drop(clients);
-        let verdict = Verdict::new(&self.stage.book, scenes);
+        let verdict = Verdict::new(&self.stage.book, scenes, without);
         verdict.tell(&mut self.screen)?;
         let good = verdict.is_good();
         // Whatever the verdict: who asked for it may want to look around.
         Ok(if stay { self.stay()? && good } else { good })
     }
 
-    fn introduce(&mut self) -> io::Result<()> {
+    fn introduce(&mut self, stay: bool) -> io::Result<()> {
         let (stage, screen) = (self.stage, &mut self.screen);
         let (proxy, control) = (stage.listening, stage.control);
         let title = "cbpx demo: a database moves to another server, and none of its clients notices";
@@ -115,33 +122,94 @@ impl<'a> Play<'a> {
         let transactions = format!("{LONG:>2} clients, {} ms transactions", TRANSACTION.as_millis());
         for line in [
             String::new(),
-            format!("{:40}+------+", ""),
+            format!("{:38}+------+", ""),
             format!(
-                "  {:<33} --> |      | --> {blue}  the primary: it answers",
-                format!("{SHORT} clients, a short request each")
+                "  {:<31} --> |      | --> {blue}  primary: it answers",
+                format!("{SHORT} clients, a request each")
             ),
-            format!("{:40}| cbpx |", ""),
-            format!("  {transactions:<33} --> |      |     {green}  the standby: it refuses"),
-            format!("{:40}+------+\n", ""),
+            format!("{:38}| cbpx |", ""),
+            format!("  {transactions:<31} --> |      |     {green}  standby: it refuses"),
+            format!("{:38}+------+\n", ""),
         ] {
             screen.say(&line)?;
         }
-        let [first, second] = stage.command_line();
-        screen.say("All of it runs in this process, through real sockets. You would start this proxy with\n")?;
-        screen.say(&format!("  {first}\n       {second}\n"))?;
-        screen.say("Join in from a second terminal, now or at any time:\n")?;
-        screen.say(&format!("  echo stats | nc {} {}     ask the proxy", control.ip(), control.port()))?;
-        screen.say(&format!("  echo hello | nc {} {}     be a client\n", proxy.ip(), proxy.port()))?;
+        screen.say("All of it runs in this process, through real sockets. You would start this proxy\nwith\n")?;
+        screen.say(&stage.command_line())?;
+        let (stats, hello) = (
+            format!("  echo stats | nc {} {}     ask the proxy", control.ip(), control.port()),
+            format!("  echo hello | nc {} {}     be a client", proxy.ip(), proxy.port()),
+        );
+        screen.say(if stay {
+            "\nIt takes eight seconds and then goes on (--stay) until Ctrl-C. Join in from a\n\
+             second terminal at any time:\n"
+        } else {
+            "\nIt takes eight seconds. `cbpx demo --stay` goes on afterwards, so that you can\n\
+             join in from a second terminal; its ports will differ from these:\n"
+        })?;
+        screen.say(&format!("{stats}\n{hello}\n"))?;
         screen.say("A request without an answer is an error, and so is one that a server refused.\n")?;
         screen.headings()
     }
 
-    fn acts(&mut self) -> Result<Vec<Scene>, Cut> {
-        self.rows(3)?;
-        let first = self.act(&ACTS[0])?;
+    fn acts(&mut self) -> Result<(Vec<Scene>, Moved), Cut> {
+        // Gone before the verdict, so that it knows how every request has ended.
+        let clients = Clients::start(&self.stage.target, Pace::Brisk, &self.stage.book)?;
+        self.pulse = Pulse::new();
+        self.rows(2)?;
+        let first = self.act(&WORKS)?;
+        self.stage.standby_falls_behind()?;
+        let second = self.act(&FAILS)?;
         self.stage.standby_catches_up()?;
-        let second = self.act(&ACTS[1])?;
-        Ok(vec![first, second])
+        drop(clients);
+        Ok((vec![first, second], self.without()?))
+    }
+
+    /// The last act. Nobody uses the proxy meanwhile.
+    fn without(&mut self) -> Result<Moved, Cut> {
+        let heading = self.screen.ink(Ink::Bold, WITHOUT);
+        self.screen.say(&format!("\n{heading}\n{WITHOUT_STORY}\n"))?;
+        self.screen.headings()?;
+        let failed = |e| io::Error::other(format!("cannot set the stage without cbpx: {e}"));
+        let bare = self.bare.insert(Bare::set().map_err(failed)?);
+        let (target, book) = (bare.target.clone(), bare.book.clone());
+        let clients = Clients::start(&target, Pace::Brisk, &book)?;
+        self.pulse = Pulse::new();
+        self.rows(1)?;
+        self.watch(BEFORE_SWITCH)?;
+        let there = self.move_by_hand()?;
+        let before = book.totals().requests;
+        self.rows(2)?;
+        drop(clients);
+        let totals = book.totals();
+        let moved = Moved { totals, there: there && totals.requests > before };
+        let errors = totals.errors + totals.wrong;
+        let server = self.sight().active;
+        self.screen.say(&format!("\n{} serves. {errors} requests failed.", capitalized(server)))?;
+        self.bare = None;
+        Ok(moved)
+    }
+
+    /// What an operator does who has no proxy. Returns whether the script succeeded.
+    fn move_by_hand(&mut self) -> Result<bool, Cut> {
+        let Some(bare) = &self.bare else { return Ok(false) };
+        let (blue, green) = (bare.blue.address, bare.green.address);
+        self.screen.say(&self.screen.ink(Ink::Bold, "  $ systemctl stop blue"))?;
+        bare.blue.stop();
+        let line = format!("  $ switch.sh {} {} {} {}", blue.ip(), blue.port(), green.ip(), green.port());
+        self.screen.say(&self.screen.ink(Ink::Bold, &line))?;
+        let script = match bare.run_script(self.events.clone()) {
+            Ok(script) => script,
+            Err(e) => {
+                self.screen.say(&self.screen.ink(Ink::Red, &format!("Cannot run the switch script: {e}")))?;
+                return Ok(false);
+            }
+        };
+        let target = bare.target.clone();
+        self.hear(|_| {})?;
+        let succeeded = script.succeeded()?;
+        target.set(green);
+        self.screen.say(&self.screen.ink(Ink::Bold, &format!("  $ set the clients' server to {green}")))?;
+        Ok(succeeded)
     }
 
     fn act(&mut self, act: &Act) -> Result<Scene, Cut> {
@@ -161,21 +229,21 @@ impl<'a> Play<'a> {
         self.rows(3)?;
         let as_expected = report.outcome.as_deref().is_some_and(|outcome| outcome.starts_with(act.expected))
             && stage.name_of(&stage.proxy.desk().board.read().active) == act.then;
-        let scene = Scene { name: act.heading, report, as_expected, waits: stage.book.switch_waits() };
+        let scene = Scene { name: act.name, report, as_expected, waits: stage.book.switch_waits() };
         let words = if as_expected {
             format!(
-                "\n{} serves. The longest wait of any client was {}:\n{}.",
+                "{} serves. The longest wait of any client was {}: {}.",
                 capitalized(act.then),
                 milliseconds(scene.waits.longest),
                 scene.account()
             )
         } else {
-            let outcome = scene.report.outcome.as_deref().unwrap_or("no answer");
-            self.screen.ink(Ink::Red, &format!("\nThat was not to be expected: {outcome}"))
+            format!("That was not to be expected: {}", scene.report.outcome.as_deref().unwrap_or("no answer"))
         };
-        self.screen.say(&words)?;
+        let words = format!("\n{}", fold(&words, ""));
+        self.screen.say(&if as_expected { words } else { self.screen.ink(Ink::Red, &words) })?;
         if scene.report.outcome.as_deref().is_some_and(|outcome| outcome.contains("exec failed")) {
-            self.screen.say("Programs may not run from the temporary directory: try another one, with TMPDIR=...")?;
+            self.screen.say("Programs may not run from the temporary directory: try another, TMPDIR=...")?;
         }
         Ok(scene)
     }
@@ -183,18 +251,23 @@ impl<'a> Play<'a> {
     /// Rows until the operator has the whole answer.
     fn listen(&mut self) -> Result<Report, Cut> {
         let mut report = Report::default();
+        self.hear(|line| report.read(line))?;
+        self.stage.book.switch_ended();
+        Ok(report)
+    }
+
+    /// Rows and lines until all is said.
+    fn hear(&mut self, mut line_by_line: impl FnMut(&str)) -> Result<(), Cut> {
         loop {
             match self.next(None)? {
                 Some(Event::Said(line)) => {
-                    report.read(&line);
+                    line_by_line(&line);
                     if !line.trim().is_empty() {
-                        self.screen.say(&self.screen.ink(Ink::Dim, &format!("  |{line}")))?;
+                        self.screen
+                            .say(&self.screen.ink(Ink::Dim, &fold(&format!("  | {}", line.trim()), "  |   ")))?;
                     }
                 }
-                Some(Event::SaidAll) => {
-                    self.stage.book.switch_ended();
-                    return Ok(report);
-                }
+                Some(Event::SaidAll) => return Ok(()),
                 Some(Event::Interrupted) => return Err(Cut::Interrupted),
                 None => {}
             }
@@ -203,12 +276,12 @@ impl<'a> Play<'a> {
 
     /// Everything goes on until Ctrl-C or `quit force`. Returns whether it went on well.
     fn stay(&mut self) -> io::Result<bool> {
-        let clients = Clients::start(self.stage.listening, Pace::Gentle, &self.stage.book)?;
+        let clients = Clients::start(&self.stage.target, Pace::Gentle, &self.stage.book)?;
         let before = self.stage.book.totals();
         self.screen.lower_ceiling();
         let (ip, port) = (self.stage.control.ip(), self.stage.control.port());
         self.screen.say(&format!(
-            "\nThe clients go on, at a gentler pace. Your turn, in a second terminal; it works both ways:\n\n  \
+            "\nThe clients of cbpx go on, at a gentler pace. Your turn, in a second terminal;\nit works both ways:\n\n  \
              echo switch | nc {ip} {port}\n\nCtrl-C ends the demo.\n"
         ))?;
         self.screen.headings()?;
@@ -273,6 +346,11 @@ impl<'a> Play<'a> {
         }
     }
 
+    /// What is to be seen now.
+    fn sight(&self) -> Sight {
+        self.bare.as_ref().map_or_else(|| self.stage.sight(), Bare::sight)
+    }
+
     /// The one place that waits: for an event, the next sample or `until`, whichever comes first.
     fn next(&mut self, until: Option<Instant>) -> Result<Option<Event>, Cut> {
         let deadline = until.map_or(self.pulse.next, |until| until.min(self.pulse.next));
@@ -282,10 +360,10 @@ impl<'a> Play<'a> {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if Instant::now() >= self.pulse.next {
-            if self.stage.book.proxy_has_gone() {
+            if self.stage.book.has_refusals() {
                 return Err(Cut::ProxyGone);
             }
-            self.pulse.sample(self.stage, &mut self.screen)?;
+            self.pulse.sample(self.sight(), &mut self.screen)?;
         }
         Ok(None)
     }

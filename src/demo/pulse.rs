@@ -1,10 +1,27 @@
-//! The rows: what the proxy's and the clients' counters show, looked at forty times a second. Decides nothing.
+//! The rows: what the counters show, looked at forty times a second. Decides nothing.
 
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::book::Totals;
 use super::screen::{Row, Sample, Screen};
-use super::stage::Stage;
+
+/// What can be seen at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// The server clients are sent to.
+    pub active: &'static str,
+    /// Clients that are connected and held; without a proxy nobody knows.
+    pub queue: Option<Queue>,
+    pub totals: Totals,
+}
+
+/// Of the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    pub granted: usize,
+    pub held: usize,
+}
 
 /// The row that is growing, and when the next look is due.
 #[derive(Debug)]
@@ -19,6 +36,8 @@ pub struct Pulse {
     /// Requests when the last sample and the last row were complete.
     sampled: u64,
     rowed: u64,
+    /// Errors when the last sample was complete.
+    errors: u64,
 }
 
 /// Between two looks at the counters: the width of a bar.
@@ -30,7 +49,7 @@ impl Pulse {
     /// Time begins.
     pub fn new() -> Pulse {
         let began = Instant::now();
-        Pulse { began, next: began + SAMPLE, rows: 0, row: Row::default(), sampled: 0, rowed: 0 }
+        Pulse { began, next: began + SAMPLE, rows: 0, row: Row::default(), sampled: 0, rowed: 0, errors: 0 }
     }
 
     /// Takes the samples that are due. One that is late is several, each with its share, so that time keeps its scale
@@ -38,18 +57,18 @@ impl Pulse {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn sample(&mut self, stage: &Stage, screen: &mut Screen) -> io::Result<()> {
-        let totals = stage.book.totals();
-        let now = stage.proxy.desk().board.read();
-        self.row.active = stage.name_of(&now.active);
-        (self.row.granted, self.row.held) = (now.view.granted, now.view.held);
+    pub fn sample(&mut self, sight: Sight, screen: &mut Screen) -> io::Result<()> {
+        let totals = sight.totals;
+        (self.row.active, self.row.queue) = (sight.active, sight.queue);
         self.row.errors = totals.errors + totals.wrong;
+        let held = sight.queue.map_or(0, |queue| queue.held);
+        let failed = self.row.errors > std::mem::replace(&mut self.errors, self.row.errors);
         let late = Instant::now().saturating_duration_since(self.next);
         let due = 1 + (late.as_nanos() / SAMPLE.as_nanos()) as u64;
         for share in (1..=due).rev() {
             let answered = (totals.requests - self.sampled) / share;
             self.sampled += answered;
-            self.row.samples.push(Sample { answered, held: now.view.held });
+            self.row.samples.push(Sample { answered, held, failed });
             self.row.time = self.next - self.began;
             self.next += SAMPLE;
             let so_far = SAMPLE * self.row.samples.len() as u32;

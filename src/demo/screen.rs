@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 
+use super::pulse::Queue;
+
 /// Standard output.
 pub struct Screen {
     out: Stdout,
@@ -38,6 +40,8 @@ pub struct Sample {
     pub answered: u64,
     /// Clients held at its end.
     pub held: usize,
+    /// A request failed.
+    pub failed: bool,
 }
 
 /// Half a second, or the part of it that is over.
@@ -46,8 +50,7 @@ pub struct Row {
     /// Since the clients began.
     pub time: Duration,
     pub active: &'static str,
-    pub granted: usize,
-    pub held: usize,
+    pub queue: Option<Queue>,
     pub per_second: u64,
     pub errors: u64,
     pub samples: Vec<Sample>,
@@ -57,6 +60,8 @@ pub struct Row {
 const HEADINGS_EVERY: u32 = 20;
 /// What a row with its bars needs.
 const COLUMNS: u16 = 76;
+/// No line of text is longer.
+pub const WIDTH: usize = 80;
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 8] = ['_', '_', '-', '-', '=', '=', '#', '#'];
 const ERASE: &str = "\r\x1b[K";
@@ -175,7 +180,11 @@ impl Screen {
     }
 
     fn line(&mut self, row: &Row) -> String {
-        let numbers = format!("{:>6} {:>8} {:>6}", row.granted, row.held, row.per_second);
+        let queue = match row.queue {
+            Some(Queue { granted, held }) => format!("{granted:>6} {held:>8}"),
+            None => format!("{:>6} {:>8}", "-", "-"),
+        };
+        let numbers = format!("{queue} {:>6}", row.per_second);
         let errors = format!("{:>6}", row.errors);
         let errors = if row.errors > 0 { self.ink(Ink::Red, &errors) } else { errors };
         let bars: String = row.samples.iter().map(|sample| self.bar(*sample)).collect();
@@ -188,6 +197,7 @@ impl Screen {
         let Some(bars) = self.bars else { return String::new() };
         self.highest = self.highest.max(sample.answered);
         match sample.answered {
+            0 if sample.failed => self.ink(Ink::Red, "!"),
             0 if sample.held > 0 => self.ink(Ink::Yellow, "."),
             0 => " ".to_owned(),
             answered => {
@@ -196,6 +206,24 @@ impl Screen {
             }
         }
     }
+}
+
+/// The text in lines of at most [`WIDTH`], broken at spaces, all but the first with `indent` before them. A longer word has
+/// a line of its own.
+pub fn fold(text: &str, indent: &str) -> String {
+    let (mut lines, mut column) = (String::new(), 0);
+    for word in text.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if column > indent.chars().count() && column + length > WIDTH {
+            lines.truncate(lines.trim_end().len());
+            lines.push_str(&format!("\n{indent}"));
+            column = indent.chars().count();
+        }
+        lines.push_str(word);
+        column += word.chars().count();
+    }
+    lines.truncate(lines.trim_end().len());
+    lines
 }
 
 /// As the locale says; the first of the three that is set decides.
@@ -214,17 +242,37 @@ mod tests {
     }
 
     fn row() -> Row {
-        let samples = [(80, 0), (40, 0), (0, 55), (0, 0)];
-        let samples = samples.map(|(answered, held)| Sample { answered, held }).to_vec();
-        let time = Duration::from_millis(1500);
-        Row { time, active: "blue", granted: 12, held: 55, per_second: 5120, errors: 0, samples }
+        let samples = [(80, 0, false), (40, 0, true), (0, 55, false), (0, 55, true), (0, 0, false)];
+        let samples = samples.map(|(answered, held, failed)| Sample { answered, held, failed }).to_vec();
+        let (time, queue) = (Duration::from_millis(1500), Some(Queue { granted: 12, held: 55 }));
+        Row { time, active: "blue", queue, per_second: 5120, errors: 0, samples }
     }
 
     #[test]
     fn a_pause_can_be_seen_among_the_bars() {
         let mut screen = screen(Some(BLOCKS));
         screen.highest = 80;
-        assert_eq!(screen.line(&row()), "    1.5 blue               12       55   5120      0 █▄. ");
+        assert_eq!(screen.line(&row()), "    1.5 blue               12       55   5120      0 █▄.! ");
+    }
+
+    #[test]
+    fn the_widest_row_is_no_wider_than_a_terminal() {
+        let samples = vec![Sample { answered: 1, held: 0, failed: false }; 20];
+        let queue = Some(Queue { granted: 65_536, held: 10_000 });
+        let (time, active) = (Duration::from_secs(9999), "green");
+        let row = Row { time, active, queue, per_second: 999_999, errors: 999_999, samples };
+        let width = screen(Some(BLOCKS)).line(&row).chars().count();
+        assert!(width <= usize::from(COLUMNS) && usize::from(COLUMNS) <= WIDTH, "{width}");
+    }
+
+    #[test]
+    fn text_is_folded_at_spaces_and_nothing_is_lost() {
+        let text = format!("{} {} end", "a".repeat(70), "b".repeat(90));
+        let folded = fold(&text, "  | ");
+        assert_eq!(folded, format!("{}\n  | {}\n  | end", "a".repeat(70), "b".repeat(90)));
+        assert_eq!(fold("short enough", "    "), "short enough");
+        let exact = format!("{} b", "a".repeat(78));
+        assert_eq!(fold(&exact, ""), exact);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 
 use super::book::Book;
@@ -50,8 +51,12 @@ pub struct Server {
     pub name: &'static str,
     pub address: SocketAddr,
     listener: Arc<TcpListener>,
+    seats: Vec<Seat>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// The client a thread serves at the moment.
+type Seat = Arc<Mutex<Option<Arc<TcpStream>>>>;
 
 /// One thread accepts and serves one client at a time: more than there are clients, so that a visitor who connects and
 /// says nothing keeps nobody waiting.
@@ -78,20 +83,38 @@ impl Bound {
     /// When there is no thread.
     pub fn open(self, primary: &Arc<Primary>, book: &Book) -> io::Result<Server> {
         let Bound { name, listener, address } = self;
-        let mut server = Server { name, address, listener: Arc::new(listener), threads: Vec::new() };
+        let mut server = Server { name, address, listener: Arc::new(listener), seats: Vec::new(), threads: Vec::new() };
         for _ in 0..THREADS {
-            let listener = Arc::clone(&server.listener);
-            let desk = Desk { name, port: address.port(), primary: Arc::clone(primary), book: book.clone() };
+            let (listener, seat) = (Arc::clone(&server.listener), Seat::default());
+            server.seats.push(Arc::clone(&seat));
+            let desk = Desk { name, port: address.port(), primary: Arc::clone(primary), book: book.clone(), seat };
             server.threads.push(threads::spawn(name, move || desk.run(&listener))?);
         }
         Ok(server)
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Stops it as a service manager stops a database: nobody is accepted any more, whoever is connected is cut off.
+    pub fn stop(&self) {
+        self.close();
+        for seat in &self.seats {
+            if let Some(client) = &*seat.lock() {
+                // Fails for a client that has left already.
+                client.shutdown(Shutdown::Both).ok();
+            }
+        }
+    }
+
+    fn close(&self) {
         // Wakes every thread in accept; fails only for a listener that has been stopped already.
         SockRef::from(&*self.listener).shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
         for thread in self.threads.drain(..) {
             // A thread that panicked has told so on standard error.
             thread.join().ok();
@@ -105,6 +128,7 @@ struct Desk {
     port: u16,
     primary: Arc<Primary>,
     book: Book,
+    seat: Seat,
 }
 
 impl Desk {
@@ -112,7 +136,12 @@ impl Desk {
         loop {
             match listener.accept() {
                 // A client that fails finds that out itself; the clients here are the ones to count it.
-                Ok((client, _)) => self.serve(&client).unwrap_or(()),
+                Ok((client, _)) => {
+                    let client = Arc::new(client);
+                    *self.seat.lock() = Some(Arc::clone(&client));
+                    self.serve(&client).unwrap_or(());
+                    *self.seat.lock() = None;
+                }
                 // After shutdown(2) of the listener.
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
                 // One client's trouble, or too few descriptors: a pause keeps the latter from becoming a busy loop.

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::book::Book;
+use super::clients::Target;
+use super::pulse::{Queue, Sight};
+use super::screen::WIDTH;
 use super::servers::{Bound, Primary, Server};
 use crate::config::{
     Config, Control, Log, LogStyle, LogTarget, Network, Process, Rounds, Service, Settings, Upstream, WhenFull, Words,
@@ -27,6 +30,7 @@ pub struct Stage {
     pub book: Book,
     /// Where clients connect.
     pub listening: SocketAddr,
+    pub target: Target,
     /// Where operators connect.
     pub control: SocketAddr,
 }
@@ -40,18 +44,24 @@ impl Stage {
         let directory = Directory::new()?;
         let (blue, green) = (Bound::new("blue")?, Bound::new("green")?);
         directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
-        directory.put(BEHIND, "")?;
         let proxy = Proxy::start(&configuration(blue.address, green.address, directory.script()))?;
         let board = proxy.desk().board.clone();
         let primary = Arc::new(Primary {
-            file: directory.path.join(PRIMARY),
+            file: directory.file(PRIMARY),
             switching: Box::new(move || board.read().view.switching),
         });
         let book = Book::default();
         let (blue, green) = (blue.open(&primary, &book)?, green.open(&primary, &book)?);
         let listening = tcp(proxy.listening())?;
         let control = tcp(proxy.controlled_at())?;
-        Ok(Stage { proxy, blue, green, directory, book, listening, control })
+        Ok(Stage { proxy, blue, green, directory, book, listening, target: Target::new(listening), control })
+    }
+
+    /// What the proxy's and the clients' counters show.
+    pub fn sight(&self) -> Sight {
+        let now = self.proxy.desk().board.read();
+        let queue = Queue { granted: now.view.granted, held: now.view.held };
+        Sight { active: self.name_of(&now.active), queue: Some(queue), totals: self.book.totals() }
     }
 
     /// The name of the server at this address, as the proxy shows it.
@@ -60,25 +70,43 @@ impl Stage {
         servers.iter().find(|server| server.address.to_string() == address).map_or("?", |server| server.name)
     }
 
-    /// Lets the next switch script succeed.
+    /// Lets the next switch script fail.
+    ///
+    /// # Errors
+    /// When somebody has meddled with the directory.
+    pub fn standby_falls_behind(&self) -> io::Result<()> {
+        self.directory.put(BEHIND, "")
+    }
+
+    /// Lets the next switch script succeed again.
     ///
     /// # Errors
     /// When somebody has meddled with the directory.
     pub fn standby_catches_up(&self) -> io::Result<()> {
-        fs::remove_file(self.directory.path.join(BEHIND))
+        fs::remove_file(self.directory.file(BEHIND))
     }
 
     /// What a user would have typed for this proxy.
-    pub fn command_line(&self) -> [String; 2] {
-        [
-            format!("cbpx -p {} -a {} -s {} \\", self.listening.port(), self.blue.address, self.green.address),
-            format!("-t 5 -c 1000 -o 0 -r {} -x {}", self.control.port(), self.directory.script().display()),
-        ]
+    pub fn command_line(&self) -> String {
+        let script = self.directory.script().display().to_string();
+        let tail = self.directory.script().strip_prefix(std::env::temp_dir()).map(|tail| tail.display().to_string());
+        let line = |script: &str| format!("       -x {script}");
+        let script = match tail {
+            Ok(tail) if line(&script).chars().count() > WIDTH => line(&format!("$TMPDIR/{tail}")),
+            Ok(_) | Err(_) => line(&script),
+        };
+        format!(
+            "  cbpx -p {} -a {} -s {} \\\n       -t 5 -c 1000 -o 0 -r {} \\\n{script}",
+            self.listening.port(),
+            self.blue.address,
+            self.green.address,
+            self.control.port()
+        )
     }
 }
 
 /// Which server may serve (see [`Primary`]).
-const PRIMARY: &str = "primary";
+pub const PRIMARY: &str = "primary";
 /// Exists while the standby cannot be promoted.
 const BEHIND: &str = "standby-is-behind";
 
@@ -102,7 +130,7 @@ echo "port $2 is asked to step down"
 primary demoted "$2"
 sleep 0.3
 if [ -e standby-is-behind ]; then
-    echo "port $4 has not caught up: giving up, port $2 takes its role back"
+    echo "port $4 has not caught up: port $2 takes its role back"
     primary "$2"
     exit 1
 fi
@@ -155,7 +183,9 @@ pub struct Directory {
 }
 
 impl Directory {
-    fn new() -> Result<Directory, String> {
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> Result<Directory, String> {
         let base = std::env::temp_dir();
         let failed = |path: &Path, e: &io::Error| format!("cannot make a temporary directory {}: {e}", path.display());
         for attempt in 0..100 {
@@ -179,8 +209,16 @@ impl Directory {
         file.write_all(SCRIPT.as_bytes())
     }
 
-    fn put(&self, name: &str, text: &str) -> io::Result<()> {
-        fs::write(self.path.join(name), text)
+    /// Writes one of its files.
+    ///
+    /// # Errors
+    /// When somebody has meddled with it.
+    pub fn put(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.file(name), text)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     pub fn script(&self) -> PathBuf {

@@ -1,12 +1,14 @@
-//! The verdict: what all clients and servers saw together, against the time the script took for itself.
+//! The verdict: what all clients and servers saw together, with cbpx and without it, against the time the script took for
+//! itself. Every number is counted.
 
 use std::io;
 use std::time::Duration;
 
+use super::bare::Moved;
 use super::book::{Book, Totals, Waits};
 use super::clients::{LONG, SHORT};
 use super::operator::Report;
-use super::screen::{Ink, Screen};
+use super::screen::{Ink, Screen, fold};
 
 /// One act as it went.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ impl Scene {
 
     fn sum(&self) -> String {
         let [drain, script, rest] = self.parts();
-        format!(" = {drain:>12} + {script:>6} + {rest:>6}")
+        format!(" = {drain:>12} + {script:>7} + {rest:>7}")
     }
 
     fn parts(&self) -> [String; 3] {
@@ -44,51 +46,60 @@ pub struct Verdict {
     first_error: Option<String>,
     ordinary: Waits,
     scenes: Vec<Scene>,
+    without: Moved,
 }
 
 impl Verdict {
-    pub fn new(book: &Book, scenes: Vec<Scene>) -> Verdict {
-        Verdict { totals: book.totals(), first_error: book.first_error(), ordinary: book.ordinary_waits(), scenes }
+    pub fn new(book: &Book, scenes: Vec<Scene>, without: Moved) -> Verdict {
+        let (totals, first_error, ordinary) = (book.totals(), book.first_error(), book.ordinary_waits());
+        Verdict { totals, first_error, ordinary, scenes, without }
     }
 
-    /// No error, nobody at the wrong server, and each switch ended as it was meant to.
+    /// No error with cbpx, nobody at the wrong server, and each move ended as it was meant to.
     pub fn is_good(&self) -> bool {
         let Totals { requests, errors, wrong } = self.totals;
-        requests > 0 && errors == 0 && wrong == 0 && self.scenes.iter().all(|scene| scene.as_expected)
+        requests > 0 && errors == 0 && wrong == 0 && self.as_expected()
+    }
+
+    fn as_expected(&self) -> bool {
+        self.without.there && self.scenes.iter().all(|scene| scene.as_expected)
     }
 
     /// # Errors
     /// When standard output cannot be written to.
     pub fn tell(&self, screen: &mut Screen) -> io::Result<()> {
-        let Totals { requests, errors, wrong } = self.totals;
-        let count = |bad: u64| if bad == 0 { bad.to_string() } else { screen.ink(Ink::Red, &bad.to_string()) };
-        let counts = format!(
-            "{requests} requests by {} clients, {} errors, {} at the wrong server",
-            SHORT + LONG,
-            count(errors),
-            count(wrong)
-        );
-        screen.say(&format!("\n{} {counts}.", screen.ink(Ink::Bold, "Verdict:")))?;
+        let counts = |Totals { requests, errors, wrong }: Totals| {
+            let count = |bad: u64| {
+                let number = format!("{bad:>5}");
+                if bad == 0 { number } else { screen.ink(Ink::Red, &number) }
+            };
+            format!("{} errors, {} at the wrong server, {requests:>6} answers", count(errors), count(wrong))
+        };
+        let heading = screen.ink(Ink::Bold, "Verdict:");
+        let (with, without) = (counts(self.totals), counts(self.without.totals));
+        screen.say(&format!("\n{heading} {} clients and their requests\n", SHORT + LONG))?;
+        screen.say(&format!("  with cbpx, twice  {with}"))?;
+        screen.say(&format!("  without it, once  {without}"))?;
         if let Some(words) = &self.first_error {
-            screen.say(&format!("The first error: {words}"))?;
+            screen.say(&fold(&format!("The first error with cbpx: {words}"), "  "))?;
         }
-        let [first, second] = ["how long requests waited      median  longest", " = transactions + script +   rest"];
+        let [first, second] = ["waits with cbpx         median  longest", " = transactions +  script +    rest"];
         screen.say(&screen.ink(Ink::Dim, &format!("\n  {first}{second}")))?;
         screen.say(&waits("between the switches", self.ordinary))?;
         for scene in &self.scenes {
             screen.say(&format!("{}{}", waits(scene.name, scene.waits), scene.sum()))?;
         }
-        let (ink, words) = match (self.is_good(), self.scenes.iter().all(|scene| scene.as_expected)) {
+        let (ink, words) = match (self.is_good(), self.as_expected()) {
             (true, _) => (Ink::Green, "Good: two switches under load, and all that a client could notice was a wait."),
             (false, true) => (Ink::Red, "Bad: there were clients who noticed."),
-            (false, false) => (Ink::Red, "Bad: a switch did not end as it should have."),
+            (false, false) => (Ink::Red, "Bad: an act did not end as it should have."),
         };
         screen.say(&format!("\n{}", screen.ink(ink, words)))
     }
 }
 
 fn waits(name: &str, waits: Waits) -> String {
-    format!("  {name:<28} {:>7}  {:>7}", milliseconds(waits.median), milliseconds(waits.longest))
+    format!("  {name:<22} {:>7}  {:>7}", milliseconds(waits.median), milliseconds(waits.longest))
 }
 
 /// With a decimal where it matters.
@@ -101,19 +112,21 @@ pub fn milliseconds(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn verdict(totals: Totals, as_expected: bool) -> bool {
+    fn verdict(totals: Totals, as_expected: bool, without: Moved) -> bool {
         let waits = Waits::default();
         let scene = Scene { name: "act", report: Report::default(), as_expected, waits };
-        Verdict { totals, first_error: None, ordinary: waits, scenes: vec![scene] }.is_good()
+        Verdict { totals, first_error: None, ordinary: waits, scenes: vec![scene], without }.is_good()
     }
 
     #[test]
     fn a_single_error_wrong_server_or_unexpected_end_spoils_the_verdict() {
         let clean = Totals { requests: 9, errors: 0, wrong: 0 };
-        assert!(verdict(clean, true));
-        assert!(!verdict(Totals { errors: 1, ..clean }, true));
-        assert!(!verdict(Totals { wrong: 1, ..clean }, true));
-        assert!(!verdict(clean, false));
-        assert!(!verdict(Totals { requests: 0, ..clean }, true), "nobody was there");
+        let moved = Moved { totals: Totals { errors: 900, ..clean }, there: true };
+        assert!(verdict(clean, true, moved), "errors without cbpx are not its own");
+        assert!(!verdict(Totals { errors: 1, ..clean }, true, moved));
+        assert!(!verdict(Totals { wrong: 1, ..clean }, true, moved));
+        assert!(!verdict(clean, false, moved));
+        assert!(!verdict(clean, true, Moved { there: false, ..moved }));
+        assert!(!verdict(Totals { requests: 0, ..clean }, true, moved), "nobody was there");
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,9 +22,16 @@ struct Demo {
 
 impl Demo {
     fn start(arguments: &[&str]) -> Demo {
+        Demo::start_in(arguments, "")
+    }
+
+    /// With this directory below its temporary directory as the temporary directory.
+    fn start_in(arguments: &[&str], below: &str) -> Demo {
         let dir = TempDir::new("demo");
+        let place = dir.path().join(below);
+        fs::create_dir_all(&place).unwrap();
         let mut command = Command::new(CBPX);
-        command.arg("demo").args(arguments).env("TMPDIR", dir.path());
+        command.arg("demo").args(arguments).env("TMPDIR", place);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Demo { child, lines, seen: String::new(), dir }
@@ -45,8 +52,12 @@ impl Demo {
         }
     }
 
+    /// To its end; no line may be wider than a terminal.
     fn read_to_end(&mut self) {
         while self.lines.read_line(&mut self.seen).unwrap() > 0 {}
+        for line in self.seen.lines() {
+            assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+        }
     }
 
     /// The port in the line `echo WORD | nc 127.0.0.1 PORT`.
@@ -98,7 +109,7 @@ fn number_before(line: &str, word: &str) -> u64 {
 }
 
 #[test]
-fn the_demo_moves_everybody_without_an_error_and_says_so() {
+fn the_demo_moves_everybody_without_an_error_and_says_what_the_same_move_costs_without_cbpx() {
     let mut demo = Demo::start(&[]);
     let control = demo.port("stats");
     let stats = ask(control, "stats");
@@ -106,19 +117,70 @@ fn the_demo_moves_everybody_without_an_error_and_says_so() {
     demo.read_to_end();
     assert!(demo.wait().success(), "{}", demo.seen);
     let seen = &demo.seen;
-    let act = |number| seen.find(&format!("Act {number}:")).unwrap_or_else(|| panic!("no act {number}:\n{seen}"));
-    let (first, second) = (&seen[act(1)..act(2)], &seen[act(2)..]);
-    assert!(first.contains("Switch failed: script exited with code: 1") && first.contains("Blue serves"), "{seen}");
-    assert!(second.contains("Switch OK!") && second.contains("Green serves"), "{seen}");
-    assert!(!first.contains("Switch OK") && !second.contains("Switch failed"), "{seen}");
-    let verdict = seen.lines().find(|line| line.starts_with("Verdict:")).unwrap_or_else(|| panic!("{seen}"));
-    assert_eq!((number_before(verdict, " errors"), number_before(verdict, " at the wrong server")), (0, 0));
-    assert!(number_before(verdict, " requests") > 100, "{verdict}");
+    let at = |words: &str| seen.find(words).unwrap_or_else(|| panic!("no {words}:\n{seen}"));
+    let (first, rest) = seen[at("Act 1:")..].split_at(at("Act 2:") - at("Act 1:"));
+    let (second, rest) = rest.split_at(at("Act 3:") - at("Act 2:"));
+    let (third, _) = rest.split_at(at("\nVerdict:") - at("Act 3:"));
+    assert!(first.contains("Switch OK!") && first.contains("Green serves"), "{seen}");
+    assert!(second.contains("Switch failed: script exited with code: 1") && second.contains("Green serves"), "{seen}");
+    assert!(!first.contains("Switch failed") && !second.contains("Switch OK"), "{seen}");
+    assert!(third.contains("without cbpx") && third.contains("stop blue") && third.contains("Green serves"), "{seen}");
+
+    let line = |words: &str| seen.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{seen}"));
+    let (with, without) = (line("  with cbpx, twice "), line("  without it, once "));
+    assert_eq!((number_before(with, " errors"), number_before(with, " at the wrong server")), (0, 0));
+    assert!(number_before(with, " answers") > 100 && number_before(without, " answers") > 100, "{seen}");
+    // A connection in each of the 55 clients' hands, or the next one, met a server that was not there.
+    let errors = number_before(without, " errors");
+    let wrong = number_before(without, " at the wrong server");
+    assert!(errors >= 50, "{without}");
+    let told = third.lines().find(|line| line.contains(" requests failed")).unwrap_or_else(|| panic!("{third}"));
+    assert_eq!(number_before(told, " requests failed"), errors + wrong, "the same number everywhere");
+    let column = |line: &str| line.split_whitespace().last().unwrap_or_default().to_owned();
+    let rows: Vec<&str> = third.lines().filter(|line| line.contains(" blue  ") || line.contains(" green  ")).collect();
+    assert_eq!(rows.first().map(|row| column(row)), Some("0".to_owned()), "no error before the move: {third}");
+    assert_eq!(rows.last().map(|row| column(row)), Some((errors + wrong).to_string()), "nor after it: {third}");
+
     assert!(seen.contains("\nGood:") && !seen.contains("\nBad:"), "{seen}");
     let rows = seen.lines().filter(|line| line.contains(" blue  ") || line.contains(" green  "));
     assert!(rows.count() >= 10, "a row each half second:\n{seen}");
     assert!(!seen.contains(['\x1b', '\r']), "control codes in a pipe: {seen:?}");
+    assert!(at("demo --stay") < at("Act 1:"), "how to join in, before there is anything to join");
     demo.assert_clean();
+}
+
+#[test]
+fn the_demo_is_over_in_less_than_twelve_seconds() {
+    // On a machine that does much else: of three runs, one.
+    let quick = (0..3).any(|_| {
+        let began = Instant::now();
+        let mut demo = Demo::start(&[]);
+        demo.read_to_end();
+        assert!(demo.wait().success(), "{}", demo.seen);
+        began.elapsed() < Duration::from_secs(12)
+    });
+    assert!(quick, "three runs of twelve seconds or more");
+}
+
+#[test]
+fn ctrl_c_while_the_clients_have_no_proxy_ends_the_demo_and_nothing_stays_behind() {
+    let mut demo = Demo::start(&[]);
+    demo.read_until("$ switch.sh ");
+    demo.signal(Signal::INT);
+    demo.read_to_end();
+    assert_eq!(demo.wait().code(), Some(1), "{}", demo.seen);
+    assert!(demo.seen.contains("no verdict") && !demo.seen.contains("Verdict:"), "{}", demo.seen);
+    demo.assert_clean();
+}
+
+#[test]
+fn a_temporary_directory_with_a_long_name_makes_no_line_of_the_demo_wider_than_a_terminal() {
+    let mut demo = Demo::start_in(&[], &"long/".repeat(16));
+    let line = demo.read_until("switch.sh");
+    assert!(line.contains("-x $TMPDIR/cbpx-demo-"), "{line}");
+    demo.signal(Signal::INT);
+    demo.read_to_end();
+    demo.wait();
 }
 
 #[test]
@@ -126,7 +188,7 @@ fn a_demo_that_stays_takes_switches_both_ways_and_ends_in_order_on_ctrl_c() {
     let mut demo = Demo::start(&["--stay"]);
     let (control, proxy) = (demo.port("stats"), demo.port("hello"));
     demo.read_until("Ctrl-C ends the demo");
-    assert_eq!(ask(proxy, "hello"), "green\n", "the second act moved everybody");
+    assert_eq!(ask(proxy, "hello"), "green\n", "the first act moved everybody");
     for server in ["blue\n", "green\n"] {
         let answer = ask(control, "switch");
         assert!(answer.contains("Switch OK!"), "{answer}");
@@ -209,4 +271,11 @@ fn an_unknown_flag_of_the_demo_is_a_usage_error() {
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
     assert!(words.contains("--forever") && words.contains("Usage: cbpx demo"), "{words}");
+}
+
+#[test]
+fn no_line_of_the_demos_help_is_wider_than_a_terminal() {
+    let output = Command::new(CBPX).args(["demo", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("--stay") && help.lines().all(|line| line.chars().count() <= 80), "{help}");
 }

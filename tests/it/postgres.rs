@@ -5,6 +5,8 @@
 mod cluster;
 mod crew;
 mod fallback;
+mod readme;
+mod refusals;
 mod wire;
 
 use std::fs;

@@ -31,17 +31,17 @@ pub struct Server {
     process: Option<Child>,
     data: PathBuf,
     port: Reserved,
+    /// What `postgres` is started with besides `-D`.
+    options: Vec<String>,
 }
 
 impl Cluster {
     /// `first` is the primary, with an empty table `ledger`, and `second` streams from it.
     pub fn start() -> Cluster {
         let dir = TempDir::new("postgres");
-        if let Some((uid, gid)) = unprivileged() {
-            chown(dir.path(), Some(uid), Some(gid)).unwrap();
-        }
-        let mut first = Server { process: None, data: dir.path().join("first"), port: Reserved::new() };
-        let mut second = Server { process: None, data: dir.path().join("second"), port: Reserved::new() };
+        give_away(dir.path());
+        let mut first = Server::new(dir.path().join("first"));
+        let mut second = Server::new(dir.path().join("second"));
         let data = first.data.to_str().unwrap();
         run("initdb", &["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"], dir.path());
         first.configure(&format!(
@@ -69,6 +69,19 @@ impl Cluster {
 }
 
 impl Server {
+    /// With its data there, once somebody has put them there, and a port of its own, which is told to it when it starts.
+    pub fn new(data: PathBuf) -> Server {
+        let port = Reserved::new();
+        let options = vec!["-p".to_owned(), port.port().to_string()];
+        Server { process: None, data, port, options }
+    }
+
+    /// It is started with these options instead.
+    pub fn start_with_options(&mut self, options: Vec<String>) {
+        self.options = options;
+        self.start();
+    }
+
     pub fn port(&self) -> u16 {
         self.port.port()
     }
@@ -92,7 +105,8 @@ impl Server {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let addr = self.addr();
         let child = unprivileged_command("postgres")
-            .args(["-D", self.data.to_str().unwrap(), "-p", &self.port().to_string()])
+            .args(["-D", self.data.to_str().unwrap()])
+            .args(&self.options)
             .current_dir(self.data.parent().unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -107,6 +121,13 @@ impl Server {
             }
             Session::open(addr).is_ok()
         });
+    }
+
+    /// Ends it in order, as its service manager would.
+    pub fn stop(&mut self) {
+        let child = self.process.as_ref().unwrap();
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
+        self.has_stopped();
     }
 
     /// Waits for the end of a server that somebody else stopped.
@@ -186,7 +207,7 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
-fn run(name: &str, arguments: &[&str], dir: &Path) {
+pub fn run(name: &str, arguments: &[&str], dir: &Path) {
     let output = unprivileged_command(name).args(arguments).current_dir(dir).stdin(Stdio::null()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} failed ({}): {error}", output.status);
@@ -195,10 +216,22 @@ fn run(name: &str, arguments: &[&str], dir: &Path) {
 fn unprivileged_command(name: &str) -> Command {
     let mut command = Command::new(program(name));
     command.env("LC_ALL", "C");
+    drop_privileges(&mut command);
+    command
+}
+
+/// The command will run as the user that runs the servers.
+pub fn drop_privileges(command: &mut Command) {
     if let Some((uid, gid)) = unprivileged() {
         command.uid(uid).gid(gid);
     }
-    command
+}
+
+/// Gives a file or directory to that user.
+pub fn give_away(path: &Path) {
+    if let Some((uid, gid)) = unprivileged() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
 }
 
 /// Whom to become when we are root, as whom PostgreSQL does not run.

@@ -45,18 +45,24 @@ struct Member {
     client: usize,
     means: Means,
     addr: SocketAddr,
+    user: &'static str,
     attempts: Vec<Attempt>,
 }
 
 impl Crew {
     /// Twenty clients of `addr`, four of them psql. Returns when each way of working has been seen to work.
     pub fn start(addr: SocketAddr) -> Crew {
+        Crew::start_as("postgres", addr)
+    }
+
+    /// Likewise, as another user.
+    pub fn start_as(user: &'static str, addr: SocketAddr) -> Crew {
         let (home, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let member = |client| {
             let means = if client < 4 { Means::Psql } else { Means::Wire };
             let (home, acknowledged) = (Arc::clone(&home), Arc::clone(&acknowledged));
             thread::spawn(move || {
-                let mut member = Member { client, means, addr, attempts: Vec::new() };
+                let mut member = Member { client, means, addr, user, attempts: Vec::new() };
                 while !home.load(Ordering::SeqCst) {
                     let before = member.attempts.len();
                     member.visit();
@@ -104,7 +110,7 @@ impl Member {
         let from = Instant::now();
         match self.means {
             Means::Wire => {
-                let mut session = match Session::open(self.addr) {
+                let mut session = match Session::open_as(self.user, self.addr) {
                     Ok(session) => session,
                     Err(failure) => return self.record(from, Err(failure)),
                 };
@@ -133,7 +139,7 @@ impl Member {
 
     fn write_with_psql(&self) -> Result<u16, Failure> {
         let output = Command::new(program("psql"))
-            .args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "-h", "127.0.0.1", "-U", "postgres"])
+            .args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "-h", "127.0.0.1", "-U", self.user])
             .args(["-d", "postgres", "-p", &self.addr.port().to_string(), "-c", &self.insert(), "-c", &self.count()])
             .output()?;
         let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -49,15 +49,20 @@ impl From<io::Error> for Failure {
 impl Session {
     /// Connects as `postgres` and waits until the server is ready.
     pub fn open(addr: SocketAddr) -> Result<Session, Failure> {
+        Session::open_as("postgres", addr)
+    }
+
+    /// Connects as `user`, to the database `postgres`, and waits until the server is ready.
+    pub fn open_as(user: &str, addr: SocketAddr) -> Result<Session, Failure> {
         let stream = TcpStream::connect(addr)?;
         // Longer than any time limit a test gives a switch: a held client waits.
         stream.set_read_timeout(Some(Duration::from_secs(90)))?;
         stream.set_nodelay(true)?;
         let mut session = Session(stream);
-        let parameters = b"user\0postgres\0database\0postgres\0\0";
+        let parameters = format!("user\0{user}\0database\0postgres\0\0");
         let mut startup = (parameters.len() as u32 + 8).to_be_bytes().to_vec();
         startup.extend(196_608_u32.to_be_bytes());
-        startup.extend(parameters);
+        startup.extend(parameters.as_bytes());
         session.0.write_all(&startup)?;
         session.until_ready()?;
         Ok(session)

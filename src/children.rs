@@ -75,7 +75,10 @@ pub fn collect_others() {
 impl Children {
     /// One that was started here and has ended hides those behind it: they follow when it has been collected.
     fn collect_others(&self) {
-        while self.collects_others && self.starting == 0 {
+        if !self.collects_others || self.starting > 0 {
+            return;
+        }
+        loop {
             let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let ended = match waitid(Id::All, look) {
                 Ok(WaitStatus::Exited(child, _) | WaitStatus::Signaled(child, ..)) => Pid::from_raw(child.as_raw()),

@@ -109,6 +109,16 @@ fn only_a_missing_interpreter_or_an_unknown_kind_of_file_is_blamed_on_the_first_
 }
 
 #[test]
+fn a_pipe_in_its_place_keeps_the_proxy_from_nothing() {
+    let (backend, dir) = (Backend::echo("A"), TempDir::new("script"));
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").args(["-m", "755"]).arg(&pipe).status().unwrap().success());
+    let proxy = Proxy::start(&backend.address(), &backend.address(), &["-x", pipe.to_str().unwrap()]);
+    assert!(proxy.ask("switch").ends_with("Switch failed: script exec failed: Permission denied\n"));
+    assert_eq!(served_by(&mut proxy.connect()), "A");
+}
+
+#[test]
 fn its_name_is_not_searched_for_in_the_path() {
     let elsewhere = TempDir::new("path");
     elsewhere.script("switch.sh", "#!/bin/sh\necho the wrong one\n");

@@ -18,7 +18,6 @@ use crate::talk::served_by;
 /// A shell with job control on a terminal of its own, and a proxy it has started.
 struct Job {
     shell: Killed,
-    pid: Option<i32>,
     keyboard: File,
     screen: String,
     port: Reserved,
@@ -40,9 +39,8 @@ impl Job {
         command.args(extra.iter().map(|word| word.replace("CONTROL", &control.port().to_string())));
         command.current_dir(dir.path()).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
         let shell = Killed(command.spawn().unwrap());
-        let mut job = Job { shell, pid: None, keyboard, screen: String::new(), port, control, dir };
+        let job = Job { shell, keyboard, screen: String::new(), port, control, dir };
         eventually(SOON, "it has started", || job.log().contains(" started: "));
-        job.pid = Some(job.find());
         job
     }
 
@@ -50,16 +48,15 @@ impl Job {
         fs::read_to_string(self.dir.path().join("cbpx.log")).unwrap_or_default()
     }
 
-    /// The child of the shell.
-    fn find(&self) -> i32 {
+    /// The proxy, which is the child of the shell, as long as it runs.
+    fn pid(&self) -> Option<Pid> {
         let shell = self.shell.0.id();
-        let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
-        let mut numbers = children.split_whitespace().map(|number| number.parse().unwrap());
-        numbers.next().unwrap()
+        let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
     fn is_stopped(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid.unwrap())).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid().unwrap())).unwrap();
         stat.rsplit_once(") ").unwrap().1.starts_with('T')
     }
 
@@ -91,7 +88,7 @@ impl Job {
 /// The proxy is no child of this process.
 impl Drop for Job {
     fn drop(&mut self) {
-        if let Some(pid) = self.pid.and_then(Pid::from_raw) {
+        if let Some(pid) = self.pid() {
             kill_process(pid, Signal::KILL).ok();
         }
     }
@@ -104,7 +101,7 @@ fn in_the_background_of_a_terminal_it_serves_without_a_console_and_is_not_stoppe
     eventually(SOON, "it does without a console", || job.log().contains("no console: "));
     assert!(!job.is_stopped());
     assert_eq!(job.serves(), "A");
-    kill_process(Pid::from_raw(job.pid.take().unwrap()).unwrap(), Signal::TERM).unwrap();
+    kill_process(job.pid().unwrap(), Signal::TERM).unwrap();
     job.shows("over");
 }
 
@@ -129,7 +126,6 @@ fn ctrl_z_stops_it_neither_at_the_prompt_nor_while_a_command_repeats() {
     job.shows("cbpx> ");
     job.types("quit\r");
     job.shows("over");
-    job.pid = None;
 }
 
 #[test]

@@ -51,7 +51,8 @@
 //! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
 //! | `observe` | counters, the log, the access log, the dump, and the words for every outcome; fed by the core's notes |
 //! | `limits` | what the process has room for |
-//! | `signals`, [`serve`] | what a signal means; bind, start, leave the terminal, run, stop |
+//! | `children` | who collects which child process when it has ended |
+//! | `signals`, [`serve`] | which signals are heard, and what they mean; bind, start, leave the terminal, run, stop |
 //! | [`cli`] | from argv to an invocation; one file per dialect |
 //! | [`demo`] | the main job on built-in servers |
 //!
@@ -94,6 +95,7 @@
 // The documentation is for readers of the code: it may point at what is not public.
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod children;
 pub mod cli;
 pub mod config;
 pub mod control;

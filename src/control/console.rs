@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{CompletionType, Config, Context, Editor, Helper};
+use rustyline::{Cmd, CompletionType, Config, Context, Editor, Helper, KeyEvent};
 
 use super::Desk;
 use super::table;
@@ -40,12 +41,16 @@ pub struct Console {
 
 impl Console {
     /// Starts the console if there is a terminal to read from and write to; without one there is none, and the proxy
-    /// serves on. `interrupts` is told of Ctrl-C.
+    /// serves on. So it does in the background of its terminal, which belongs to another program then. `interrupts` is told of Ctrl-C.
     ///
     /// # Errors
     /// When there is no thread.
     pub fn start(desk: Desk, interrupts: Interrupts) -> io::Result<Option<Console>> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        if !is_in_foreground() {
+            log::info!("no console: the terminal belongs to another program");
             return Ok(None);
         }
         let closing = Arc::new(Mutex::new(false));
@@ -63,11 +68,16 @@ impl Drop for Console {
         if let Some(mut closing) = self.closing.try_lock_for(FAREWELL) {
             *closing = true;
         }
-        if let Some(before) = &self.before {
+        if let Some(before) = self.before.as_ref().filter(|_| is_in_foreground()) {
             // The terminal may be gone.
             tcsetattr(io::stdin(), OptionalActions::Now, before).ok();
         }
     }
+}
+
+/// Whether the terminal takes its keys from this program; always of one that does no job control for this process.
+fn is_in_foreground() -> bool {
+    tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 
 fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
@@ -79,6 +89,9 @@ fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
     let mut out = io::stdout();
     writeln!(out, "{} {}: 'help' lists the commands", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).ok();
     loop {
+        if !is_in_foreground() {
+            return log::info!("console closed: the terminal belongs to another program");
+        }
         let line = match editor.readline(concat!(env!("CARGO_PKG_NAME"), "> ")) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
@@ -113,6 +126,8 @@ fn editor() -> rustyline::Result<LineEditor> {
     let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
     editor.set_helper(Some(Words));
+    // It would stop every other program of the process group, and there is nothing to be had from stopping this one.
+    editor.bind_sequence(KeyEvent::ctrl('Z'), Cmd::Noop);
     // Made at the start, for its owner only; a directory that cannot be written to costs the history.
     OpenOptions::new().append(true).create(true).mode(0o600).open(HISTORY).ok();
     editor.load_history(Path::new(HISTORY)).ok();

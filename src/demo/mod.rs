@@ -27,7 +27,7 @@ use crossbeam_channel::unbounded;
 use self::play::{Event, Play};
 use self::stage::Stage;
 use crate::cli::{Invocation, Usage, refused};
-use crate::signals;
+use crate::signals::{self, Signal};
 
 /// What was asked for.
 #[derive(Clone, Debug, Parser, PartialEq, Eq)]
@@ -67,7 +67,11 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let interrupts = events.clone();
     // Whatever the signal, the demo ends in order: a temporary directory would be left behind otherwise. Nobody
     // listens any more when the demo is about to end anyway.
-    let _signals = signals::Listener::start(move |_| drop(interrupts.send(Event::Interrupted)))?;
+    signals::reset_inherited();
+    let _signals = signals::Listener::start(move |signal| match signal {
+        Signal::Interrupt | Signal::Stop | Signal::Quit | Signal::HangUp => drop(interrupts.send(Event::Interrupted)),
+        Signal::User | Signal::Child => {}
+    })?;
     let stage = Stage::set().map_err(|e| format!("cannot set the stage of the demo: {e}"))?;
     Ok(Play::new(&stage, events, inbox).run(options.stay)?)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select_biased, unbounded};
 use parking_lot::RwLock;
 
 use crate::core::msg::{BackendId, EndpointId};
@@ -42,8 +42,10 @@ struct Entry {
 /// The thread that asks again; none is started when every backend is an address already.
 #[derive(Debug)]
 pub struct Resolver {
-    // Dropped first: the thread ends when it is.
     requests: Option<Sender<Sender<()>>>,
+    /// The thread ends when it is dropped. Requests cannot tell it that: whoever may ask has a sender of those, and keeps
+    /// it to the end of the program.
+    stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
@@ -170,25 +172,27 @@ impl Resolver {
     /// When there is no thread.
     pub fn start(addresses: &Addresses) -> io::Result<Resolver> {
         if !addresses.has_names() {
-            return Ok(Resolver { requests: None, thread: None, ended: never() });
+            return Ok(Resolver { requests: None, stop: None, thread: None, ended: never() });
         }
         let (requests, inbox) = unbounded::<Sender<()>>();
+        let (stop, stopped) = bounded::<()>(0);
         let (running, ended) = bounded::<()>(0);
         let addresses = addresses.clone();
         let thread = threads::spawn("resolver", move || {
             let _running = running;
             loop {
-                let asker = match inbox.recv_timeout(REFRESH) {
-                    Ok(asker) => Some(asker),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
+                let asker = select_biased! {
+                    recv(stopped) -> _ => return,
+                    // Never disconnected before it is stopped.
+                    recv(inbox) -> asker => asker.ok(),
+                    default(REFRESH) => None,
                 };
                 addresses.refresh();
                 // Whoever asked may have stopped waiting.
                 asker.map(|asker| asker.try_send(()));
             }
         })?;
-        Ok(Resolver { requests: Some(requests), thread: Some(thread), ended })
+        Ok(Resolver { requests: Some(requests), stop: Some(stop), thread: Some(thread), ended })
     }
 
     /// Something to wait with for fresh addresses.
@@ -215,7 +219,7 @@ impl Refresher {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        self.requests = None;
+        self.stop = None;
         let Some(thread) = self.thread.take() else { return };
         // A call that hangs in the system's library cannot be woken, and must not hold up the end of the program.
         match self.ended.recv_timeout(PATIENCE) {

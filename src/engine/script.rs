@@ -1,22 +1,24 @@
-//! Runs the switch script: no shell, standard input from /dev/null, in a process group of its own, no descriptor of
-//! ours. Its output is read line by line and never keeps it waiting; killing it kills its whole group, at once, from
+//! Runs the switch script: no shell, standard input from /dev/null, in a session of its own without a terminal, no
+//! descriptor of ours, every signal as it is by default. Its output is read line by line and never keeps it waiting; killing it kills its whole group, at once, from
 //! the thread that decides so.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use process_wrap::std::{CommandWrap, ProcessSession, ResetSigmask};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitIdStatus, kill_process_group, pidfd_open};
 
 use super::inbox::{Message, Outlet};
+use crate::children;
 use crate::core::msg::{RunId, ScriptEnd};
 use crate::net::wait_until;
 use crate::observe::words::system_words;
@@ -79,8 +81,7 @@ impl Running {
             Ok(Some((child, output))) => self.attend(child, output, order, outlet),
             Ok(None) => ScriptEnd::Signalled(Signal::KILL.as_raw()),
             Err(e) => {
-                // The system says "no such file" of a script whose interpreter is missing.
-                let hint = if order.script.exists() { " (the file is there: see its first line, #!)" } else { "" };
+                let hint = if is_about_interpreter(&e, &order.script) { HINT } else { "" };
                 let words = format!("cannot start {}: {}{hint}", order.script.display(), system_words(&e));
                 outlet.send(Message::ScriptLine(order.run, words));
                 ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
@@ -90,31 +91,30 @@ impl Running {
     }
 
     /// `None` when it was killed before it began.
-    fn start(&self, order: &Order) -> io::Result<Option<(Child, PipeReader)>> {
+    fn start(&self, order: &Order) -> io::Result<Option<(Pid, PipeReader)>> {
         let (output, writer) = io::pipe()?;
-        let mut command = Command::new(file(&order.script));
+        let script = file(&order.script);
+        let mut command = Command::new(&script);
         command
             .args(&order.arguments)
             .env("CBPX_SECONDS_LEFT", format!("{:.2}", order.time_left.as_secs_f64()))
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
-            .stderr(writer)
-            .process_group(0);
+            .stderr(writer);
         if self.is_killed() {
             return Ok(None);
         }
         // Starting may take as long as the script's file system does; the lock is not held meanwhile.
-        let child = command.spawn()?;
-        if let Some(group) = Pid::from_raw(child.id() as i32) {
-            let mut process = self.0.lock();
-            match *process {
-                Process::Starting | Process::Alive(_) => *process = Process::Alive(group),
-                // The kill came while it was being started.
-                Process::Killed | Process::Ended => {
-                    kill_process_group(group, Signal::KILL).ok();
-                }
+        let child = children::start(|| spawn(command, &script))?;
+        let mut process = self.0.lock();
+        match *process {
+            Process::Starting | Process::Alive(_) => *process = Process::Alive(child),
+            // The kill came while it was being started.
+            Process::Killed | Process::Ended => {
+                kill_process_group(child, Signal::KILL).ok();
             }
         }
+        drop(process);
         Ok(Some((child, output)))
     }
 
@@ -127,11 +127,9 @@ impl Running {
 
     /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
     /// not waited for, except after a kill, which may have left somebody behind who puts things back.
-    fn attend(&self, mut child: Child, output: PipeReader, order: &Order, outlet: &Outlet) -> ScriptEnd {
+    fn attend(&self, child: Pid, output: PipeReader, order: &Order, outlet: &Outlet) -> ScriptEnd {
         let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(order.run, line)));
-        let ended = Pid::from_raw(child.id() as i32)
-            .ok_or(Errno::SRCH)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        let ended = pidfd_open(child, PidfdFlags::empty())
             .map_err(io::Error::from)
             .and_then(|process| read_until_end(&process, &output, &mut lines))
             .and_then(|()| match self.is_killed() {
@@ -143,17 +141,15 @@ impl Running {
         }
         lines.finish();
         // Waits without reaping: the lock, which `kill` needs, is taken only when there is nothing left to wait for.
-        if let Some(pid) = Pid::from_raw(child.id() as i32) {
-            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok();
-        }
+        children::wait(child).ok();
         let status = {
             let mut process = self.0.lock();
-            let status = child.wait();
+            let status = children::collect(child);
             *process = Process::Ended;
             status
         };
         match status {
-            Ok(status) => how(status),
+            Ok(status) => how(status.as_ref()),
             Err(e) => ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
         }
     }
@@ -164,10 +160,41 @@ fn file(script: &Path) -> PathBuf {
     if script.is_absolute() { script.to_owned() } else { Path::new(".").join(script) }
 }
 
-fn how(status: ExitStatus) -> ScriptEnd {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => ScriptEnd::Exited(code),
-        (None, signal) => ScriptEnd::Signalled(signal.unwrap_or(0)),
+/// Starts it as the leader of a session of its own, and so of a process group of that number.
+fn spawn(mut command: Command, script: &Path) -> io::Result<Pid> {
+    let number = if has_usual_beginning(script) {
+        CommandWrap::from(command).wrap(ProcessSession).wrap(ResetSigmask).spawn()?.id()
+    } else {
+        // The C library would give such a file to /bin/sh in its next attempt, as a shell does. This way it makes no other:
+        // the system knows what to do with the file (binfmt_misc), or says that it does not.
+        command.process_group(0).spawn()?.id()
+    };
+    i32::try_from(number).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from(Errno::SRCH))
+}
+
+/// Whether the file is a script with an interpreter, or a program of this kind of system; or cannot be read.
+fn has_usual_beginning(script: &Path) -> bool {
+    let mut beginning = [0; 4];
+    let is_file = fs::metadata(script).is_ok_and(|found| found.is_file());
+    match is_file.then(|| File::open(script).and_then(|mut file| file.read(&mut beginning))) {
+        Some(Ok(length)) => length == 4 && (beginning.starts_with(b"#!") || beginning == *b"\x7fELF"),
+        // There is nothing the C library could give to /bin/sh.
+        Some(Err(_)) | None => true,
+    }
+}
+
+const HINT: &str = " (the file is there: see its first line, #!)";
+
+/// The system says "no such file" of a script whose interpreter is missing.
+fn is_about_interpreter(error: &io::Error, script: &Path) -> bool {
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    is(Errno::NOEXEC) || is(Errno::NOENT) && script.exists()
+}
+
+fn how(status: Option<&WaitIdStatus>) -> ScriptEnd {
+    match status.and_then(WaitIdStatus::exit_status) {
+        Some(code) => ScriptEnd::Exited(code),
+        None => ScriptEnd::Signalled(status.and_then(WaitIdStatus::terminating_signal).unwrap_or(0)),
     }
 }
 
@@ -276,10 +303,10 @@ impl<F: FnMut(String)> Lines<F> {
 /// # Errors
 /// What is missing.
 pub fn look_at(script: &Path) -> io::Result<()> {
-    File::open(script).and_then(|file| file.metadata()).and_then(|found| {
-        let runnable = found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
-        if runnable { Ok(()) } else { Err(io::Error::from(Errno::ACCESS)) }
-    })
+    let found = fs::metadata(script)?;
+    // Opening a pipe would wait for somebody to write to it.
+    let runnable = found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
+    if runnable { File::open(script).map(drop) } else { Err(io::Error::from(Errno::ACCESS)) }
 }
 
 #[cfg(test)]

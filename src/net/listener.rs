@@ -2,12 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{SockFilter, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 use super::{Stream, Tuning, plain_address, socket_address, tune};
 use crate::endpoint::Address;
@@ -18,8 +19,8 @@ pub struct Listener {
     socket: Socket,
     is_tcp: bool,
     shares_port: bool,
-    /// Removed when the listener is dropped.
-    path: Option<PathBuf>,
+    /// Removed when the listener is dropped, if it is still this socket.
+    path: Option<(PathBuf, Identity)>,
 }
 
 /// How clients wait to be accepted.
@@ -69,11 +70,11 @@ impl Listener {
                 None
             }
             Address::Unix(path) => {
-                remove_stale(path)?;
+                remove_stale(path, &address)?;
                 // The mode is set before anybody can connect: until `listen` connections are refused.
                 socket.bind(&address)?;
                 std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-                Some(path.clone())
+                Some((path.clone(), identity(path)?))
             }
         };
         let is_tcp = path.is_none();
@@ -125,23 +126,40 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Somebody may have removed it already, which is just as well.
+        // Somebody may have removed it already, and put another one in its place.
+        if let Some((path, own)) = &self.path
+            && identity(path).is_ok_and(|found| found == *own)
+        {
             std::fs::remove_file(path).ok();
         }
     }
 }
 
+/// Device and number of a file.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
 /// A socket file nobody listens on is left over from a process that was killed.
-fn remove_stale(path: &std::path::Path) -> io::Result<()> {
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::from(Errno::ADDRINUSE)),
-        Err(_) => std::fs::remove_file(path),
+    let caller = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A queue that is full is nobody's who has died, and must not be waited for.
+    caller.set_nonblocking(true)?;
+    let is = |e: &io::Error, errno: Errno| e.raw_os_error() == Some(errno.raw_os_error());
+    match caller.connect(address) {
+        Err(e) if is(&e, Errno::CONNREFUSED) => std::fs::remove_file(path),
+        // Nor is a socket of another type.
+        Ok(()) => Err(io::Error::from(Errno::ADDRINUSE)),
+        Err(e) if is(&e, Errno::AGAIN) || is(&e, Errno::PROTOTYPE) => Err(io::Error::from(Errno::ADDRINUSE)),
+        Err(e) if is(&e, Errno::NOENT) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
@@ -173,6 +191,22 @@ mod tests {
         let few_enough_for_our_descriptors = most.min(400);
         let clients: Vec<_> = (0..few_enough_for_our_descriptors).map(|_| connects(&at).unwrap()).collect();
         assert_eq!(clients.len(), few_enough_for_our_descriptors, "nobody has accepted one of them");
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_or_that_is_of_another_type_is_not_taken_for_a_stale_one() {
+        let path = std::env::temp_dir().join(format!("cbpx-listener-{}", std::process::id()));
+        let (at, queue) = (Address::Unix(path.clone()), Queue { length: 0, shares_port: false, tuning: PLAIN });
+        let busy = bind(&at, queue).unwrap();
+        let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert_eq!(bind(&at, queue).unwrap_err().kind(), ErrorKind::AddrInUse);
+        // Whoever has replaced the file keeps it.
+        std::fs::remove_file(&path).unwrap();
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert_eq!(bind(&at, queue).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(busy);
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -149,7 +149,7 @@ struct Sink {
 impl lines::Sink<Line> for Sink {
     /// Lines that were lost are told in the log: what reads this file knows no such line.
     fn write(&mut self, line: &Line, lost: u64) -> io::Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes())?;
+        lines::write_all(&self.file, format!("{line}\n").as_bytes())?;
         if lost > 0 {
             log::warn!("{lost} lines were lost of {self}");
         }

@@ -2,7 +2,7 @@
 //! have seen, which is counted and told, and never makes a client wait.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -91,8 +91,7 @@ impl lines::Sink<Chunk> for Sink {
     fn write(&mut self, chunk: &Chunk, lost: u64) -> io::Result<()> {
         let notice = if lost > 0 { format!("({lost} reads before this one are not shown)\n") } else { String::new() };
         let shown = format!("{notice}{chunk}");
-        let mut out = io::stdout().lock();
-        let written = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+        let written = lines::write_all(&io::stdout(), shown.as_bytes());
         if let Read::Bytes(bytes) = &chunk.read {
             self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
         }

@@ -1,11 +1,14 @@
 //! Lines that a thread of their own writes: whoever has one puts it into a bounded queue and goes on. A disk that is full
 //! or hangs costs lines, which are counted and told, and never makes anybody wait. What a line looks like and where it
 //! goes is the sink's business.
+//!
+//! Nor does opening wait for anybody: a pipe that nobody reads yet keeps what it has room for.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +16,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::{Errno, retry_on_intr, write};
 
 use super::words::system_words;
 use crate::threads;
@@ -192,10 +198,76 @@ impl<S> Desk<S> {
     }
 }
 
-/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there.
+/// A standard stream that is named like a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    Output,
+    Error,
+}
+
+impl Standard {
+    /// Which one this path names, if it names one.
+    pub fn of(path: &Path) -> Option<Standard> {
+        match path.as_os_str().as_encoded_bytes() {
+            b"-" | b"/dev/stdout" | b"/dev/fd/1" | b"/proc/self/fd/1" => Some(Standard::Output),
+            b"/dev/stderr" | b"/dev/fd/2" | b"/proc/self/fd/2" => Some(Standard::Error),
+            _ => None,
+        }
+    }
+
+    /// Another descriptor for it. Opening its path instead would fail where it is a socket, as under systemd, and would
+    /// write over what others write where it is a file.
+    fn duplicate(self) -> io::Result<OwnedFd> {
+        match self {
+            Standard::Output => io::stdout().as_fd().try_clone_to_owned(),
+            Standard::Error => io::stderr().as_fd().try_clone_to_owned(),
+        }
+    }
+}
+
+/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there. Does not wait, not even
+/// for a reader of a pipe. [`write_all`] is the way to write to it.
 ///
 /// # Errors
-/// What open(2) says.
+/// What open(2) says, or what is the matter with the file.
 pub fn open(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(mode).open(path)
+    if let Some(standard) = Standard::of(path) {
+        return Ok(standard.duplicate()?.into());
+    }
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(mode).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
+    let kind = |path: &Path| fs::metadata(path).ok().map(|found| found.file_type());
+    if kind(path).is_some_and(|kind| kind.is_fifo()) {
+        // With a reading end of its own it needs no other to be opened, and does not fail when the last reader leaves.
+        options.read(true).create(false);
+    }
+    let opened = match options.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => options.read(false).open(path),
+        opened => opened,
+    };
+    opened.map_err(|e| match (e.raw_os_error() == Some(Errno::NXIO.raw_os_error()), kind(path)) {
+        (true, Some(kind)) if kind.is_fifo() => io::Error::other("nobody reads this pipe"),
+        (true, Some(kind)) if kind.is_socket() => io::Error::other("it is a socket"),
+        (true | false, _) => e,
+    })
+}
+
+/// Writes all of it, and waits where that is needed: also where the descriptor, which others may share, is one that does
+/// not wait.
+///
+/// # Errors
+/// What write(2) says; a part may have been written.
+pub fn write_all(out: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(out, bytes) {
+            Ok(length) => bytes = &bytes[length..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::new(out, PollFlags::OUT)];
+                retry_on_intr(|| poll(&mut fds, None))?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }

@@ -133,12 +133,9 @@ impl lines::Sink<Line> for Sink {
         let notice = if lost > 0 { format!("({lost} log lines were lost before this one)\n") } else { String::new() };
         let dated = || format!("{notice}{}\n", dated(self.style, *at, text));
         match &mut self.target {
-            Target::File(_, file) => file.write_all(dated().as_bytes()),
-            Target::BothStandards if *level > Level::Warn => {
-                let mut out = io::stdout().lock();
-                out.write_all(dated().as_bytes()).and_then(|()| out.flush())
-            }
-            Target::StandardError | Target::BothStandards => io::stderr().write_all(dated().as_bytes()),
+            Target::File(_, file) => lines::write_all(file, dated().as_bytes()),
+            Target::BothStandards if *level > Level::Warn => lines::write_all(&io::stdout(), dated().as_bytes()),
+            Target::StandardError | Target::BothStandards => lines::write_all(&io::stderr(), dated().as_bytes()),
             Target::Syslog(logger) => {
                 let line = format!("{notice}{text}");
                 let sent = match level {

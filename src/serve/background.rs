@@ -17,6 +17,7 @@ use rustix::process::{getppid, setsid};
 use super::Failure;
 use crate::config::{Config, LogTarget};
 use crate::endpoint::Endpoint;
+use crate::observe::lines::Standard;
 
 /// Which of the two this process is.
 pub enum Side {
@@ -126,7 +127,9 @@ pub fn with_fixed_paths(config: &Config) -> io::Result<Config> {
 }
 
 fn fix(path: &mut PathBuf) -> io::Result<()> {
-    *path = std::path::absolute(&path)?;
+    if Standard::of(path).is_none() {
+        *path = std::path::absolute(&path)?;
+    }
     Ok(())
 }
 

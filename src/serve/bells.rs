@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::children;
 use crate::config::{OnHangup, OnInterrupt, Process};
 use crate::control::terminal::Interrupts;
 use crate::core::msg::{Answer, Command};
@@ -28,9 +29,12 @@ impl Bells {
     pub fn heed(&mut self, signal: Signal) {
         let command = match (signal, self.process.on_hangup, self.process.on_interrupt) {
             (Signal::HangUp, OnHangup::Reopen, _) => {
-                self.voice.moment(&Moment::Reopening);
-                return self.reopeners.iter().for_each(Reopener::reopen);
+                // In this order: the line is in the new file.
+                self.reopeners.iter().for_each(Reopener::reopen);
+                return self.voice.moment(&Moment::Reopening);
             }
+            (Signal::Child, ..) => return children::collect_others(),
+            (Signal::User, ..) => return self.voice.moment(&Moment::Ignored { name: signal.name() }),
             // A command at the console that repeats takes its Ctrl-C for itself.
             (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
             (Signal::Interrupt, _, OnInterrupt::Ask) if self.outlets.len() == 1 => Command::Interrupt,

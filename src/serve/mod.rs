@@ -21,6 +21,7 @@ pub use self::failure::{Failure, StartError};
 use self::pid_file::PidFile;
 use self::places::Bound;
 use self::tally::Tally;
+use crate::children;
 use crate::config::{Config, LogTarget, Service, Words};
 use crate::control::console::Console;
 use crate::control::terminal::Interrupts;
@@ -209,6 +210,8 @@ impl Proxy {
 /// # Errors
 /// Why it could not start or go on, with the exit status for that.
 pub fn run(config: &Config, warnings: &[String]) -> Result<(), Failure> {
+    signals::reset_inherited();
+    signals::survive_others();
     // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
     let line = |words: &String| logging::warning(config.log.style, &config.process.name, words);
@@ -242,6 +245,7 @@ fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
     };
     let other = |e: io::Error| Failure::new(statuses.other, plain(&e));
     let _signals = signals::Listener::start(move |signal| bells.heed(signal)).map_err(other)?;
+    children::collect_others_from_now_on();
     let _pid_file = PidFile::of(config).map_err(|cause| {
         let e = StartError::PidFile { path: config.process.pid_file.clone().unwrap_or_default(), cause };
         log::error!("{e}");

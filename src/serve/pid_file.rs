@@ -1,70 +1,127 @@
-//! The pid file: written when everything is up, removed at the end. One that a process left behind that was killed is
-//! replaced; so is one of another program. One of this program that still runs is an error, except where both want to
-//! share a port: then the new one takes it over, and the old one leaves it alone at its end.
+//! The pid file: written when everything is up, locked as long as its process lives, removed at the end. One that nobody
+//! has locked was left behind and is replaced, whatever number is in it: numbers are used again. One that is locked is
+//! an error, except where both processes want to share a port: then the new one takes it over, and the old one leaves it
+//! alone at its end.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
 use crate::config::Config;
+use crate::observe::lines::{self, Standard};
 
 /// Removed when dropped, if it is still ours.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    text: String,
+    /// Has the lock.
+    file: File,
 }
 
+/// Of the file, less the umask: everybody may know the number, and only its owner change it.
+const MODE: u32 = 0o644;
+/// How often a file that changes while it is looked at is looked at again.
+const ATTEMPTS: usize = 10;
+
 impl PidFile {
-    /// Writes the one this configuration wants, if it wants one. Whoever reads it finds a whole number, old or new.
+    /// Writes the one this configuration wants, if it wants one that can be removed again. Whoever reads it finds a whole
+    /// number, old or new.
     ///
     /// # Errors
     /// When it cannot be written, or is somebody else's.
     pub fn of(config: &Config) -> io::Result<Option<PidFile>> {
         let Some(path) = config.process.pid_file.clone() else { return Ok(None) };
-        let shared = config.services.iter().any(|service| service.network.share_port);
-        if let (Some(owner), false) = (living_owner(&path), shared) {
-            return Err(io::Error::other(format!("process {owner} is running, and it is its")));
-        }
         let text = format!("{}\n", process::id());
+        if Standard::of(&path).is_some() || fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            // A pipe, or /dev/null: there is nothing to lock, and it must not be replaced by a file.
+            lines::open(&path, MODE)?.write_all(text.as_bytes())?;
+            return Ok(None);
+        }
+        let shared = config.services.iter().any(|service| service.network.share_port);
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), process::id()));
-        let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, &path));
-        if written.is_err() {
-            fs::remove_file(&new).ok();
-        }
-        written.map(|()| Some(PidFile { path, text }))
+        let placed = write_locked(&new, &text).and_then(|file| place(&new, &path, shared).map(|()| file));
+        // It has its name, or none is wanted.
+        fs::remove_file(&new).ok();
+        placed.map(|file| Some(PidFile { path, file }))
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
+        if is_at(&self.file, &self.path) {
             fs::remove_file(&self.path).ok();
         }
     }
 }
 
-/// The process whose number is in the file, if it runs this program. The number of one that has ended may be another
-/// program's by now.
-fn living_owner(path: &Path) -> Option<u32> {
-    let owner = fs::read_to_string(path).ok()?.trim().parse::<u32>().ok()?;
-    let own = match (program(&owner.to_string()), program("self")) {
-        (Ok(program), Ok(own)) => program == own,
-        // Not everybody may know which file a process runs, but its name.
-        (Err(e), _) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).ok();
-            name(&owner.to_string()) == name("self")
-        }
-        (Ok(_) | Err(_), _) => false,
-    };
-    (own && owner != process::id()).then_some(owner)
+/// A new file with this text that is locked by this process.
+fn write_locked(path: &Path, text: &str) -> io::Result<File> {
+    // One of a process that was killed and had the same number.
+    fs::remove_file(path).ok();
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+    file.write_all(text.as_bytes())?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
 }
 
-/// The file's name; also of a program whose file has been replaced since it was started.
-fn program(process: &str) -> io::Result<String> {
-    let file = fs::read_link(format!("/proc/{process}/exe"))?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name))
+/// Gives the file `new` its name. One that has the name already is replaced if its process is gone, or shares.
+fn place(new: &Path, path: &Path, shared: bool) -> io::Result<()> {
+    for _ in 0..ATTEMPTS {
+        let Some(mut old) = open(path)? else {
+            // Unlike rename(2) this replaces nobody's file that has come into being meanwhile.
+            match fs::hard_link(new, path) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::metadata(path).is_ok() => continue,
+                // A link to nothing, or a file system that knows one name a file.
+                Err(_) => return fs::rename(new, path),
+            }
+        };
+        match flock(&old, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if !shared => return Err(io::Error::other(owner(&mut old))),
+            // As long as its lock is held here nobody else replaces it.
+            Ok(()) | Err(Errno::WOULDBLOCK) if is_at(&old, path) => return fs::rename(new, path),
+            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(io::Error::other("others write it at the same time"))
+}
+
+/// The file of this name, if there is one.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    // For writing, where that is allowed: some network file systems lock no others.
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    let opened = match opened {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            OpenOptions::new().read(true).custom_flags(flags).open(path)
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Who has locked it, for a message.
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    match file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok()) {
+        Some(number) => format!("process {number} is running, and it is its"),
+        None => "another process is running, and it is its".to_owned(),
+    }
+}
+
+/// Whether this is still the file of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    file.metadata().map(identity).ok().is_some_and(|own| fs::metadata(path).map(identity).ok() == Some(own))
 }

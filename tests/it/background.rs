@@ -238,6 +238,72 @@ fn the_pid_file_of_a_running_one_is_left_alone() {
 }
 
 #[test]
+fn a_number_in_a_pid_file_says_nothing_about_who_runs() {
+    let backend = Backend::echo("A");
+    let other = Daemon::new(&backend);
+    assert_eq!(other.start().code, Some(0));
+    // The number of another program of ours, and of one of its threads.
+    let task = fs::read_dir(format!("/proc/{}/task", other.pid())).unwrap();
+    let threads = task.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+    for number in [other.pid().to_string(), threads.last().unwrap()] {
+        let daemon = Daemon::new(&backend);
+        fs::write(daemon.path("run.pid"), format!("{number}\n")).unwrap();
+        let ran = daemon.start();
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        assert_ne!(daemon.pid().to_string(), number);
+        daemon.stop();
+    }
+    other.stop();
+}
+
+#[test]
+fn a_pid_file_that_says_no_number_belongs_to_whoever_has_locked_it() {
+    let backend = Backend::echo("A");
+    let first = Daemon::new(&backend);
+    assert_eq!(first.start().code, Some(0));
+    let pid = first.pid();
+    // Somebody has emptied it; it is the same file.
+    fs::write(first.path("run.pid"), "").unwrap();
+    let second = Daemon::new(&backend).with(&format!("pid={}", first.path("run.pid").display()));
+    let ran = second.start();
+    assert_eq!(ran.code, Some(69));
+    assert!(ran.err.contains("another process is running, and it is its"), "{}", ran.err);
+    assert_eq!(served_by(&mut connect(first.at)), "A");
+    kill(pid, Signal::TERM);
+    eventually(SOON, "it ends", || !is_running(pid));
+    assert!(!first.path("run.pid").exists());
+}
+
+#[test]
+fn a_pid_file_is_for_its_owner_to_write_and_no_pipe_or_device_is_replaced_by_one() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let backend = Backend::echo("A");
+    let daemon = Daemon::new(&backend);
+    let words: Vec<_> = daemon.words.iter().map(String::as_str).collect();
+    let mut command = command(&words);
+    command.current_dir(daemon.dir.path());
+    crate::starved::become_by(&mut command, "sh", &["-c", "umask 0; exec \"$0\" \"$@\""]);
+    assert_eq!(run(&mut command).code, Some(0));
+    assert_eq!(fs::metadata(daemon.path("run.pid")).unwrap().permissions().mode() & 0o777, 0o644);
+    daemon.stop();
+
+    let daemon = Daemon::new(&backend).with("pid=pipe");
+    let pipe = daemon.path("pipe");
+    assert_eq!(run(std::process::Command::new("mkfifo").arg(&pipe)).code, Some(0));
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut reader = std::os::unix::fs::OpenOptionsExt::custom_flags(fs::OpenOptions::new().read(true), nonblock)
+        .open(&pipe)
+        .unwrap();
+    assert_eq!(daemon.start().code, Some(0));
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut told).unwrap();
+    fs::write(daemon.path("run.pid"), &told).unwrap();
+    assert!(is_running(daemon.pid()));
+    daemon.stop();
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+}
+
+#[test]
 fn one_that_shares_the_port_takes_the_pid_file_over_and_no_client_is_refused_meanwhile() {
     let backend = Backend::echo("A");
     let daemon = Daemon::new(&backend).with("share=1");

@@ -35,17 +35,23 @@ struct Console {
     dir: TempDir,
 }
 
+/// The operator's end of a new terminal, which does not wait, and the program's.
+pub fn terminal() -> (File, OwnedFd) {
+    let operator = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&operator).unwrap();
+    unlockpt(&operator).unwrap();
+    let path = ptsname(&operator, Vec::new()).unwrap();
+    let noctty = OpenptFlags::NOCTTY.bits() as i32;
+    let path = OsStr::from_bytes(path.as_bytes());
+    let terminal = OpenOptions::new().read(true).write(true).custom_flags(noctty).open(path).unwrap().into();
+    rustix::fs::fcntl_setfl(&operator, OFlags::RDWR | OFlags::NONBLOCK).unwrap();
+    (File::from(operator), terminal)
+}
+
 impl Console {
     fn start(backend: &Backend) -> Console {
         let (port, dir) = (Reserved::new(), TempDir::new("console"));
-        let operator = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&operator).unwrap();
-        unlockpt(&operator).unwrap();
-        let path = ptsname(&operator, Vec::new()).unwrap();
-        let noctty = OpenptFlags::NOCTTY.bits() as i32;
-        let path = OsStr::from_bytes(path.as_bytes());
-        let terminal: OwnedFd =
-            OpenOptions::new().read(true).write(true).custom_flags(noctty).open(path).unwrap().into();
+        let (keyboard, terminal) = terminal();
         let end = || Stdio::from(terminal.as_fd().try_clone_to_owned().unwrap());
         let mut command = Command::new("setsid");
         command
@@ -54,8 +60,6 @@ impl Console {
             .current_dir(dir.path())
             .env("TERM", "xterm");
         let child = Killed(command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap());
-        rustix::fs::fcntl_setfl(&operator, OFlags::RDWR | OFlags::NONBLOCK).unwrap();
-        let keyboard = File::from(operator);
         let mut console = Console { child, keyboard, terminal, screen: String::new(), port, dir };
         console.shows(concat!("cbpx ", env!("CARGO_PKG_VERSION")));
         console.shows(PROMPT);

@@ -1,8 +1,11 @@
 //! The log: its layout, what is told at which level, rotation, and disks that are full or hang.
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -202,11 +205,110 @@ fn a_full_disk_costs_lines_and_is_told_once_on_standard_error() {
     assert!(told.contains("cannot write to log file") && told.contains("No space left"), "{told}");
 }
 
+fn pipe(dir: &TempDir) -> PathBuf {
+    let pipe = dir.path().join("pipe");
+    assert_eq!(run(Command::new("mkfifo").arg(&pipe)).code, Some(0));
+    pipe
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_yet_keeps_lines_for_whoever_comes_and_one_that_nobody_reads_any_more_is_no_failure() {
+    let dir = TempDir::new("log");
+    let path = pipe(&dir);
+    let backend = Backend::echo("A");
+    let mut proxy =
+        Proxy::start_with(&backend.address(), &backend.address(), &["-f", path.to_str().unwrap()], |command| {
+            command.stderr(Stdio::piped());
+        });
+    let read_to = |token: &str| {
+        let mut reader = BufReader::new(fs::File::open(&path).unwrap());
+        let mut line = String::new();
+        while !line.contains(token) {
+            line.clear();
+            assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the log has ended");
+        }
+    };
+    read_to(" started: ");
+    // Nobody reads now.
+    proxy.signal(Signal::HUP);
+    assert_eq!(served_by(&mut proxy.connect()), "A");
+    assert!(proxy.ask("hello unheard").contains("Hello!"));
+    read_to("SIGHUP");
+    read_to("hello unheard");
+    assert_eq!(proxy.stop().code(), Some(0));
+    let mut told = String::new();
+    proxy.child().stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(told, "");
+}
+
+#[test]
+fn an_access_log_that_is_a_pipe_without_a_reader_starts_as_well() {
+    let (dir, backend) = (TempDir::new("log"), Backend::echo("A"));
+    let path = pipe(&dir);
+    let proxy = Proxy::start(&backend.address(), &backend.address(), &["--access_log", path.to_str().unwrap()]);
+    served_by(&mut proxy.connect());
+    let mut line = String::new();
+    BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("\"GET 127.0.0.1\" 200 "), "{line}");
+}
+
+#[test]
+fn standard_output_and_standard_error_are_logs_also_where_they_are_sockets() {
+    let backend = Backend::echo("A");
+    for (path, is_output) in [("-", true), ("/dev/stdout", true), ("/dev/stderr", false)] {
+        // As under systemd.
+        let (own, other) = UnixStream::pair().unwrap();
+        own.set_read_timeout(Some(SOON)).unwrap();
+        let dir = TempDir::new("log");
+        let mut proxy = Proxy::start_with(&backend.address(), &backend.address(), &["-f", path], |command| {
+            command.current_dir(dir.path());
+            let end = Stdio::from(OwnedFd::from(other));
+            if is_output {
+                command.stdout(end)
+            } else {
+                command.stderr(end)
+            };
+        });
+        proxy.signal(Signal::HUP);
+        assert!(proxy.ask("hello there").contains("Hello!"));
+        assert_eq!(proxy.stop().code(), Some(0));
+        let mut told = String::new();
+        (&own).read_to_string(&mut told).unwrap();
+        for token in [" started: ", "SIGHUP", "hello there", "cbpx ended"] {
+            assert!(told.contains(token), "{path}: no '{token}' in {told}");
+        }
+        assert!(!dir.path().join("-").exists(), "no file of that name");
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_to_is_told_by_its_kind() {
+    let (dir, backend) = (TempDir::new("log"), Backend::echo("A"));
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let port = Reserved::new();
+    let ran = crate::command::cbpx(
+        &[
+            "-p",
+            &port.port().to_string(),
+            "-a",
+            &backend.address(),
+            "-s",
+            "127.0.0.1:9",
+            "-t5",
+            "-c9",
+            "-o0",
+            "-fsocket",
+        ],
+        dir.path(),
+    );
+    ran.failed_with(1, &["cannot open log file socket: it is a socket"]);
+}
+
 #[test]
 fn a_disk_that_hangs_holds_up_nobody() {
     let dir = TempDir::new("log");
-    let pipe = dir.path().join("pipe");
-    assert_eq!(run(Command::new("mkfifo").arg(&pipe)).code, Some(0));
+    let pipe = pipe(&dir);
     // Opened without waiting for a writer, and not read from: what a pipe holds is all that can be written.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut reader = OpenOptions::new().read(true).custom_flags(nonblock).open(&pipe).unwrap();

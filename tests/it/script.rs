@@ -84,6 +84,41 @@ fn it_is_told_how_many_seconds_are_left() {
 }
 
 #[test]
+fn only_a_missing_interpreter_or_an_unknown_kind_of_file_is_blamed_on_the_first_line() {
+    let (proxy, _backends, dir) = with_script("#!/nosuch/interpreter\n", &[]);
+    let path = dir.path().join("switch.sh");
+    let says = |cause: &str, hint: &str| {
+        let answer = proxy.ask("switch");
+        assert_eq!(said(&answer), [format!("cannot start switch.sh: {cause}{hint}")]);
+        assert!(answer.ends_with(&format!("Switch failed: script exec failed: {cause}\n")), "{answer}");
+    };
+    let hint = " (the file is there: see its first line, #!)";
+    says("No such file or directory", hint);
+    // A shell would run it.
+    dir.script("switch.sh", "echo run all the same\n");
+    says("Exec format error", hint);
+    // A program that is being written.
+    fs::copy("/bin/true", &path).unwrap();
+    let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    says("Text file busy", "");
+    drop(writer);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    says("Permission denied", "");
+    fs::remove_file(&path).unwrap();
+    says("No such file or directory", "");
+}
+
+#[test]
+fn a_pipe_in_its_place_keeps_the_proxy_from_nothing() {
+    let (backend, dir) = (Backend::echo("A"), TempDir::new("script"));
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").args(["-m", "755"]).arg(&pipe).status().unwrap().success());
+    let proxy = Proxy::start(&backend.address(), &backend.address(), &["-x", pipe.to_str().unwrap()]);
+    assert!(proxy.ask("switch").ends_with("Switch failed: script exec failed: Permission denied\n"));
+    assert_eq!(served_by(&mut proxy.connect()), "A");
+}
+
+#[test]
 fn its_name_is_not_searched_for_in_the_path() {
     let elsewhere = TempDir::new("path");
     elsewhere.script("switch.sh", "#!/bin/sh\necho the wrong one\n");

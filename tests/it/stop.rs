@@ -42,6 +42,17 @@ fn quit_ends_an_idle_proxy_and_not_one_in_use() {
 }
 
 #[test]
+fn names_of_backends_do_not_delay_the_end() {
+    let server = Backend::echo("s");
+    let at = server.address().replace("127.0.0.1", "localhost");
+    let mut proxy = Proxy::start(&at, &at, &[]);
+    assert!(proxy.ask("switch").contains("Switch OK"), "the names have been asked for");
+    proxy.signal(Signal::TERM);
+    is_ended(&mut proxy, SOON);
+    assert!(!proxy.log().contains("WARNING"), "{}", proxy.log());
+}
+
+#[test]
 fn quit_force_ends_at_once_with_clients_that_do_not_read_and_clients_that_wait() {
     let server = Server::new();
     let mut proxy = Proxy::start(&server.address(), &server.address(), &["-o", "3"]);

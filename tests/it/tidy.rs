@@ -8,6 +8,7 @@ use crate::proxy::CBPX;
 
 /// What each module of the crate may import. Files of a module may import each other.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("children", &[]),
     ("endpoint", &[]),
     ("threads", &[]),
     ("seldom", &[]),
@@ -18,14 +19,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("listen", &["endpoint", "net", "seldom", "threads"]),
     ("signals", &["threads"]),
     ("observe", &["config", "core", "endpoint", "seldom", "threads"]),
-    ("engine", &["config", "core", "endpoint", "listen", "net", "observe", "threads"]),
+    ("engine", &["children", "config", "core", "endpoint", "listen", "net", "observe", "threads"]),
     ("control", &["config", "core", "endpoint", "engine", "listen", "net", "observe", "settings", "threads"]),
     ("limits", &["engine"]),
     (
         "serve",
         &[
-            "config", "control", "core", "endpoint", "engine", "limits", "listen", "net", "observe", "signals",
-            "threads",
+            "children", "config", "control", "core", "endpoint", "engine", "limits", "listen", "net", "observe",
+            "signals", "threads",
         ],
     ),
     ("cli", &["config", "control", "demo", "endpoint", "net", "observe", "settings"]),

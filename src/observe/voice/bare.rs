@@ -52,7 +52,11 @@ impl Voice for Bare {
 
     fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &Scene<'_>) {}
 
-    fn moment(&mut self, _: &Moment<'_>) {}
+    fn moment(&mut self, moment: &Moment<'_>) {
+        if let Moment::Ignored { name } = moment {
+            warn!(target: TARGET, "signal ignored: {name}");
+        }
+    }
 }
 
 fn place(scene: &Scene<'_>, backend: BackendId) -> String {

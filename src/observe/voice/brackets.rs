@@ -83,6 +83,7 @@ impl Voice for Brackets {
             }
             Moment::Started { .. } | Moment::Tally { .. } | Moment::Reopening => {}
             Moment::Signal { .. } => info!(target: TARGET, "Caught signal, shutting down listeners..."),
+            Moment::Ignored { name } => info!(target: TARGET, "Ignored signal {name}"),
             Moment::Ended => info!(target: TARGET, "exiting..."),
         }
     }

@@ -98,6 +98,10 @@ pub enum Moment<'a> {
     Signal {
         name: &'static str,
     },
+    /// A signal that means nothing here.
+    Ignored {
+        name: &'static str,
+    },
     Ended,
 }
 

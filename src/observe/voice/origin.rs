@@ -107,6 +107,7 @@ impl Voice for Origin {
             Moment::Tally { backends } => backends.iter().for_each(|(name, backend)| tally(name, backend)),
             Moment::Reopening => info!("SIGHUP: opening the log files again"),
             Moment::Signal { name } => info!("signal received: {name}"),
+            Moment::Ignored { name } => info!("signal ignored: {name}"),
             Moment::Ended => info!("{name} ended"),
         }
     }

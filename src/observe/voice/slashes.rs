@@ -130,6 +130,7 @@ impl Voice for Slashes {
             Moment::Tally { backends } => self.tally(backends),
             Moment::Reopening => say(Level::Info, format_args!("SIGHUP received, re-opening logfile")),
             Moment::Signal { name } => say(Level::Info, format_args!("Signal received: {name}")),
+            Moment::Ignored { name } => say(Level::Info, format_args!("Signal ignored: {name}")),
             Moment::Ended => say(Level::Info, format_args!("Exiting...")),
         }
     }

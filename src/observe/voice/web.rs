@@ -75,6 +75,7 @@ impl Voice for Web {
             }
             Moment::Reopening => info!(target: TARGET, "SIGHUP: opening the log files again"),
             Moment::Signal { name } => info!(target: TARGET, "signal received: {name}"),
+            Moment::Ignored { name } => warn!(target: TARGET, "signal ignored: {name}"),
             Moment::Ended => info!(target: TARGET, "{name} ended"),
         }
     }

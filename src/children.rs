@@ -1,0 +1,103 @@
+//! Child processes. One that this process started is collected by whoever started it; every other child is collected
+//! as soon as it has ended: orphans that come to process number 1 of a container (or to a subreaper), and children that
+//! a wrapper had started before it became this program. Does not decide when to look: see `serve`.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use parking_lot::Mutex;
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions};
+
+/// Of the whole process, as its children are.
+static CHILDREN: Mutex<Children> = Mutex::new(Children { own: BTreeSet::new(), starting: 0, collects_others: false });
+
+struct Children {
+    /// Started here and not collected yet.
+    own: BTreeSet<i32>,
+    /// Starts under way: their numbers are not known yet, so nothing is collected.
+    starting: usize,
+    /// False in a program that has children of its own and only embeds a proxy.
+    collects_others: bool,
+}
+
+/// Starts a child. Whoever calls this collects it.
+///
+/// # Errors
+/// What `spawn` says.
+pub fn start(spawn: impl FnOnce() -> io::Result<Pid>) -> io::Result<Pid> {
+    CHILDREN.lock().starting += 1;
+    let started = spawn();
+    let mut children = CHILDREN.lock();
+    children.starting -= 1;
+    if let Ok(child) = &started {
+        children.own.insert(child.as_raw_nonzero().get());
+    }
+    children.collect_others();
+    started
+}
+
+/// Waits until a child has ended. Its number stays its own until it is collected.
+///
+/// # Errors
+/// When there is no such child.
+pub fn wait(child: Pid) -> io::Result<()> {
+    rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+    })?;
+    Ok(())
+}
+
+/// How a child ended. From now on its number may be anybody's.
+///
+/// # Errors
+/// When there is no such child.
+pub fn collect(child: Pid) -> io::Result<Option<WaitIdStatus>> {
+    let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED));
+    let mut children = CHILDREN.lock();
+    children.own.remove(&child.as_raw_nonzero().get());
+    children.collect_others();
+    Ok(status?)
+}
+
+/// From now on children that were not started here are collected, those that have ended already at once.
+pub fn collect_others_from_now_on() {
+    let mut children = CHILDREN.lock();
+    children.collects_others = true;
+    children.collect_others();
+}
+
+/// Some child has ended: collects it unless it was started here. Does not wait.
+pub fn collect_others() {
+    CHILDREN.lock().collect_others();
+}
+
+impl Children {
+    /// One that was started here and has ended hides those behind it: they follow when it has been collected.
+    fn collect_others(&self) {
+        if !self.collects_others || self.starting > 0 {
+            return;
+        }
+        loop {
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let ended = match waitid(Id::All, look) {
+                Ok(WaitStatus::Exited(child, _) | WaitStatus::Signaled(child, ..)) => Pid::from_raw(child.as_raw()),
+                // One that was ended by a signal without a name; nix does not say which one. It is not one of our own
+                // if there is none.
+                Err(nix::errno::Errno::EINVAL) if self.own.is_empty() => None,
+                // Nobody has ended, or there is no child at all.
+                Ok(_) | Err(_) => return,
+            };
+            if ended.is_some_and(|child| self.own.contains(&child.as_raw_nonzero().get())) {
+                return;
+            }
+            let collected = match ended {
+                Some(child) => rustix::process::waitpid(Some(child), WaitOptions::NOHANG),
+                None => rustix::process::wait(WaitOptions::NOHANG),
+            };
+            if collected.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::config::{
     Config, Control, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt, Process, Rounds, Service, Setting,
     Settings, Statuses, Unresolved, Upstream, WhenFull, Words,
 };
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, bare_host};
 use crate::settings::{self, Row};
 
 /// What was typed. Values are read in `Config`'s terms afterwards, all of them, so that every mistake is told at once.
@@ -315,14 +315,11 @@ const DEFAULTS: Settings = Settings {
     net_buffer_size: 2048,
 };
 
-/// An address to listen on: bare, as IPv6 is without brackets, or a name.
+/// An address or a name to listen on; IPv6 with or without brackets.
 fn host(address: &str, port: i64) -> Result<Endpoint, String> {
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    if bare.is_empty() || bare.contains(|c: char| c.is_whitespace() || c == '/') {
-        return Err(format!("'{address}' is not an address"));
-    }
+    let host = bare_host(address).ok_or_else(|| format!("'{address}' is not an address"))?;
     let port = u16::try_from(port).map_err(|_| format!("{port} is not a port"))?;
-    Ok(Endpoint::tcp(bare, port))
+    Ok(Endpoint::tcp(host, port))
 }
 
 fn log_level(text: &str) -> Result<log::LevelFilter, String> {

@@ -108,6 +108,6 @@ pub fn of(style: LogStyle) -> Box<dyn Voice> {
         LogStyle::Slashes => Box::<slashes::Slashes>::default(),
         LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Web => Box::<web::Web>::default(),
-        LogStyle::Bare => Box::new(bare::Bare),
+        LogStyle::Bare => Box::new(bare::Bare::default()),
     }
 }

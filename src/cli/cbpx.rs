@@ -107,8 +107,9 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
         Ok(typed) => typed,
         Err(e) => return refused(&e),
     };
-    let warnings = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag")).collect();
     let config = Box::new(typed.config()?);
+    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag"));
+    let warnings = surplus.chain(shared(&config.services[0].upstreams)).collect();
     Ok(Invocation::Serve { config, warnings })
 }
 
@@ -187,6 +188,12 @@ impl Typed {
         let port = port.and_then(|port| mistakes.integer("-p/--port", &port, [1, 65_535]));
         let active = mistakes.upstream("-a/--active", self.active.as_deref());
         let standby = mistakes.upstream("-s/--standby", self.standby.as_deref());
+        if let (Some(active), Some(standby)) = (&active, &standby)
+            && active.is_same_as(standby)
+        {
+            let words = format!("{standby} serves already, as -a/--active: a switch would move nobody");
+            mistakes.note("-s/--standby", Err::<(), _>(words));
+        }
         let settings = self.settings(&mut mistakes);
         let network = self.network(&mut mistakes);
         let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
@@ -304,6 +311,15 @@ impl Typed {
         listeners.extend(self.rc_socket.clone().map(Endpoint::Unix));
         Some(Control { listeners, console: port <= 0, words: Words::Switchover, directory: None })
     }
+}
+
+/// Servers of both sets: allowed, because sets may be exchanged one server at a time, and told, because a switch that is
+/// to empty them does not.
+fn shared(upstreams: &[Upstream]) -> Option<String> {
+    let [active, standby] = upstreams else { return None };
+    let shared: Vec<_> = active.shared_with(standby).map(ToString::to_string).collect();
+    let words = "is in -a and in -s: clients may be sent there before a switch and after it";
+    (!shared.is_empty()).then(|| format!("{} {words}", shared.join(", ")))
 }
 
 /// The optional settings' values; the required ones are overwritten.

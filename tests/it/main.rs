@@ -37,6 +37,7 @@ mod pumpkin;
 mod relay;
 mod rest;
 mod rude;
+mod same;
 mod scarce;
 mod script;
 mod service;

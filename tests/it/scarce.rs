@@ -251,12 +251,13 @@ fn a_name_whose_addresses_change_their_order_is_not_logged_as_moved() {
         let lines: String = addresses.iter().map(|address| format!("{address} rotating.test\n")).collect();
         fs::write(&hosts, lines).unwrap();
     };
-    names(&["127.0.0.1", "127.0.0.3"]);
+    // Both are as far from where connections come from, so that the system leaves them as they are.
+    names(&["127.0.0.2", "127.0.0.3"]);
     let mounted = crate::command::run(std::process::Command::new("mount").arg("--bind").arg(&hosts).arg("/etc/hosts"));
     assert_eq!(mounted.code, Some(0), "{mounted:?}");
     let port = a.address().replace("127.0.0.1:", "");
     let proxy = Proxy::start(&format!("rotating.test:{port}"), "127.0.0.1:9", &[]);
-    names(&["127.0.0.3", "127.0.0.1"]);
+    names(&["127.0.0.3", "127.0.0.2"]);
     // Names are asked for before a switch.
     assert!(proxy.ask("switch").contains("Switch OK"));
     assert!(!proxy.log().contains("is now at"), "{}", proxy.log());

@@ -7,10 +7,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 use std::str::FromStr;
 
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
+use nix::libc::AI_NUMERICHOST;
 
 /// Where to listen or connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,8 +41,26 @@ impl Endpoint {
     /// Whether `resolve` has to ask somebody: a name rather than an address.
     pub fn is_name(&self) -> bool {
         match self {
-            Endpoint::Tcp { host, .. } => !host.is_empty() && literal(host).is_none(),
+            Endpoint::Tcp { host, .. } => !host.is_empty() && numeric(host).is_none(),
             Endpoint::Unix(_) | Endpoint::Malformed(_) => false,
+        }
+    }
+
+    /// Whether both are certainly the same place, however they are spelled: nobody is asked, and no answer of a resolver
+    /// could change that.
+    pub fn is_same_place(&self, other: &Endpoint) -> bool {
+        match (self, other) {
+            (Endpoint::Tcp { host, port }, Endpoint::Tcp { host: other, port: other_port }) => {
+                let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                let known = known_addresses(other);
+                let meet = known_addresses(host).iter().any(|address| known.contains(address));
+                port == other_port && (plain(host) == plain(other) || meet)
+            }
+            (Endpoint::Unix(path), Endpoint::Unix(other)) => {
+                path == other || absolute(path).is_ok_and(|path| absolute(other).is_ok_and(|other| path == other))
+            }
+            (Endpoint::Malformed(text), Endpoint::Malformed(other)) => text == other,
+            (Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::Malformed(_), _) => false,
         }
     }
 
@@ -60,8 +79,13 @@ impl Endpoint {
             let here = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
             return Ok(here.map(|ip| Address::Tcp(SocketAddr::new(ip, port))).to_vec());
         }
-        if let Some(ip) = literal(host) {
-            return Ok(vec![Address::Tcp(SocketAddr::new(ip, port))]);
+        if let Some(mut address) = numeric(host) {
+            address.set_port(port);
+            return Ok(vec![Address::Tcp(address)]);
+        }
+        if let Some((_, zone)) = host.split_once('%').filter(|_| is_six(host)) {
+            let words = format!("this machine has no network interface '{zone}'");
+            return Err(io::Error::new(io::ErrorKind::NotFound, words));
         }
         let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
         let found = getaddrinfo(Some(host), None, Some(hints))
@@ -131,9 +155,74 @@ fn resolver_words(error: &io::Error) -> String {
     }
 }
 
-/// The address that `host` spells out, if it does.
-fn literal(host: &str) -> Option<IpAddr> {
-    host.parse().ok()
+/// The address that `host` spells out, if it does, in any spelling that getaddrinfo(3) takes: with a zone, or an IPv4
+/// address with fewer than four numbers. A v4-mapped address is the IPv4 address in it: sockets for IPv6 alone do not take
+/// it. Nobody is asked. The port is 0.
+fn numeric(host: &str) -> Option<SocketAddr> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Some(SocketAddr::new(ip.to_canonical(), 0));
+    }
+    if !is_six(host) && !host.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let socktype = SockType::Stream.into();
+    let hints = AddrInfoHints { socktype, flags: AI_NUMERICHOST, ..AddrInfoHints::default() };
+    getaddrinfo(Some(host), None, Some(hints)).ok()?.next()?.ok().map(|info| info.sockaddr)
+}
+
+/// The addresses a host certainly has. Connections to the unspecified address go to this machine.
+fn known_addresses(host: &str) -> Vec<SocketAddr> {
+    let [four, six] = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let local = |ip| SocketAddr::new(ip, 0);
+    match numeric(host) {
+        Some(address) if address.ip().is_unspecified() => vec![local(if address.is_ipv4() { four } else { six })],
+        Some(address) => vec![address],
+        None if host.is_empty() || host.eq_ignore_ascii_case("localhost") => vec![local(four), local(six)],
+        None => Vec::new(),
+    }
+}
+
+/// Whether this is an IPv6 address; one of a link may have its zone, `fe80::1%eth0`.
+pub fn is_six(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, "-"));
+    // What the name of a network interface cannot have.
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "/:[]%".contains(c);
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && !zone.contains(strange)
+}
+
+/// Reads a host without a port: a name, or an address in any spelling that the system takes. An IPv6 address may be in
+/// brackets, which are not returned.
+pub fn bare_host(text: &str) -> Option<&str> {
+    let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "/:[]".contains(c);
+    (is_six(host) || !host.is_empty() && !host.contains(strange)).then_some(host)
+}
+
+/// Takes `HOST` and `HOST:PORT` apart. An IPv6 address is in brackets, or bare where that can be read in one way only:
+/// `::1` has no port, `::ffff:10.0.0.1:80` has one. Nothing else about host and port is checked.
+///
+/// # Errors
+/// What is wrong with the brackets or colons.
+pub fn split_port(text: &str) -> Result<(&str, Option<&str>), &'static str> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("has no ']'")?;
+        if !is_six(host) {
+            return Err("has no IPv6 address between the brackets");
+        }
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err("has something other than ':PORT' behind the ']'"),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some(_) if is_six(text) => Ok((text, None)),
+        Some((host, _)) if host.contains(':') && !is_six(host) => {
+            Err("is no IPv6 address; with a port it is [ADDR]:PORT")
+        }
+        Some((host, port)) => Ok((host, Some(port))),
+        None => Ok((text, None)),
+    }
 }
 
 /// Why a text is not an endpoint. `Display` says what was given and what would do.
@@ -159,23 +248,12 @@ impl FromStr for Endpoint {
         if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
             return Ok(Endpoint::Unix(PathBuf::from(text)));
         }
-        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-            let (host, port) = rest.split_once("]:").ok_or_else(|| bad("has no ']:PORT'"))?;
-            // The resolver knows what `%ZONE` is.
-            let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
-            let address = address.parse::<Ipv6Addr>().ok().filter(|_| !zone.is_empty());
-            address.ok_or_else(|| bad("has no IPv6 address between the brackets"))?;
-            (host, port)
-        } else {
-            let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
-            if host.contains(':') {
-                return Err(bad("has more than one ':' (an IPv6 address goes in brackets)"));
-            }
-            (host, port)
-        };
-        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
-            return Err(bad("has no usable host"));
-        }
+        let (host, port) = split_port(text).map_err(bad)?;
+        let port = port.ok_or_else(|| match text.starts_with('[') || !text.contains(':') {
+            true => bad("has no port"),
+            false => bad("has no port (an IPv6 address with a port goes in brackets)"),
+        })?;
+        let host = bare_host(host).ok_or_else(|| bad("has no usable host"))?;
         let port = port_number(port).ok_or_else(|| bad("has no port between 1 and 65535, nor a known service"))?;
         Ok(Endpoint::Tcp { host: host.to_owned(), port })
     }
@@ -192,6 +270,49 @@ pub fn port_number(text: &str) -> Option<u16> {
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
     let mut found = getaddrinfo(None, Some(text), Some(hints)).ok()?;
     found.next()?.ok().map(|info| info.sockaddr.port())
+}
+
+/// An address that is known; one of a link keeps its zone.
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Endpoint {
+        match address {
+            SocketAddr::V6(six) if six.scope_id() > 0 => {
+                Endpoint::tcp(format!("{}%{}", six.ip(), six.scope_id()), six.port())
+            }
+            SocketAddr::V4(_) | SocketAddr::V6(_) => Endpoint::tcp(address.ip().to_string(), address.port()),
+        }
+    }
+}
+
+/// Where connections come from: an address of this machine, with the zone if it is one of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source(SocketAddr);
+
+impl Source {
+    /// To be bound: the port is 0, so that the system chooses one.
+    pub fn address(&self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl FromStr for Source {
+    type Err = io::Error;
+
+    /// Reads an address or a name, which is looked up; of several addresses the first counts. May block like
+    /// [`Endpoint::resolve`].
+    fn from_str(text: &str) -> io::Result<Source> {
+        let host = bare_host(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no address"))?;
+        match Endpoint::tcp(host, 0).resolve()?.first() {
+            Some(Address::Tcp(address)) => Ok(Source(*address)),
+            Some(Address::Unix(_)) | None => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Endpoint::from(self.0).host_and_port().0)
+    }
 }
 
 impl fmt::Display for Endpoint {

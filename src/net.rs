@@ -4,9 +4,10 @@
 //! `write_now`). Every descriptor is close-on-exec, so that none reaches a switch script.
 
 mod listener;
+mod own;
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 pub use self::listener::{Listener, Queue};
-use crate::endpoint::Address;
+pub use self::own::Own;
+use crate::endpoint::{Address, Source};
 
 /// A connected stream, or one that is about to be.
 #[derive(Debug)]
@@ -47,12 +49,12 @@ impl Stream {
     ///
     /// # Errors
     /// When there is no descriptor or the system refuses at once; also when a Unix listener's queue is full.
-    pub fn begin_connect(to: &Address, source: Option<IpAddr>) -> io::Result<Stream> {
+    pub fn begin_connect(to: &Address, source: Option<Source>) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
         let stream =
             Stream { socket: Socket::new(domain, Type::STREAM.nonblocking(), None)?, is_tcp: domain != Domain::UNIX };
         if let (Some(source), Address::Tcp(to)) = (source, to)
-            && source.is_ipv4() == to.is_ipv4()
+            && source.address().is_ipv4() == to.is_ipv4()
         {
             bind_source(&stream.socket, source).ok();
         }
@@ -80,6 +82,13 @@ impl Stream {
     /// When the socket cannot be asked.
     pub fn connection_error(&self) -> io::Result<Option<io::Error>> {
         self.socket.take_error()
+    }
+
+    /// Whether both ends of the connection are this one socket. It happens when nobody listens on a port of this machine
+    /// that the system has given to this socket as its own (TCP calls it a simultaneous open).
+    pub fn meets_itself(&self) -> bool {
+        let ends = [self.socket.local_addr(), self.socket.peer_addr()].map(|end| end.ok()?.as_socket());
+        ends[0].is_some() && ends[0] == ends[1]
     }
 
     /// Makes the reads and writes of an accepted stream wait.
@@ -256,17 +265,23 @@ pub fn wait_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool>
 ///
 /// # Errors
 /// Why not: most often, this machine does not have it.
-pub fn can_be_source(source: IpAddr) -> io::Result<()> {
-    let domain = if source.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    bind_source(&Socket::new(domain, Type::STREAM, None)?, source)
+pub fn can_be_source(source: Source) -> io::Result<()> {
+    bind_source(&Socket::new(Domain::for_address(source.address()), Type::STREAM, None)?, source)
+}
+
+/// Whether this machine has an address from which `to` can be reached. Sends nothing.
+pub fn has_way_to(to: SocketAddr) -> bool {
+    // Datagrams have ports of their own: a shortage of those of TCP does not show here.
+    let reached = Socket::new(Domain::for_address(to), Type::DGRAM, None).and_then(|socket| socket.connect(&to.into()));
+    !reached.is_err_and(|e| e.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()))
 }
 
 /// The port is chosen by the connect, which knows where it goes: a port can serve many connections to different places
 /// then, and those to one place are not limited by what all others have taken.
-fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+fn bind_source(socket: &Socket, source: Source) -> io::Result<()> {
     // Without it everything works until ports are scarce.
     setsockopt(socket, IpBindAddressNoPort, &true).ok();
-    socket.bind(&SocketAddr::new(source, 0).into())
+    socket.bind(&source.address().into())
 }
 
 fn socket_address(address: &Address) -> io::Result<(SockAddr, Domain)> {

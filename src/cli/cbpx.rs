@@ -13,7 +13,7 @@ use crate::config::{
     Config, Control, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt, Process, Rounds, Service, Setting,
     Settings, Statuses, Unresolved, Upstream, WhenFull, Words,
 };
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, bare_host};
 use crate::settings::{self, Row};
 
 /// What was typed. Values are read in `Config`'s terms afterwards, all of them, so that every mistake is told at once.
@@ -107,8 +107,9 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
         Ok(typed) => typed,
         Err(e) => return refused(&e),
     };
-    let warnings = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag")).collect();
     let config = Box::new(typed.config()?);
+    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag"));
+    let warnings = surplus.chain(shared(&config.services[0].upstreams)).collect();
     Ok(Invocation::Serve { config, warnings })
 }
 
@@ -187,6 +188,12 @@ impl Typed {
         let port = port.and_then(|port| mistakes.integer("-p/--port", &port, [1, 65_535]));
         let active = mistakes.upstream("-a/--active", self.active.as_deref());
         let standby = mistakes.upstream("-s/--standby", self.standby.as_deref());
+        if let (Some(active), Some(standby)) = (&active, &standby)
+            && active.is_same_as(standby)
+        {
+            let words = format!("{standby} serves already, as -a/--active: a switch would move nobody");
+            mistakes.note("-s/--standby", Err::<(), _>(words));
+        }
         let settings = self.settings(&mut mistakes);
         let network = self.network(&mut mistakes);
         let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
@@ -306,6 +313,15 @@ impl Typed {
     }
 }
 
+/// Servers of both sets: allowed, because sets may be exchanged one server at a time, and told, because a switch that is
+/// to empty them does not.
+fn shared(upstreams: &[Upstream]) -> Option<String> {
+    let [active, standby] = upstreams else { return None };
+    let shared: Vec<_> = active.shared_with(standby).map(ToString::to_string).collect();
+    let words = "is in -a and in -s: clients may be sent there before a switch and after it";
+    (!shared.is_empty()).then(|| format!("{} {words}", shared.join(", ")))
+}
+
 /// The optional settings' values; the required ones are overwritten.
 const DEFAULTS: Settings = Settings {
     switch_max_time: Duration::ZERO,
@@ -315,14 +331,11 @@ const DEFAULTS: Settings = Settings {
     net_buffer_size: 2048,
 };
 
-/// An address to listen on: bare, as IPv6 is without brackets, or a name.
+/// An address or a name to listen on; IPv6 with or without brackets.
 fn host(address: &str, port: i64) -> Result<Endpoint, String> {
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    if bare.is_empty() || bare.contains(|c: char| c.is_whitespace() || c == '/') {
-        return Err(format!("'{address}' is not an address"));
-    }
+    let host = bare_host(address).ok_or_else(|| format!("'{address}' is not an address"))?;
     let port = u16::try_from(port).map_err(|_| format!("{port} is not a port"))?;
-    Ok(Endpoint::tcp(bare, port))
+    Ok(Endpoint::tcp(host, port))
 }
 
 fn log_level(text: &str) -> Result<log::LevelFilter, String> {

@@ -7,14 +7,13 @@
 mod process;
 mod upstream;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::process::{Log, LogStyle, LogTarget, OnHangup, OnInterrupt, Process, Statuses};
 pub use self::upstream::{Backend, Failover, Group, Memory, Policy, Rounds, Upstream, Weights, WhenFull};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Source};
 
 /// Everything one process runs.
 #[derive(Clone, Debug)]
@@ -77,7 +76,7 @@ pub struct Network {
     /// [`MOST_FIRST_BYTES`].
     pub first_bytes: usize,
     /// Where connections to backends come from.
-    pub source: Option<IpAddr>,
+    pub source: Option<Source>,
     /// How long one dial may take, all addresses of a name together; [`AS_LONG_AS_IT_TAKES`] is as long as the system's.
     pub connect_timeout: Duration,
     /// What a backend means that has no address at the start.

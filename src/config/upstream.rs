@@ -114,6 +114,23 @@ impl Upstream {
         self.groups.iter().flat_map(|group| &group.backends)
     }
 
+    /// Whether it is certainly the same servers, to be tried in the same order.
+    pub fn is_same_as(&self, other: &Upstream) -> bool {
+        let all_in = |these: &Group, those: &Group| {
+            let known = |one: &Backend| those.backends.iter().any(|other| one.endpoint.is_same_place(&other.endpoint));
+            these.backends.iter().all(known)
+        };
+        let pairs = || self.groups.iter().zip(&other.groups);
+        self.groups.len() == other.groups.len() && pairs().all(|(one, other)| all_in(one, other) && all_in(other, one))
+    }
+
+    /// Those that are certainly backends of the other one, too.
+    pub fn shared_with<'a>(&'a self, other: &Upstream) -> impl Iterator<Item = &'a Endpoint> {
+        let others: Vec<_> = other.backends().map(|backend| backend.endpoint.clone()).collect();
+        let is_shared = move |one: &&Endpoint| others.iter().any(|other| one.is_same_place(other));
+        self.backends().map(|backend| &backend.endpoint).filter(is_shared)
+    }
+
     /// The first backend: what a script, which has room for one address, is given.
     pub fn first(&self) -> Option<&Endpoint> {
         self.backends().next().map(|backend| &backend.endpoint)

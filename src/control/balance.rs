@@ -10,9 +10,10 @@ use super::session::Speech;
 use super::table::Verdict;
 use super::terminal::Terminal;
 use crate::config::{Failover, Policy};
-use crate::core::msg::{Answer, BackendView, Change, Command, GroupId, Unchanged, UpstreamId};
+use crate::core::msg::{Answer, BackendView, Change, Command, EndpointId, GroupId, Unchanged, UpstreamId};
 use crate::endpoint::{self, Address, Endpoint};
 use crate::engine::inbox::Outlet;
+use crate::engine::resolve::Unlearned;
 
 /// The line with which a shell begins: the session is kept open then, and asks for one command after the other.
 pub const SHELL: &str = "-i";
@@ -285,15 +286,19 @@ fn create(talk: &mut Talk, desk: &Desk, _: &[i64], words: &[&str], terminal: &mu
     if survey(&desk.outlet).iter().filter(|view| view.group == group).count() >= CHANNELS {
         return terminal.line("no channel slots available");
     }
-    let found = endpoint(words[0], words[1]).and_then(|endpoint| desk.addresses.learn(&endpoint).ok());
-    let Some(found) = found else { return terminal.line(BAD_ADDRESS) };
+    let found = match learn(desk, words[0], words[1]) {
+        Ok(found) => found,
+        Err(words) => return terminal.line(&words),
+    };
     change(desk, Change::Create(group, found), terminal, |_| "channel created".to_owned())
 }
 
 fn assign(talk: &mut Talk, desk: &Desk, numbers: &[i64], words: &[&str], terminal: &mut Terminal<'_>) -> Said {
     let Some(view) = talk.channel(desk, numbers[0]) else { return terminal.line(UNKNOWN_CHANNEL) };
-    let found = endpoint(words[1], words[2]).and_then(|endpoint| desk.addresses.learn(&endpoint).ok());
-    let Some(found) = found else { return terminal.line(BAD_ADDRESS) };
+    let found = match learn(desk, words[1], words[2]) {
+        Ok(found) => found,
+        Err(words) => return terminal.line(&words),
+    };
     change(desk, Change::Assign(view.id, found), terminal, |answer| {
         let refused = answer == Answer::Unchanged(Unchanged::NotDisabled);
         let words = if refused { "channel must be disabled to assign new address" } else { "channel reassigned" };
@@ -301,10 +306,17 @@ fn assign(talk: &mut Talk, desk: &Desk, numbers: &[i64], words: &[&str], termina
     })
 }
 
+/// A place for a channel, or why it cannot be used.
+fn learn(desk: &Desk, host: &str, port: &str) -> Result<EndpointId, String> {
+    let endpoint = endpoint(host, port).ok_or_else(|| BAD_ADDRESS.to_owned())?;
+    desk.addresses.learn(&endpoint).map_err(|why| match why {
+        Unlearned::Unresolved => BAD_ADDRESS.to_owned(),
+        Unlearned::Own => format!("{BAD_ADDRESS}: this proxy listens there itself"),
+    })
+}
+
 fn endpoint(host: &str, port: &str) -> Option<Endpoint> {
-    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let usable = !host.is_empty() && !host.contains('/');
-    endpoint::port_number(port).filter(|_| usable).map(|port| Endpoint::tcp(host, port))
+    Some(Endpoint::tcp(endpoint::bare_host(host)?, endpoint::port_number(port)?))
 }
 
 fn group(talk: &mut Talk, _: &Desk, numbers: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Said {

@@ -1,7 +1,7 @@
 //! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and keeps
 //! every count; whether somebody else can be served now is left to `settle`.
 
-use super::msg::{Action, ClientHash, ClientId, DialFailure, Failure, Note, TimerId, Traffic, Why};
+use super::msg::{Action, BackendId, ClientHash, ClientId, DialFailure, Failure, Note, TimerId, Traffic, Why};
 use super::{Client, Life, Mutation, Place, State};
 
 impl State {
@@ -55,10 +55,12 @@ impl State {
                     DialFailure::Local => return self.turn_away(client, Why::NoRoom, out),
                     DialFailure::CalledOff => {}
                     DialFailure::Backend => {
-                        if let Some(client) = self.clients.get_mut(&client) {
-                            client.tried.push(backend);
-                        }
+                        self.tried(client, backend);
                         self.backend_failed(backend, out);
+                    }
+                    DialFailure::NoPort => {
+                        self.tried(client, backend);
+                        self.pool.refused(backend);
                     }
                 }
                 if self.broken(Mutation::ForgetTheRefused) && self.switching() {
@@ -72,6 +74,13 @@ impl State {
                 }
             }
             Some(Place::Held | Place::Open(_) | Place::Ending(_)) | None => {}
+        }
+    }
+
+    /// In this round the client is not given this backend again.
+    fn tried(&mut self, client: ClientId, backend: BackendId) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.tried.push(backend);
         }
     }
 

@@ -83,6 +83,9 @@ pub enum DialFailure {
     Backend,
     /// This process had no descriptor or memory for it.
     Local,
+    /// This machine had no port left for one more connection to the backend. Others may have one for another backend;
+    /// and nothing is known against this one, so that nothing is remembered.
+    NoPort,
     /// We called it off (see [`Action::CallOff`]).
     CalledOff,
 }

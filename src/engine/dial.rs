@@ -4,17 +4,18 @@
 //! The first connect is begun by whoever calls [`Attempt::begin`], so that connects begin in the order in which clients
 //! were released (promise 3). Does not read a byte of the client.
 
+use std::fmt;
 use std::io;
 use std::mem;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::core::msg::DialFailure;
-use crate::endpoint::Address;
-use crate::net::{Stream, Tuning};
+use crate::endpoint::{Address, Source};
+use crate::net::{Own, Stream, Tuning, has_way_to};
 
 /// A dial under way.
 #[derive(Debug)]
@@ -29,13 +30,15 @@ pub struct Attempt {
 }
 
 /// How a service's dials are made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Manner {
     /// For all addresses of a name together.
     pub timeout: Duration,
     /// Where connections come from.
-    pub source: Option<IpAddr>,
+    pub source: Option<Source>,
     pub tuning: Tuning,
+    /// Where nobody is dialled.
+    pub own: Own,
 }
 
 /// What is going on at the address being tried.
@@ -108,6 +111,12 @@ impl Attempt {
                     return Step::WaitsAnew(until);
                 }
                 Current::Connecting { stream, until } => match outcome(&stream, cue, now >= until) {
+                    Ok(true) if stream.meets_itself() => {
+                        // The port is free again at once: whoever is to listen there can bind it.
+                        stream.abort();
+                        let words = "nobody listens there (the connection met itself)";
+                        io::Error::new(io::ErrorKind::ConnectionRefused, words)
+                    }
                     Ok(true) => {
                         stream.tune(self.manner.tuning);
                         return Step::Connected(stream, self.addresses[self.at].clone());
@@ -143,6 +152,10 @@ impl Attempt {
     /// so that a silent first one leaves some for the second.
     fn connect(&mut self, now: Instant) {
         let Some(address) = self.addresses.get(self.at) else { return };
+        if self.manner.own.has(address) {
+            self.current = Current::Failed(io::Error::other("this proxy listens there itself"));
+            return;
+        }
         let remaining = self.addresses.len() - self.at;
         self.current = match Stream::begin_connect(address, self.manner.source) {
             Ok(stream) => {
@@ -150,7 +163,7 @@ impl Attempt {
                 Current::Connecting { stream, until: now + share }
             }
             Err(e) if queue_is_full(&e) => Current::Full { again: now + FULL },
-            Err(e) => Current::Failed(e),
+            Err(e) => Current::Failed(with_ports_named(e, address)),
         };
     }
 }
@@ -166,11 +179,49 @@ fn outcome(stream: &Stream, cue: Cue, over: bool) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whose fault a failed dial was. A source address or port that is not to be had is ours, but may be had for another
-/// address.
+/// Whose fault a failed dial was.
 pub fn blame(error: &io::Error) -> DialFailure {
-    let ours = is_shortage(error) || is(error, Errno::ADDRNOTAVAIL);
-    if ours { DialFailure::Local } else { DialFailure::Backend }
+    let no_port = error.get_ref().is_some_and(|inner| inner.is::<NoPort>());
+    match is_shortage(error) {
+        true => DialFailure::Local,
+        false if no_port => DialFailure::NoPort,
+        false => DialFailure::Backend,
+    }
+}
+
+/// All local ports are in use for connections to one address. For another address the same ports serve again.
+#[derive(Debug)]
+struct NoPort {
+    to: SocketAddr,
+}
+
+impl fmt::Display for NoPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = std::fs::read_to_string(RANGE).unwrap_or_default();
+        let range = range.split_whitespace().collect::<Vec<_>>().join("-");
+        write!(
+            f,
+            "no local port of {range} is left for connections to {} (raise net.ipv4.ip_local_port_range, or use more \
+             addresses: of the server, or of this machine to connect from)",
+            self.to
+        )
+    }
+}
+
+impl std::error::Error for NoPort {}
+
+/// First and last port; IPv6 uses them, too.
+const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// An error of connect(2). The one for a lack of ports is the same as for a lack of an address to come from, where this
+/// machine has none of that family.
+fn with_ports_named(error: io::Error, address: &Address) -> io::Error {
+    match address {
+        Address::Tcp(to) if is(&error, Errno::ADDRNOTAVAIL) && has_way_to(*to) => {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, NoPort { to: *to })
+        }
+        Address::Tcp(_) | Address::Unix(_) => error,
+    }
 }
 
 /// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.

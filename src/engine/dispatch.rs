@@ -246,7 +246,7 @@ impl Floor {
 
     /// What a dial of this backend needs.
     fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, Manner) {
-        (self.addresses.of(backend), self.manner)
+        (self.addresses.of(backend), self.manner.clone())
     }
 
     fn hand_over(&self, action: Action, outlet: &Outlet) {

@@ -112,7 +112,8 @@ impl Engine {
         let resolver = Resolver::start(&addresses)?;
         let known = addresses.clone();
         let tuning = Tuning { keepalive: network.keepalive };
-        let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning };
+        let own = addresses.own();
+        let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning, own };
         let watched = Watched::new()?;
         let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 
 use crate::core::msg::{BackendId, EndpointId};
 use crate::endpoint::{Address, Endpoint};
+use crate::net::Own;
 use crate::threads;
 
 /// How often names are asked for again.
@@ -29,6 +30,8 @@ struct Inner {
     known: RwLock<Vec<Arc<Entry>>>,
     /// Indexed by backend: where it is.
     places: RwLock<Vec<EndpointId>>,
+    /// Where no backend may be.
+    own: Own,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,15 @@ pub struct Resolver {
     ended: Receiver<()>,
 }
 
+/// Why a place cannot be learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlearned {
+    /// It has no address.
+    Unresolved,
+    /// This process listens there.
+    Own,
+}
+
 /// A backend without an address at the start.
 #[derive(Debug)]
 pub struct Unresolved {
@@ -59,20 +71,20 @@ pub struct Unresolved {
 }
 
 impl Addresses {
-    /// Asks for all of them.
+    /// Asks for all of them. Nothing that is learned later may be one of `own`.
     ///
     /// # Errors
     /// The first backend that has no address.
-    pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Result<Addresses, Unresolved> {
+    pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Result<Addresses, Unresolved> {
         let entry = |endpoint: &Endpoint| match endpoint.resolve() {
             Ok(found) => Ok(Entry::new(endpoint, found)),
             Err(cause) => Err(Unresolved { endpoint: endpoint.clone(), cause }),
         };
-        Ok(Addresses::of_entries(endpoints.map(entry).collect::<Result<Vec<_>, _>>()?))
+        Ok(Addresses::of_entries(endpoints.map(entry).collect::<Result<Vec<_>, _>>()?, own))
     }
 
-    /// Asks for all of them. One that has no address cannot be dialled until a refresh has found one.
-    pub fn resolve_what_can_be<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Addresses {
+    /// Likewise. One that has no address cannot be dialled until a refresh has found one.
+    pub fn resolve_what_can_be<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Addresses {
         let entry = |endpoint: &Endpoint| {
             let found = endpoint.resolve().unwrap_or_else(|cause| {
                 log::warn!("cannot resolve backend {endpoint}: {cause}; it counts as one that cannot be reached");
@@ -80,20 +92,28 @@ impl Addresses {
             });
             Entry::new(endpoint, found)
         };
-        Addresses::of_entries(endpoints.map(entry).collect())
+        Addresses::of_entries(endpoints.map(entry).collect(), own)
     }
 
-    fn of_entries(known: Vec<Arc<Entry>>) -> Addresses {
+    fn of_entries(known: Vec<Arc<Entry>>, own: Own) -> Addresses {
         let places = (0..known.len()).map(EndpointId).collect();
-        Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places) }))
+        Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places), own }))
+    }
+
+    /// Where no backend may be.
+    pub fn own(&self) -> Own {
+        self.0.own.clone()
     }
 
     /// Asks for one more endpoint, which a backend may be assigned to then. May block as long as the resolver does.
     ///
     /// # Errors
-    /// When it has no address.
-    pub fn learn(&self, endpoint: &Endpoint) -> io::Result<EndpointId> {
-        let found = endpoint.resolve()?;
+    /// When it has no address, or one that this process listens on.
+    pub fn learn(&self, endpoint: &Endpoint) -> Result<EndpointId, Unlearned> {
+        let found = endpoint.resolve().map_err(|_| Unlearned::Unresolved)?;
+        if found.iter().any(|address| self.0.own.has(address)) {
+            return Err(Unlearned::Own);
+        }
         let mut known = self.0.known.write();
         let at = known.iter().position(|entry| entry.endpoint == *endpoint).unwrap_or(known.len());
         match known.get(at) {
@@ -141,10 +161,8 @@ impl Addresses {
         for entry in known.iter().filter(|entry| entry.endpoint.is_name()) {
             match entry.endpoint.resolve() {
                 Ok(found) => {
-                    if **entry.current.read() != *found {
-                        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
-                        log::info!("backend {} is now at {}", entry.endpoint, shown.join(", "));
-                        *entry.current.write() = found.into();
+                    if let Some(shown) = entry.moves_to(found) {
+                        log::info!("backend {} is now at {shown}", entry.endpoint);
                     }
                     entry.failed.store(false, Ordering::Relaxed);
                 }
@@ -162,6 +180,17 @@ impl Entry {
     fn new(endpoint: &Endpoint, found: Vec<Address>) -> Arc<Entry> {
         let failed = AtomicBool::new(found.is_empty());
         Arc::new(Entry { endpoint: endpoint.clone(), current: RwLock::new(found.into()), failed })
+    }
+
+    /// Takes over what was found, in its order: a name server that changes the order at each answer spreads the load that
+    /// way. Returns the addresses if they are others than before, whatever their order.
+    fn moves_to(&self, found: Vec<Address>) -> Option<String> {
+        let mut current = self.current.write();
+        let all_in = |these: &[Address], those: &[Address]| these.iter().all(|address| those.contains(address));
+        let same = all_in(&current, &found) && all_in(&found, &current);
+        let shown = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        *current = found.into();
+        (!same).then_some(shown)
     }
 }
 
@@ -238,7 +267,7 @@ mod tests {
     #[test]
     fn a_backend_without_an_address_has_one_once_a_refresh_has_found_it() {
         let here = Endpoint::tcp("localhost", 9);
-        let addresses = Addresses::of_entries(vec![Entry::new(&here, Vec::new())]);
+        let addresses = Addresses::of_entries(vec![Entry::new(&here, Vec::new())], Own::default());
         assert!(addresses.of(BackendId(0)).is_empty() && addresses.has_names());
         addresses.refresh();
         assert_eq!(*addresses.of(BackendId(0)), *here.resolve().unwrap());
@@ -248,8 +277,31 @@ mod tests {
     fn what_has_no_address_is_an_error_or_a_backend_without_one() {
         let endpoints =
             [Endpoint::tcp("127.0.0.1", 9), Endpoint::tcp("nosuch.invalid", 9), Endpoint::Malformed("x".to_owned())];
-        assert_eq!(Addresses::resolve(endpoints.iter()).unwrap_err().endpoint, endpoints[1]);
-        let addresses = Addresses::resolve_what_can_be(endpoints.iter());
+        let own = Own::default;
+        assert_eq!(Addresses::resolve(endpoints.iter(), own()).unwrap_err().endpoint, endpoints[1]);
+        let addresses = Addresses::resolve_what_can_be(endpoints.iter(), own());
         assert_eq!([0, 1, 2].map(|number| addresses.of(BackendId(number)).len()), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_name_whose_addresses_change_their_order_has_not_moved() {
+        let [a, b, c] = ["10.0.0.1:9", "10.0.0.2:9", "10.0.0.3:9"].map(|text| Address::Tcp(text.parse().unwrap()));
+        let entry = Entry::new(&Endpoint::tcp("h", 9), vec![a.clone(), b.clone()]);
+        assert_eq!(entry.moves_to(vec![b.clone(), a.clone()]), None);
+        assert_eq!(**entry.current.read(), [b.clone(), a.clone()], "the new order is used");
+        assert_eq!(entry.moves_to(vec![b.clone(), c.clone()]).as_deref(), Some("10.0.0.2:9, 10.0.0.3:9"));
+        assert_eq!(entry.moves_to(vec![c.clone()]).as_deref(), Some("10.0.0.3:9"), "one address less");
+        assert_eq!(entry.moves_to(vec![a, c]).as_deref(), Some("10.0.0.1:9, 10.0.0.3:9"), "one more");
+    }
+
+    #[test]
+    fn a_place_this_process_listens_on_is_not_learned() {
+        let at = |text: &str| Address::Tcp(text.parse().unwrap());
+        let addresses = Addresses::of_entries(Vec::new(), Own::new([at("0.0.0.0:9")]));
+        for host in ["127.0.0.1", "localhost", "127.1", "::ffff:127.0.0.1", ""] {
+            assert_eq!(addresses.learn(&Endpoint::tcp(host, 9)), Err(Unlearned::Own), "{host}");
+        }
+        assert_eq!(addresses.learn(&Endpoint::Malformed("x".to_owned())), Err(Unlearned::Unresolved));
+        assert_eq!(addresses.learn(&Endpoint::tcp("127.0.0.1", 8)), Ok(EndpointId(0)));
     }
 }

@@ -103,8 +103,15 @@ impl Proxy {
         let room = limits.room(config.services.len());
         let mut engines = Vec::new();
         let mut listening = Vec::new();
-        for (service, bound) in config.services.iter().zip(bound) {
-            let addresses = bound.resolve_backends(service)?;
+        let controlled_at: Vec<_> = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
+        let resolve = |(service, bound): (&Service, &Bound)| bound.resolve_backends(service, &controlled_at);
+        let addresses: Vec<_> = config.services.iter().zip(&bound).map(resolve).collect::<Result<_, _>>()?;
+        places::refuse_circles(&config.services, &bound, &addresses)?;
+        for ((service, bound), addresses) in config.services.iter().zip(bound).zip(addresses) {
+            for (one, other) in places::shared_now(service, &addresses) {
+                let words = "have the same address now: if they are one server, a switch moves nobody";
+                warn(&config.process.name, &format!("{one} and {other} {words}"));
+            }
             let own = bound.addresses();
             own.iter().for_each(|at| voice.moment(&Moment::Listening { service, at }));
             listening.extend(own);
@@ -130,7 +137,6 @@ impl Proxy {
             }
         }
         let desk = desk(config, &engines, limits.to_string())?;
-        let controlled_at = control_listeners.iter().filter_map(|listener| listener.address().ok()).collect();
         let control = Server::start(control_listeners, &desk).map_err(thread)?;
         let outlets = engines.iter().map(Engine::outlet).collect();
         let tally = config.process.tally.map(|every| Tally::start(every, outlets)).transpose().map_err(thread)?;

@@ -1,7 +1,5 @@
 //! Where a service listens and whom it reaches: found before anything starts.
 
-use std::net::SocketAddr;
-
 use super::StartError;
 use crate::config::{Service, Unresolved};
 use crate::core::msg::BackendId;
@@ -9,7 +7,7 @@ use crate::endpoint::{Address, Endpoint};
 use crate::engine::queue;
 use crate::engine::resolve::Addresses;
 use crate::listen;
-use crate::net::Listener;
+use crate::net::{Listener, Own};
 use crate::observe::voice::{Moment, Voice};
 
 /// A service's listeners.
@@ -49,18 +47,23 @@ impl Bound {
         self.listeners.iter().filter_map(|listener| listener.address().ok()).collect()
     }
 
-    /// The addresses of all backends, none of which may be one of these listeners.
+    /// Where it listens or will: what its backends must not be.
+    pub fn own(&self) -> Own {
+        // One without an address cannot be dialled either.
+        let later = self.later.iter().flat_map(|at| at.resolve_own().unwrap_or_default());
+        Own::new(self.addresses().into_iter().chain(later))
+    }
+
+    /// The addresses of all backends, none of which may be one of these listeners or of control.
     ///
     /// # Errors
     /// The first backend that cannot be used.
-    pub fn resolve_backends(&self, service: &Service) -> Result<Addresses, StartError> {
-        let mut own = self.addresses();
-        // One without an address cannot be dialled either.
-        own.extend(self.later.iter().flat_map(|at| at.resolve_own().unwrap_or_default()));
+    pub fn resolve_backends(&self, service: &Service, control: &[Address]) -> Result<Addresses, StartError> {
+        let own = self.own().and(control);
         let endpoints = service.backends().map(|backend| &backend.endpoint);
         let addresses = match service.network.unresolved {
-            Unresolved::Unreachable => Addresses::resolve_what_can_be(endpoints),
-            Unresolved::Error => Addresses::resolve(endpoints).map_err(|e| {
+            Unresolved::Unreachable => Addresses::resolve_what_can_be(endpoints, own.clone()),
+            Unresolved::Error => Addresses::resolve(endpoints, own.clone()).map_err(|e| {
                 let active = service.upstreams.first();
                 let is_active =
                     active.is_some_and(|active| active.backends().any(|backend| backend.endpoint == e.endpoint));
@@ -68,27 +71,64 @@ impl Bound {
                 StartError::Resolve { role, backend: e.endpoint, cause: e.cause }
             })?,
         };
-        for (number, backend) in service.backends().enumerate() {
-            let reached = addresses.of(BackendId(number));
-            if own.iter().any(|own| reached.iter().any(|address| is_same(own, address))) {
-                return Err(StartError::Loop { backend: backend.endpoint.clone() });
-            }
+        match leading_to(&own, service, &addresses) {
+            Some(backend) => Err(StartError::Loop { backend: backend.clone() }),
+            None => Ok(addresses),
         }
-        Ok(addresses)
     }
 }
 
-/// Whether dialling `to` ends at the listener `own`, as far as can be told without asking which addresses this machine
-/// has.
-fn is_same(own: &Address, to: &Address) -> bool {
-    match (own, to) {
-        (Address::Tcp(own), Address::Tcp(to)) => {
-            let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-            let reaches =
-                own.ip() == to.ip() || own.ip().is_unspecified() && (to.ip().is_loopback() || to.ip().is_unspecified());
-            own.port() == to.port() && reaches
+/// The first backend of a service that is reached at one of these listeners.
+fn leading_to<'a>(own: &Own, service: &'a Service, addresses: &Addresses) -> Option<&'a Endpoint> {
+    let leads = |number: usize| addresses.of(BackendId(number)).iter().any(|address| own.has(address));
+    service.backends().enumerate().find(|(number, _)| leads(*number)).map(|(_, backend)| &backend.endpoint)
+}
+
+/// A service may have another one's listener as a backend; but where that leads back to the first, a client would go round
+/// until there is no room for any.
+///
+/// # Errors
+/// A backend on such a way.
+pub fn refuse_circles(services: &[Service], bound: &[Bound], addresses: &[Addresses]) -> Result<(), StartError> {
+    let own: Vec<_> = bound.iter().map(Bound::own).collect();
+    let nexts = |from: usize| {
+        let (service, addresses) = (&services[from], &addresses[from]);
+        (0..own.len()).filter_map(|to| Some((to, leading_to(&own[to], service, addresses)?)))
+    };
+    let ways: Vec<Vec<_>> = (0..services.len()).map(|from| nexts(from).collect()).collect();
+    for start in 0..services.len() {
+        let (mut seen, mut waiting) = (vec![false; services.len()], vec![start]);
+        while let Some(at) = waiting.pop() {
+            for (to, backend) in &ways[at] {
+                if *to == start {
+                    return Err(StartError::Loop { backend: (*backend).clone() });
+                }
+                if !std::mem::replace(&mut seen[*to], true) {
+                    waiting.push(*to);
+                }
+            }
         }
-        (Address::Unix(own), Address::Unix(to)) => own == to,
-        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
     }
+    Ok(())
+}
+
+/// Servers of two upstreams that have an address in common now, although their names differ. It may be a mistake, or one
+/// that the name server is going to end: so it is told, and the program starts.
+pub fn shared_now(service: &Service, addresses: &Addresses) -> Vec<(Endpoint, Endpoint)> {
+    let upstreams = service.upstreams.iter().enumerate();
+    let of = upstreams.flat_map(|(upstream, config)| config.backends().map(move |backend| (upstream, backend)));
+    let all: Vec<_> = of.enumerate().collect();
+    let mut shared = Vec::new();
+    for (number, (upstream, backend)) in &all {
+        for (other_number, (other_upstream, other)) in &all {
+            let meet = || {
+                let others = addresses.of(BackendId(*other_number));
+                addresses.of(BackendId(*number)).iter().any(|address| others.contains(address))
+            };
+            if upstream < other_upstream && !backend.endpoint.is_same_place(&other.endpoint) && meet() {
+                shared.push((backend.endpoint.clone(), other.endpoint.clone()));
+            }
+        }
+    }
+    shared
 }

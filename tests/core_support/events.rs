@@ -17,6 +17,7 @@ impl Client {
             Place::Dialling(_) => {
                 reports.push(Event::Connected(id));
                 reports.push(Event::Refused(id, DialFailure::Backend));
+                reports.push(Event::Refused(id, DialFailure::NoPort));
                 reports.push(Event::Refused(id, DialFailure::Local));
                 reports.push(Event::Closed(id, Why::Panicked, Traffic::default()));
                 match self.told {

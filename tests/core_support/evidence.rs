@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cbpx::core::msg::{Action, Answer, BackendId, Failure, Note, Outcome, ScriptEnd, Unchanged, Why};
+use cbpx::core::msg::{Action, Answer, BackendId, DialFailure, Failure, Note, Outcome, ScriptEnd, Unchanged, Why};
 
 /// Counts by name.
 #[derive(Default, Debug)]
@@ -59,6 +59,7 @@ impl Evidence {
                 Action::Assign(..) => "Assign",
                 Action::Note(Note::Granted(_, backend)) => name_of_backend(*backend),
                 Action::Note(Note::Paused(_)) => "Paused",
+                Action::Note(Note::DialFailed(_, _, DialFailure::NoPort)) => "NoPort",
                 Action::Note(Note::BackendFailed(_)) => "BackendFailed",
                 Action::Note(Note::BackendBack(_)) => "BackendBack",
                 Action::Note(Note::BackendDisabled(_)) => "BackendDisabled",

@@ -1,6 +1,9 @@
 //! Small pools, tried exhaustively: under every policy and failover nobody is given a backend that is disabled, full or
 //! has refused it, every enabled one is reached, counters are conserved, who failed comes back, and when all have failed
 //! they are tried all the same.
+//!
+//! A dial may fail because the backend refused, which is remembered, or for want of a local port, which is not: where there
+//! is a memory these are states of their own. Without one (the models of `tests/model.rs`) both lead to the same state.
 
 use std::time::Duration;
 
@@ -74,7 +77,7 @@ fn every_policy_reaches_everybody_and_nobody_it_may_not() {
             states += report.states;
         }
     }
-    assert_eq!(states, 568_595, "the number of states has changed");
+    assert_eq!(states, 956_314, "the number of states has changed");
 }
 
 #[test]
@@ -93,12 +96,12 @@ fn a_client_that_waits_for_a_full_backend_lets_the_others_pass() {
 fn who_failed_comes_back_by_time_or_probe_and_who_was_refused_by_all_is_offered_to_all_again() {
     let habit = Habit { policy: Policy::InOrder, memory: FAILED_FOR, rounds: TWICE, ..TURNS };
     let bounds = Bounds { arrivals: 2, ..NO_SWITCH };
-    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands: &[] }, Some(10_006));
-    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Paused", "NoBackend"]);
+    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands: &[] }, Some(15_223));
+    report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Paused", "NoBackend", "NoPort"]);
 
     let commands = &[Command::Change(Change::Disable(B0)), Command::Stop, Command::QuitForce];
     let habit = Habit { policy: Policy::InOrder, memory: PROBE_EVERY, ..TURNS };
-    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(170_901));
+    let report = holds(&Model { choice: pool(LIST, habit), bounds, commands }, Some(177_974));
     report.evidence.assert_reached(&["BackendFailed", "BackendBack", "CallOff", "Probe", "NoBackend", "Exit"]);
 }
 
@@ -117,7 +120,7 @@ fn an_operator_changes_backends_within_the_rules() {
     ];
     let habit = Habit { memory: Memory::Disabled, disabled: &[0], ..TURNS };
     let bounds = Bounds { arrivals: 2, switches: 0, commands: 3 };
-    let report = holds(&Model { choice: pool(ROOMY, habit), bounds, commands: COMMANDS }, Some(5_382));
+    let report = holds(&Model { choice: pool(ROOMY, habit), bounds, commands: COMMANDS }, Some(12_893));
     report.evidence.assert_reached(&[
         "Created",
         "Assign",
@@ -136,7 +139,7 @@ fn an_operator_changes_backends_within_the_rules() {
 fn a_switchover_moves_between_two_sets_whatever_has_failed() {
     let habit = Habit { memory: FAILED_FOR, ..TURNS };
     let bounds = Bounds { arrivals: 2, switches: 1, commands: 0 };
-    let report = holds(&Model { choice: pool(SETS, habit), bounds, commands: &[] }, Some(24_314));
+    let report = holds(&Model { choice: pool(SETS, habit), bounds, commands: &[] }, Some(31_623));
     report.evidence.assert_reached(&["Moved without script", "backend 2", "backend 3", "BackendBack", "Timeout"]);
 }
 

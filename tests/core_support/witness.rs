@@ -201,13 +201,14 @@ impl Witness {
                 return Ok(());
             }
             DialFailure::Backend => self.failure(rules, backend, due)?,
+            DialFailure::NoPort => self.stock.of(backend).totals.0.errors += 1,
             DialFailure::CalledOff => {}
         }
         due.note(Note::Requeued(id));
         match self.life {
             Life::Running | Life::Stopping(_) => {
                 self.put(id, Place::Held);
-                if failure == DialFailure::Backend {
+                if matches!(failure, DialFailure::Backend | DialFailure::NoPort) {
                     self.clients.entry(id).and_modify(|client| client.tried.push(backend));
                 }
             }

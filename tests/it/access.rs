@@ -119,7 +119,7 @@ fn a_full_disk_costs_access_lines_and_nothing_else() {
 #[test]
 fn an_access_log_that_cannot_be_opened_is_an_error_at_the_start() {
     let (dir, port) = (TempDir::new("access"), free_port().to_string());
-    let places = ["-p", &port, "-a", "127.0.0.1:9", "-s", "127.0.0.1:9", "--access_log", "/nosuch/access.log"];
+    let places = ["-p", &port, "-a", "127.0.0.1:9", "-s", "127.0.0.1:10", "--access_log", "/nosuch/access.log"];
     let ran = cbpx(&[&places[..], &["-t", "1", "-c", "9", "-o", "0"]].concat(), dir.path());
     assert_eq!(ran.code, Some(1), "{}", ran.err);
     assert!(ran.err.contains("cbpx: cannot open access log /nosuch/access.log: no such file"), "{}", ran.err);

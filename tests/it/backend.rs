@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A server on a port of its own. It ends with the test: when it is dropped its port closes, and so do its connections.
+/// A server on a port of its own, on all addresses of this machine. It ends with the test: when it is dropped its port closes, and so do its connections.
 pub struct Backend {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -22,7 +22,7 @@ struct Seen {
 impl Backend {
     /// Answers every read with `<name>:` and what was read, until the client ends its side.
     pub fn echo(name: &'static str) -> Backend {
-        Backend::echo_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), name)
+        Backend::echo_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(), name)
     }
 
     /// Likewise, on a socket that listens already.
@@ -43,11 +43,14 @@ impl Backend {
 
     /// Lets `serve` handle each connection on a thread of its own. `serve` may report the first bytes it read.
     pub fn start(serve: impl Fn(TcpStream, &dyn Fn(&[u8])) + Send + Sync + 'static) -> Backend {
-        Backend::start_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
+        Backend::start_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(), serve)
     }
 
     fn start_on(listener: TcpListener, serve: impl Fn(TcpStream, &dyn Fn(&[u8])) + Send + Sync + 'static) -> Backend {
-        let address = listener.local_addr().unwrap();
+        let mut address = listener.local_addr().unwrap();
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (own, serve) = (Arc::clone(&seen), Arc::new(serve));
         thread::spawn(move || {

@@ -22,7 +22,7 @@ fn with(changes: Changes<'_>) -> Ran {
     let port = Reserved::new();
     let port = port.port().to_string();
     let usual =
-        [("-p", port.as_str()), ("-a", "127.0.0.1:9"), ("-s", "127.0.0.1:9"), ("-t", "5"), ("-c", "10"), ("-o", "0")];
+        [("-p", port.as_str()), ("-a", "127.0.0.1:9"), ("-s", "127.0.0.1:10"), ("-t", "5"), ("-c", "10"), ("-o", "0")];
     let unchanged = usual.iter().filter(|(flag, _)| !changes.iter().any(|(changed, _)| changed == flag));
     let mut arguments: Vec<&str> = unchanged.flat_map(|(flag, value)| [*flag, *value]).collect();
     for (flag, value) in changes {
@@ -176,7 +176,7 @@ fn long_flags_take_either_form_and_any_unambiguous_prefix_and_wide_values_are_ta
     let (port, control) = (Reserved::new(), Reserved::new());
     let dir = TempDir::new("cli");
     let (port, control) = (format!("--po={}", port.port()), format!("--rc_p={}", control.port()));
-    let mut arguments = vec![port.as_str(), control.as_str(), "--act=127.0.0.1:9", "--standby", "localhost:9"];
+    let mut arguments = vec![port.as_str(), control.as_str(), "--act=127.0.0.1:9", "--standby", "localhost:10"];
     arguments.extend(extra);
     arguments.extend(["--log_f=here.log", "--log_l", "DEBUG", "surplus", "words"]);
     let mut command = std::process::Command::new(crate::proxy::CBPX);
@@ -190,7 +190,7 @@ fn long_flags_take_either_form_and_any_unambiguous_prefix_and_wide_values_are_ta
     });
     for line in [
         "Active backend      : 127.0.0.1:9",
-        "Standby backend     : localhost:9",
+        "Standby backend     : localhost:10",
         "Switch timeout      : 3600.00 s",
         "Max queued conns    : 3",
         "Max open conns      : 0",

@@ -2,6 +2,7 @@
 
 mod access;
 mod actor;
+mod alone;
 mod arrival;
 mod backend;
 mod background;
@@ -38,12 +39,15 @@ mod pumpkin;
 mod relay;
 mod rest;
 mod rude;
+mod same;
+mod scarce;
 mod script;
 mod service;
 mod services;
 mod settings;
 mod signals;
 mod soak;
+mod spellings;
 mod starved;
 mod stats;
 mod statuses;

@@ -12,6 +12,14 @@ use crate::support::{Reserved, SOON, TempDir, eventually};
 /// The binary under test.
 pub const CBPX: &str = env!("CARGO_BIN_EXE_cbpx");
 
+/// The same server under another address; servers that are no [`Backend`](crate::backend::Backend) may not be there.
+pub fn elsewhere(address: &str) -> String {
+    match address.strip_prefix("127.0.0.1:") {
+        Some(port) => format!("127.0.0.2:{port}"),
+        None => "127.0.0.1:9".to_owned(),
+    }
+}
+
 /// Killed and reaped when dropped.
 pub struct Proxy {
     child: Child,
@@ -22,7 +30,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it with `-t 5 -c 1000 -o 0` between two backends and waits until it answers. Flags in `extra` replace
-    /// these (long forms do not).
+    /// these (long forms do not). One server given twice is the standby under another address: a test that needs only one
+    /// is not about the refusal.
     pub fn start(active: &str, standby: &str, extra: &[&str]) -> Proxy {
         Proxy::start_with(active, standby, extra, |_| {})
     }
@@ -30,12 +39,13 @@ impl Proxy {
     /// Likewise, with a chance to change how the process is started.
     pub fn start_with(active: &str, standby: &str, extra: &[&str], adjust: impl FnOnce(&mut Command)) -> Proxy {
         let (listening, control, dir) = (Reserved::new(), Reserved::new(), TempDir::new("proxy"));
+        let standby = if active == standby { elsewhere(standby) } else { standby.to_owned() };
         let (port, rc_port) = (listening.port().to_string(), control.port().to_string());
         let defaults = [
             ("-p", port.as_str()),
             ("-r", rc_port.as_str()),
             ("-a", active),
-            ("-s", standby),
+            ("-s", &standby),
             ("-t", "5"),
             ("-c", "1000"),
             ("-o", "0"),

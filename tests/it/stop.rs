@@ -182,7 +182,7 @@ fn every_thread_is_joined() {
     let (server, script) = (Server::new(), Stubborn::new());
     let (port, rc_port) = (Reserved::new(), Reserved::new());
     let (port_text, rc_text, address) = (port.port().to_string(), rc_port.port().to_string(), server.address());
-    let places = ["cbpx", "-p", &port_text, "-r", &rc_text, "-a", &address, "-s", &address, "-x", script.path()];
+    let places = ["cbpx", "-p", &port_text, "-r", &rc_text, "-a", &address, "-s", "127.0.0.1:9", "-x", script.path()];
     let words = places.into_iter().chain(["-t", "60", "-c", "100", "-o", "0"]).map(Into::into);
     let Ok(Invocation::Serve { mut config, .. }) = cli::parse(words) else { panic!("the flags are good") };
     config.log.target = LogTarget::Nowhere;

@@ -97,7 +97,8 @@ fn a_unix_socket_left_over_from_a_crash_is_replaced_and_a_living_one_is_not() {
     let _living = UnixListener::bind(&socket).unwrap();
     let port = crate::support::free_port().to_string();
     let address = backend.address();
-    let arguments = ["-p", &port, "-a", &address, "-s", &address, "-t", "5", "-c", "9", "-o", "0", extra[0], extra[1]];
+    let arguments =
+        ["-p", &port, "-a", &address, "-s", "127.0.0.1:9", "-t", "5", "-c", "9", "-o", "0", extra[0], extra[1]];
     crate::command::cbpx(&arguments, dir.path()).failed_with(1, &["control.sock", "in use"]);
     assert!(socket.exists());
 }

@@ -1,9 +1,7 @@
 //! Destinations as balance has them: `HOST[:PORT[:MAXC]]`, groups ended by `!` (turns) or `%` (by the client's address).
 
-use std::net::Ipv6Addr;
-
 use crate::config::{Backend, Failover, Group, Memory, Policy, Upstream};
-use crate::endpoint::{self, Endpoint};
+use crate::endpoint::{self, Endpoint, is_six};
 
 /// Groups there may be. All exist from the start; those without a channel are passed over.
 pub const GROUPS: usize = 16;
@@ -106,9 +104,11 @@ fn backend(word: &str, own_port: u16, warnings: &mut Vec<String>) -> Result<Back
 fn split_host(word: &str) -> Option<(&str, &str)> {
     let (host, rest) = if let Some(bracketed) = word.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']')?;
-        host.parse::<Ipv6Addr>().ok()?;
+        if !is_six(host) {
+            return None;
+        }
         (host, rest.strip_prefix(':').or_else(|| rest.is_empty().then_some(""))?)
-    } else if word.parse::<Ipv6Addr>().is_ok() && !is_host_and_limit(word) {
+    } else if is_six(word) && !is_host_and_limit(word) {
         (word, "")
     } else {
         word.split_once(':').unwrap_or((word, ""))

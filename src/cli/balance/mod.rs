@@ -19,7 +19,7 @@ use crate::config::{
     AS_LONG_AS_IT_TAKES, Config, Control, Failover, Log, LogStyle, LogTarget, Memory, Network, OnHangup, OnInterrupt,
     Process, Rounds, Service, Settings, Statuses, Unresolved, WhenFull, Words,
 };
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::Endpoint;
 
 /// Exit statuses, as sysexits.h has them.
 const USAGE: u8 = 64;
@@ -194,10 +194,10 @@ fn serve(
 fn network(options: &Options) -> Result<Network, Usage> {
     let source = match &options.source {
         None => None,
-        Some(host) => match Endpoint::tcp(host.clone(), 0).resolve().as_deref() {
-            Ok([Address::Tcp(address), ..]) => Some(address.ip()),
-            Ok(_) | Err(_) => return Err(refusal(BAD_ADDRESS, &format!("-B: unknown or invalid address [{host}]"))),
-        },
+        Some(host) => {
+            let unknown = |_| refusal(BAD_ADDRESS, &format!("-B: unknown or invalid address [{host}]"));
+            Some(host.parse().map_err(unknown)?)
+        }
     };
     let seconds = |number: u32| Duration::from_secs(u64::from(number));
     Ok(Network {

@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 
+use crate::endpoint::bare_host;
+
 /// What was typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -104,11 +106,8 @@ impl Options {
 
 /// An address or a name; IPv6 with or without brackets.
 fn host(letter: char, value: String) -> Result<String, Unread> {
-    let bare = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&value);
-    if bare.is_empty() || bare.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
-        return Err(Unread::Wrong(format!("-{letter}: '{value}' is neither an address nor a name")));
-    }
-    Ok(bare.to_owned())
+    let host = bare_host(&value).map(str::to_owned);
+    host.ok_or_else(|| Unread::Wrong(format!("-{letter}: '{value}' is neither an address nor a name")))
 }
 
 fn seconds(letter: char, value: &str) -> Result<u32, Unread> {

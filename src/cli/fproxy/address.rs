@@ -1,15 +1,13 @@
 //! Where to listen and where to connect: the path of a Unix socket, or an IPv4 or IPv6 address with or without a port.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, is_six, split_port};
 
 /// Of an address that has none.
 pub const PORT: u16 = 80;
 
-/// Reads one. A `/` makes it a path; in brackets, or with two colons or more, it is an IPv6 address, and has a port only
-/// behind the brackets.
+/// Reads one. A `/` makes it a path. An IPv6 address with a port is in brackets, unless it can be read in one way only.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -18,16 +16,10 @@ pub fn read(text: &str) -> Result<Endpoint, String> {
     if text.contains('/') {
         return Ok(Endpoint::Unix(PathBuf::from(text)));
     }
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(|| wrong("has no ']'"))?;
-        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(|| wrong(SHAPES))?) };
-        (six(host).ok_or_else(|| wrong("has no IPv6 address between the brackets"))?, port)
-    } else if text.matches(':').count() >= 2 {
-        (six(text).ok_or_else(|| wrong("is no IPv6 address; with a port it is [ADDR]:PORT"))?, None)
-    } else {
-        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-        (four_or_name(host).ok_or_else(|| wrong(SHAPES))?, port)
-    };
+    let (host, port) = split_port(text).map_err(wrong)?;
+    if !is_six(host) && !is_four_or_name(host) {
+        return Err(wrong(SHAPES));
+    }
     let port = match port {
         None => Some(PORT),
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
@@ -39,19 +31,12 @@ pub fn read(text: &str) -> Result<Endpoint, String> {
 
 const SHAPES: &str = "is none of ADDR, ADDR:PORT, [IPV6]:PORT and the path of a Unix socket";
 
-/// An IPv6 address; one of a link may have its zone.
-fn six(text: &str) -> Option<&str> {
-    let (address, zone) = text.split_once('%').unwrap_or((text, "-"));
-    (address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty()).then_some(text)
-}
-
-/// An IPv4 address, or the name of a host.
-fn four_or_name(text: &str) -> Option<&str> {
+/// An IPv4 address in any spelling that the system takes, or the name of a host.
+fn is_four_or_name(text: &str) -> bool {
     let looks_like_four = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let could_be_a_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
         && text.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let good = if looks_like_four { text.parse::<Ipv4Addr>().is_ok() } else { could_be_a_name };
-    good.then_some(text)
+    could_be_a_name && !(looks_like_four && Endpoint::tcp(text, PORT).is_name())
 }
 
 #[cfg(test)]
@@ -72,6 +57,9 @@ mod tests {
             ("::ffff:10.0.0.1", "::ffff:10.0.0.1", 80),
             ("fe80::1%eth0", "fe80::1%eth0", 80),
             ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080),
+            ("::ffff:10.0.0.1:81", "::ffff:10.0.0.1", 81),
+            ("fe80::1%eth0:81", "fe80::1%eth0", 81),
+            ("127.1:81", "127.1", 81),
             ("localhost", "localhost", 80),
             ("web-1.example.com:81", "web-1.example.com", 81),
         ] {
@@ -90,7 +78,6 @@ mod tests {
             ("a b:80", "none of ADDR"),
             ("-f", "none of ADDR"),
             ("300.1.1.1", "none of ADDR"),
-            ("1.2.3", "none of ADDR"),
             ("1.2.3.4:", "no port between 1 and 65535"),
             ("1.2.3.4:0", "no port between 1 and 65535"),
             ("1.2.3.4:65536", "no port between 1 and 65535"),
@@ -100,7 +87,7 @@ mod tests {
             ("::g", "no IPv6 address"),
             ("fe80::1%", "no IPv6 address"),
             ("[::1", "no ']'"),
-            ("[::1]80", "none of ADDR"),
+            ("[::1]80", "other than ':PORT' behind the ']'"),
             ("[1.2.3.4]:80", "no IPv6 address between the brackets"),
         ] {
             let words = read(text).unwrap_err();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::ini::{Entry, Ini, Mistake, Section};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, bare_host, split_port};
 
 /// What a file comes to.
 #[derive(Debug)]
@@ -163,16 +163,11 @@ fn mapping(
 
 /// `PORT` or `ADDR:PORT`. The system chooses when the port is 0.
 fn local(key: &str) -> Result<Endpoint, String> {
-    let (host, port) = match key.rsplit_once(':') {
-        None => ("0.0.0.0", key),
-        Some((host, port)) => match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => (host, port),
-            Some(_) => return Err(format!("Invalid mapping: {key}")),
-            None if host.is_empty() || host.contains([':', '/', '[', ']']) || host.contains(char::is_whitespace) => {
-                return Err(format!("Invalid mapping: {key}"));
-            }
-            None => (host, port),
-        },
+    let invalid = || format!("Invalid mapping: {key}");
+    let (host, port) = match split_port(key) {
+        Ok((host, Some(port))) => (bare_host(host).ok_or_else(invalid)?, port),
+        Ok((port, None)) if !port.contains(':') => ("0.0.0.0", port),
+        Ok((_, None)) | Err(_) => return Err(invalid()),
     };
     match number(port) {
         Some(port) => Ok(Endpoint::tcp(host, port)),

@@ -90,16 +90,13 @@ fn read(path: &Path, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<
 
 /// The address of a name, as the original takes it: the first one, of IPv4 if there is such.
 fn look_up(worker: &Endpoint) -> Option<Endpoint> {
-    let addresses: Vec<_> = worker.resolve().ok()?.into_iter().filter_map(ip_of).collect();
-    let ip = addresses.iter().find(|(ip, _)| ip.is_ipv4()).or(addresses.first());
-    ip.map(|(ip, port)| Endpoint::tcp(ip.to_string(), *port))
-}
-
-fn ip_of(address: Address) -> Option<(std::net::IpAddr, u16)> {
-    match address {
-        Address::Tcp(address) => Some((address.ip(), address.port())),
+    let tcp = |address| match address {
+        Address::Tcp(address) => Some(address),
         Address::Unix(_) => None,
-    }
+    };
+    let addresses: Vec<_> = worker.resolve().ok()?.into_iter().filter_map(tcp).collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.map(|address| Endpoint::from(*address))
 }
 
 /// `None` without a mapping.

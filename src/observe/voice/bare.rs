@@ -2,16 +2,20 @@
 //! how that ends.
 
 use std::io;
+use std::time::Instant;
 
 use log::{debug, warn};
 
 use super::{Moment, Scene, TARGET, Voice};
 use crate::core::msg::{BackendId, DialFailure, Note, Why};
 use crate::observe::words::system_words;
+use crate::seldom::Seldom;
 
 /// The voice.
-#[derive(Debug)]
-pub struct Bare;
+#[derive(Debug, Default)]
+pub struct Bare {
+    no_port: Seldom,
+}
 
 impl Voice for Bare {
     fn note(&mut self, note: Note, scene: &Scene<'_>) {
@@ -26,6 +30,11 @@ impl Voice for Bare {
             Note::DialFailed(_, backend, failure) => match failure {
                 DialFailure::Backend => {
                     debug!(target: TARGET, "{}: {}", place(scene, backend), cause(scene));
+                }
+                DialFailure::NoPort => {
+                    if let Some(more) = self.no_port.turn(Instant::now()) {
+                        warn!(target: TARGET, "{}: {}{more}", place(scene, backend), cause(scene));
+                    }
                 }
                 DialFailure::Local => warn!(target: TARGET, "cannot serve a client: {}", cause(scene)),
                 DialFailure::CalledOff => debug!(target: TARGET, "{}: called off", place(scene, backend)),

@@ -21,7 +21,7 @@ pub struct Brackets {
 impl Voice for Brackets {
     fn note(&mut self, note: Note, scene: &Scene<'_>) {
         match note {
-            Note::DialFailed(client, backend, DialFailure::Backend) => {
+            Note::DialFailed(client, backend, DialFailure::Backend | DialFailure::NoPort) => {
                 let cause = cause(scene);
                 error!(target: TARGET, "Could not connect to worker {}{cause}", scene.backend(backend));
                 self.refused.insert(client, backend);

@@ -112,6 +112,6 @@ pub fn of(style: LogStyle) -> Box<dyn Voice> {
         LogStyle::Slashes => Box::<slashes::Slashes>::default(),
         LogStyle::Brackets => Box::<brackets::Brackets>::default(),
         LogStyle::Web => Box::<web::Web>::default(),
-        LogStyle::Bare => Box::new(bare::Bare),
+        LogStyle::Bare => Box::new(bare::Bare::default()),
     }
 }

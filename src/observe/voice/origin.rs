@@ -18,6 +18,7 @@ use crate::seldom::Seldom;
 pub struct Origin {
     /// Lines that tell of a shortage.
     not_served: Seldom,
+    no_port: Seldom,
     closed: Seldom,
 }
 
@@ -120,6 +121,12 @@ impl Origin {
         match failure {
             DialFailure::Backend => {
                 error!("client {id} from {peer}: cannot connect to backend {}{cause}", scene.backend(backend));
+            }
+            DialFailure::NoPort => {
+                if let Some(more) = self.no_port.turn(Instant::now()) {
+                    let backend = scene.backend(backend);
+                    error!("client {id} from {peer}: cannot connect to backend {backend}{cause}{more}");
+                }
             }
             DialFailure::Local => {
                 if let Some(more) = self.not_served.turn(Instant::now()) {

@@ -60,7 +60,7 @@ impl Voice for Slashes {
         match note {
             Note::Granted(client, backend) => self.granted(client, backend, scene),
             Note::Connected(client) => self.connected(client, scene),
-            Note::DialFailed(_, backend, DialFailure::Backend | DialFailure::Local) => {
+            Note::DialFailed(_, backend, DialFailure::Backend | DialFailure::NoPort | DialFailure::Local) => {
                 self.under_a_client = true;
                 let cause = scene.facts.and_then(|facts| facts.cause.as_ref());
                 failed_to_connect(scene.backend(backend), cause);

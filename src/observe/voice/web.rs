@@ -85,7 +85,7 @@ impl Web {
     fn dial_failed(&mut self, backend: BackendId, failure: DialFailure, scene: &Scene<'_>) {
         let (client, cause) = (client(scene), cause(scene));
         match failure {
-            DialFailure::Backend => {
+            DialFailure::Backend | DialFailure::NoPort => {
                 if let Some(more) = self.refused.turn(Instant::now()) {
                     error!(target: TARGET, "{client}cannot connect to backend {}{cause}{more}", scene.backend(backend));
                 }

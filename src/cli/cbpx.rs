@@ -230,6 +230,7 @@ impl Typed {
                     name: "cbpx".to_owned(),
                     background: false,
                     pid_file: None,
+                    cpu_profile: None,
                     on_hangup: OnHangup::Reopen,
                     on_interrupt: OnInterrupt::Ask,
                     tally: None,

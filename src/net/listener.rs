@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use socket2::{SockFilter, Socket, Type};
 
@@ -106,7 +106,8 @@ impl Listener {
     pub fn has_waiting(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         // An error is a defect here, and says nothing about clients.
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
+        let ready = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
+        ready.is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
     }
 
     /// Stops listening and wakes the threads in `accept`.

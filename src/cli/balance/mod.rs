@@ -182,6 +182,7 @@ fn serve(
             name: "balance".to_owned(),
             background: !options.foreground,
             pid_file: None,
+            cpu_profile: None,
             on_hangup: OnHangup::Stop,
             on_interrupt: OnInterrupt::Stop,
             tally: None,

@@ -153,6 +153,7 @@ fn config(options: &Options) -> Result<Config, String> {
             name: NAME.to_owned(),
             background,
             pid_file: background.then(|| kept(&options.pid_file, PID_FILE)),
+            cpu_profile: None,
             on_hangup: OnHangup::Reopen,
             on_interrupt: OnInterrupt::Stop,
             tally: None,

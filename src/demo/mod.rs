@@ -19,12 +19,12 @@ mod verdict;
 use std::error::Error;
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use crossbeam_channel::unbounded;
 
 use self::play::{Event, Play};
 use self::stage::Stage;
-use crate::cli::{Invocation, Usage, refused};
+use crate::cli::{COLUMNS, Invocation, Usage, refused};
 use crate::signals;
 
 /// What was asked for.
@@ -32,6 +32,8 @@ use crate::signals;
 #[command(
     name = "cbpx demo",
     bin_name = "cbpx demo",
+    args_override_self = true,
+    term_width = COLUMNS,
     about = "Shows a switch: two servers, 55 clients and a proxy in one process, a switch that fails and one that works",
     after_help = "Takes seven seconds, needs nothing but this program, and leaves nothing behind.\n\
                   Exit status: 0 no client saw an error and none reached the wrong server, 1 otherwise, 2 usage."
@@ -49,7 +51,7 @@ pub struct Options {
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     match Options::try_parse_from(arguments) {
         Ok(options) => Ok(Invocation::Demo(options)),
-        Err(e) => refused(&e),
+        Err(e) => refused(&e, &Options::command()),
     }
 }
 

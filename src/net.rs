@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -183,7 +183,7 @@ impl Stream {
     fn state(&self) -> PollFlags {
         let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
         // An error is a defect here, and says nothing about the peer.
-        poll(&mut fds, Some(&Timespec::default())).map_or(PollFlags::empty(), |_| fds[0].revents())
+        retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).map_or(PollFlags::empty(), |_| fds[0].revents())
     }
 
     /// Reads what has arrived and does not wait: `WouldBlock` when nothing has.

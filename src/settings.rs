@@ -7,9 +7,12 @@ use std::time::Duration;
 use crate::config::{Setting, Settings};
 
 /// One setting.
+#[derive(Debug)]
 pub struct Row {
     pub name: &'static str,
     pub kind: Kind,
+    /// What the value counts, in the plural: the unit in messages.
+    pub unit: &'static str,
     /// The least and the greatest value `set` takes, both included.
     pub range: [f64; 2],
     /// The same at the start, where programs in the field use more than `set` allows.
@@ -25,11 +28,15 @@ pub enum Kind {
     Int,
 }
 
+/// The one whose 0 is none.
+const THROTTLE: &str = "max_open_conns";
+
 /// All of them, in the order in which they are listed.
 pub const ROWS: &[Row] = &[
     Row {
         name: "switch_max_time",
         kind: Kind::Float,
+        unit: "seconds",
         range: [0.0, 10.0],
         range_at_start: [0.0, 3600.0],
         make: |value| Setting::SwitchMaxTime(Duration::from_secs_f64(value)),
@@ -38,14 +45,16 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "max_queued_conns",
         kind: Kind::Int,
+        unit: "clients",
         range: [10.0, 10_000.0],
         range_at_start: [1.0, 10_000.0],
         make: |value| Setting::MaxQueued(value as u32),
         show: |settings| settings.max_queued.to_string(),
     },
     Row {
-        name: "max_open_conns",
+        name: THROTTLE,
         kind: Kind::Int,
+        unit: "clients",
         // The original refused 0, so that a throttle could not be lifted again.
         range: [10.0, 65_536.0],
         range_at_start: [0.0, 65_536.0],
@@ -55,6 +64,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "switch_loop_wait",
         kind: Kind::Float,
+        unit: "seconds",
         range: [0.1, 1.0],
         range_at_start: [0.1, 10.0],
         make: |value| Setting::SwitchLoopWait(Duration::from_secs_f64(value)),
@@ -63,6 +73,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "net_buffer_size",
         kind: Kind::Int,
+        unit: "bytes",
         range: [1024.0, 65_536.0],
         range_at_start: [1024.0, 65_536.0],
         make: |value| Setting::NetBufferSize(value as usize),
@@ -70,28 +81,46 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
-/// Why a value was not taken. `Display` is the reply's text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a value was not taken. `Display` is the reply's text: scripts look for its first words.
+#[derive(Clone, Debug)]
 pub enum Refusal {
-    OutOfRange { name: &'static str, low: String, high: String },
-    WrongType { value: String, name: &'static str, kind: &'static str },
+    OutOfRange { row: &'static Row, range: [f64; 2] },
+    WrongType { value: String, row: &'static Row, range: [f64; 2] },
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::OutOfRange { name, low, high } => write!(f, "{name} must be between {low} and {high}"),
-            Refusal::WrongType { value, name, kind } => write!(f, "{value} for '{name}' must be of {kind}"),
+            Refusal::OutOfRange { row, range: [low, high] } => {
+                write!(f, "{} must be between {low} and {high} {}{}", row.name, row.unit, row.or_no_limit())
+            }
+            Refusal::WrongType { value, row, .. } => {
+                write!(f, "{value} for '{}' must be of {}: {}, without a unit", row.name, row.kind.name(), row.meant())
+            }
         }
     }
 }
 
 impl Refusal {
-    /// For those who may not remember what they gave: a command line in a file.
-    pub fn with_the_value(&self, given: &str) -> String {
+    /// For a command line, which may be in a file and is not there to be seen. The flag stands before it.
+    pub fn at_start(&self, given: &str) -> String {
         match self {
-            Refusal::OutOfRange { .. } => format!("{self} (given: {given})"),
-            Refusal::WrongType { .. } => self.to_string(),
+            Refusal::OutOfRange { row, range: [low, high] } => {
+                format!("must be between {low} and {high} {}{} (given: {given})", row.unit, row.or_no_limit())
+            }
+            Refusal::WrongType { value, row, range: [low, high] } => {
+                format!("'{value}' is not {} (expected {low} to {high}, without a unit)", row.meant())
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// What the reply of `set` has always called it.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Float => "float",
+            Kind::Int => "int",
         }
     }
 }
@@ -107,8 +136,8 @@ impl Row {
     /// # Errors
     /// When it is no number of the row's kind, or outside the range.
     pub fn parse(&'static self, text: &str) -> Result<Setting, Refusal> {
-        let value = self.number(text)?;
-        if value == 0.0 && self.name == "max_open_conns" {
+        let value = self.number(text, self.range)?;
+        if value == 0.0 && self.name == THROTTLE {
             return Ok((self.make)(value));
         }
         self.within(value, self.range)
@@ -119,8 +148,8 @@ impl Row {
     /// # Errors
     /// Like `parse`.
     pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, Refusal> {
-        let value = self.number(text)?;
-        let value = if self.name == "max_open_conns" { value.max(0.0) } else { value };
+        let value = self.number(text, self.range_at_start)?;
+        let value = if self.name == THROTTLE { value.max(0.0) } else { value };
         self.within(value, self.range_at_start)
     }
 
@@ -129,20 +158,35 @@ impl Row {
         (self.show)(settings)
     }
 
-    fn number(&'static self, text: &str) -> Result<f64, Refusal> {
-        let (number, kind) = match self.kind {
-            Kind::Float => (text.parse::<f64>().ok(), "float"),
-            Kind::Int => (text.parse::<i64>().ok().map(|value| value as f64), "int"),
+    /// What a value is, in words.
+    fn meant(&self) -> String {
+        match self.kind {
+            Kind::Float => format!("a number of {}", self.unit),
+            Kind::Int => format!("a whole number of {}", self.unit),
+        }
+    }
+
+    /// A throttle of 0 is outside its range, and taken all the same.
+    fn or_no_limit(&self) -> &'static str {
+        if self.name == THROTTLE { ", or 0 for no limit" } else { "" }
+    }
+
+    /// `range` is for the words.
+    fn number(&'static self, text: &str, range: [f64; 2]) -> Result<f64, Refusal> {
+        let number = match self.kind {
+            Kind::Float => text.parse::<f64>().ok(),
+            Kind::Int => text.parse::<i64>().ok().map(|value| value as f64),
         };
-        number.ok_or_else(|| Refusal::WrongType { value: text.to_owned(), name: self.name, kind })
+        number.ok_or_else(|| Refusal::WrongType { value: text.to_owned(), row: self, range })
     }
 
     /// Not-a-number is within no range.
-    fn within(&'static self, value: f64, [low, high]: [f64; 2]) -> Result<Setting, Refusal> {
+    fn within(&'static self, value: f64, range: [f64; 2]) -> Result<Setting, Refusal> {
+        let [low, high] = range;
         if (low..=high).contains(&value) {
             return Ok((self.make)(value));
         }
-        Err(Refusal::OutOfRange { name: self.name, low: low.to_string(), high: high.to_string() })
+        Err(Refusal::OutOfRange { row: self, range })
     }
 }
 
@@ -171,18 +215,54 @@ mod tests {
             assert!(row.parse(&low.to_string()).is_ok() && row.parse(&high.to_string()).is_ok(), "{}", row.name);
             for beyond in [(low - 1.0).to_string(), (high + 1.0).to_string()] {
                 let refusal = row.parse(&beyond).unwrap_err().to_string();
-                assert_eq!(refusal, format!("{} must be between {low} and {high}", row.name));
+                let expected = format!("{} must be between {low} and {high} {}", row.name, row.unit);
+                assert!(refusal.starts_with(&expected), "{refusal}");
             }
         }
     }
 
     #[test]
     fn what_is_no_number_of_the_kind_is_named() {
-        assert_eq!(said("max_queued_conns", "12.5"), "12.5 for 'max_queued_conns' must be of int");
-        assert_eq!(said("max_queued_conns", "0x20"), "0x20 for 'max_queued_conns' must be of int");
-        assert_eq!(said("switch_max_time", "abc"), "abc for 'switch_max_time' must be of float");
-        assert_eq!(said("switch_loop_wait", "nan"), "switch_loop_wait must be between 0.1 and 1");
-        assert_eq!(said("switch_max_time", "inf"), "switch_max_time must be between 0 and 10");
+        for (name, text, told) in [
+            (
+                "max_queued_conns",
+                "12.5",
+                "12.5 for 'max_queued_conns' must be of int: a whole number of clients, without a unit",
+            ),
+            (
+                "max_queued_conns",
+                "0x20",
+                "0x20 for 'max_queued_conns' must be of int: a whole number of clients, without a unit",
+            ),
+            (
+                "switch_max_time",
+                "10s",
+                "10s for 'switch_max_time' must be of float: a number of seconds, without a unit",
+            ),
+            (
+                "net_buffer_size",
+                "4k",
+                "4k for 'net_buffer_size' must be of int: a whole number of bytes, without a unit",
+            ),
+            ("switch_loop_wait", "nan", "switch_loop_wait must be between 0.1 and 1 seconds"),
+            ("switch_max_time", "inf", "switch_max_time must be between 0 and 10 seconds"),
+        ] {
+            assert_eq!(said(name, text), told);
+        }
+    }
+
+    #[test]
+    fn at_the_start_the_words_have_the_range_of_the_start_and_no_name() {
+        let told = |name: &str, text: &str| find(name).unwrap().parse_at_start(text).unwrap_err().at_start(text);
+        assert_eq!(
+            told("switch_max_time", "10s"),
+            "'10s' is not a number of seconds (expected 0 to 3600, without a unit)"
+        );
+        assert_eq!(told("switch_max_time", "3601"), "must be between 0 and 3600 seconds (given: 3601)");
+        assert_eq!(
+            told("max_open_conns", "70000"),
+            "must be between 0 and 65536 clients, or 0 for no limit (given: 70000)"
+        );
     }
 
     #[test]
@@ -190,6 +270,9 @@ mod tests {
         assert_eq!(said("switch_max_time", "1e0"), "SwitchMaxTime(1s)");
         assert_eq!(said("max_queued_conns", "020"), "MaxQueued(20)");
         assert_eq!(said("max_open_conns", "0"), "MaxOpen(None)");
-        assert_eq!(said("max_open_conns", "9"), "max_open_conns must be between 10 and 65536");
+        assert_eq!(
+            said("max_open_conns", "9"),
+            "max_open_conns must be between 10 and 65536 clients, or 0 for no limit"
+        );
     }
 }

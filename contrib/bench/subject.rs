@@ -1,5 +1,8 @@
 //! A cbpx process to be measured, with a directory of its own; killed when dropped.
 
+#[path = "guard.rs"]
+mod guard;
+
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,9 +15,12 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use guard::Guard;
+
 /// The process, and how to reach it.
 pub struct Subject {
     child: Child,
+    guard: Option<Guard>,
     dir: PathBuf,
     /// Where clients connect.
     pub listening: SocketAddr,
@@ -55,7 +61,7 @@ impl Subject {
 
     fn spawn(cbpx: &Path, active: SocketAddr, standby: SocketAddr, script: &Path, dir: PathBuf) -> io::Result<Subject> {
         let ((port, listening), (rc_port, control)) = (reserve()?, reserve()?);
-        let child = Command::new(fs::canonicalize(cbpx)?)
+        let mut child = Command::new(fs::canonicalize(cbpx)?)
             .args(["-t", "60", "-c", "10000", "-o", "0", "-b", "4096", "--bind", "127.0.0.1"])
             .args(["-p", &listening.port().to_string(), "-r", &control.port().to_string()])
             .args(["-a", &active.to_string(), "-s", &standby.to_string()])
@@ -64,7 +70,15 @@ impl Subject {
             .current_dir(&dir)
             .stdin(Stdio::null())
             .spawn()?;
-        Ok(Subject { child, dir, listening, control, _reserved: [port, rc_port] })
+        let guard = match Guard::of(&child.id().to_string(), &dir) {
+            Ok(guard) => Some(guard),
+            Err(e) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(e);
+            }
+        };
+        Ok(Subject { child, guard, dir, listening, control, _reserved: [port, rc_port] })
     }
 
     /// Waits until it does; false when it has ended instead.
@@ -116,6 +130,8 @@ impl Drop for Subject {
     fn drop(&mut self) {
         // It may have ended by itself.
         self.child.kill().ok();
+        // Before its number may be somebody else's.
+        self.guard = None;
         self.child.wait().ok();
         fs::remove_dir_all(&self.dir).ok();
     }

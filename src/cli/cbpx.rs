@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::{Invocation, Usage, refused, upstream};
 use crate::config::{
@@ -24,6 +24,9 @@ use crate::settings::{self, Row};
     rename_all = "snake_case",
     infer_long_args = true,
     disable_help_subcommand = true,
+    args_override_self = true,
+    term_width = super::COLUMNS,
+    override_usage = "cbpx -p PORT -a HOST:PORT -s HOST:PORT -t SEC -c N -o N [OPTIONS]",
     about = "A TCP proxy that moves all of its clients to another server without one of them noticing",
     after_help = super::other_uses()
 )]
@@ -105,12 +108,21 @@ const MAX_DIALS: usize = 64;
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     let typed = match Typed::try_parse_from(arguments) {
         Ok(typed) => typed,
-        Err(e) => return refused(&e),
+        Err(e) => return refused(&e, &Typed::command()),
     };
     let config = Box::new(typed.config()?);
     let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag"));
     let warnings = surplus.chain(shared(&config.services[0].upstreams)).collect();
     Ok(Invocation::Serve { config, warnings })
+}
+
+/// What a value is, for messages.
+struct Measure<'a> {
+    kind: &'a str,
+    /// Follows a range, with a space before it.
+    unit: &'a str,
+    /// What is taken besides the range, likewise.
+    also: &'a str,
 }
 
 /// Collects what is wrong while values are read.
@@ -138,30 +150,37 @@ impl Mistakes {
         self.note(flag, upstream::parse(text))
     }
 
-    fn number(&mut self, flag: &str, text: &str, range: [f64; 2]) -> Option<f64> {
-        self.within(flag, text, "a number", range)
+    fn seconds(&mut self, flag: &str, text: &str, range: [f64; 2]) -> Option<f64> {
+        self.within(flag, text, &Measure { kind: "a number of seconds", unit: " seconds", also: "" }, range)
     }
 
-    fn integer(&mut self, flag: &str, text: &str, range: [i64; 2]) -> Option<i64> {
-        self.within(flag, text, "an integer", range)
+    fn port(&mut self, flag: &str, text: &str, also: &str) -> Option<i64> {
+        self.within(flag, text, &Measure { kind: "a port number", unit: "", also }, [1, 65_535])
+    }
+
+    /// Of these things, in the plural.
+    fn count(&mut self, flag: &str, text: &str, things: &str, range: [i64; 2]) -> Option<i64> {
+        let (kind, unit) = (format!("a whole number of {things}"), format!(" {things}"));
+        self.within(flag, text, &Measure { kind: &kind, unit: &unit, also: "" }, range)
     }
 
     /// A value of this kind within the range, both ends included.
-    fn within<T>(&mut self, flag: &str, text: &str, kind: &str, [low, high]: [T; 2]) -> Option<T>
+    fn within<T>(&mut self, flag: &str, text: &str, measure: &Measure<'_>, [low, high]: [T; 2]) -> Option<T>
     where
         T: FromStr + PartialOrd + Display,
     {
-        let value = text.parse::<T>().map_err(|_| format!("'{text}' is not {kind}"));
+        let Measure { kind, unit, also } = measure;
+        let value = text.parse::<T>().map_err(|_| format!("'{text}' is not {kind} (expected {low} to {high}{also})"));
         let within = value.and_then(|value| {
             let fits = (&low..=&high).contains(&&value);
-            if fits { Ok(value) } else { Err(format!("must be between {low} and {high} (given: {text})")) }
+            if fits { Ok(value) } else { Err(format!("must be between {low} and {high}{unit}{also} (given: {text})")) }
         });
         self.note(flag, within)
     }
 
     fn setting(&mut self, flag: &str, row: Option<&'static Row>, text: &str) -> Option<Setting> {
         let row = row?;
-        self.note(flag, row.parse_at_start(text).map_err(|refusal| refusal.with_the_value(text)))
+        self.note(flag, row.parse_at_start(text).map_err(|refusal| refusal.at_start(text)))
     }
 
     fn into_usage(self) -> Usage {
@@ -185,7 +204,7 @@ impl Typed {
         // Port 0 counts as no port given, as it always has.
         let port = self.port.as_deref().filter(|port| port.parse() != Ok(0));
         let port = mistakes.required(port, "-p/--port").map(str::to_owned);
-        let port = port.and_then(|port| mistakes.integer("-p/--port", &port, [1, 65_535]));
+        let port = port.and_then(|port| mistakes.port("-p/--port", &port, ""));
         let active = mistakes.upstream("-a/--active", self.active.as_deref());
         let standby = mistakes.upstream("-s/--standby", self.standby.as_deref());
         if let (Some(active), Some(standby)) = (&active, &standby)
@@ -197,7 +216,7 @@ impl Typed {
         let settings = self.settings(&mut mistakes);
         let network = self.network(&mut mistakes);
         let level = mistakes.note("-l/--log_level", log_level(self.log_level.as_deref().unwrap_or("INFO")));
-        let grace = mistakes.number("--grace", self.grace.as_deref().unwrap_or("6"), [0.0, 86_400.0]);
+        let grace = mistakes.seconds("--grace", self.grace.as_deref().unwrap_or("6"), [0.0, 86_400.0]);
         let control = self.control(&mut mistakes);
         let bind = self.bind.as_deref().unwrap_or("0.0.0.0");
         let listener = port.and_then(|port| mistakes.note("--bind", host(bind, port)));
@@ -237,6 +256,7 @@ impl Typed {
                     name: "cbpx".to_owned(),
                     background: false,
                     pid_file: None,
+                    cpu_profile: None,
                     on_hangup: OnHangup::Reopen,
                     on_interrupt: OnInterrupt::Ask,
                     tally: None,
@@ -250,12 +270,13 @@ impl Typed {
     /// How it listens and connects.
     fn network(&self, mistakes: &mut Mistakes) -> Option<Network> {
         let backlog = self.listen_backlog.as_deref().unwrap_or("4096");
-        let backlog = mistakes.integer("-b/--listen_backlog", backlog, [1, 65_535]);
-        let threads = mistakes.integer("--listeners", self.listeners.as_deref().unwrap_or("1"), [1, MAX_LISTENERS]);
+        let backlog = mistakes.count("-b/--listen_backlog", backlog, "connections", [1, 65_535]);
+        let threads = self.listeners.as_deref().unwrap_or("1");
+        let threads = mistakes.count("--listeners", threads, "threads", [1, MAX_LISTENERS]);
         let keepalive = self.keepalive.as_deref().unwrap_or("60");
-        let keepalive = mistakes.integer("--keepalive", keepalive, [0, MAX_KEEPALIVE]);
+        let keepalive = mistakes.count("--keepalive", keepalive, "seconds", [0, MAX_KEEPALIVE]);
         let timeout = self.connect_timeout.as_deref().unwrap_or("5");
-        let timeout = mistakes.number("--connect_timeout", timeout, [0.01, 3600.0]);
+        let timeout = mistakes.seconds("--connect_timeout", timeout, [0.01, 3600.0]);
         Some(Network {
             backlog: backlog? as i32,
             accept_threads: threads? as usize,
@@ -300,16 +321,17 @@ impl Typed {
 
     fn control(&self, mistakes: &mut Mistakes) -> Option<Control> {
         let mut listeners = Vec::new();
-        let port = match &self.rc_port {
-            Some(text) => mistakes.integer("-r/--rc_port", text, [-65_535, 65_535])?,
-            None => 0,
+        // Whatever is below 1 is none, as it always has been.
+        let port = match self.rc_port.as_deref().map(|text| (text, text.parse::<i64>())) {
+            None | Some((_, Ok(i64::MIN..=0))) => 0,
+            Some((text, Ok(_) | Err(_))) => mistakes.port("-r/--rc_port", text, ", or 0 for the console")?,
         };
         if port > 0 {
             let address = self.rc_bind.as_deref().unwrap_or("127.0.0.1");
             listeners.push(mistakes.note("--rc_bind", host(address, port))?);
         }
         listeners.extend(self.rc_socket.clone().map(Endpoint::Unix));
-        Some(Control { listeners, console: port <= 0, words: Words::Switchover, directory: None })
+        Some(Control { listeners, console: port == 0, words: Words::Switchover, directory: None })
     }
 }
 

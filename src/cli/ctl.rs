@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::{Invocation, Usage, refused};
 use crate::control::{CTL_VERDICT, CTL_WORD};
@@ -17,6 +17,8 @@ use crate::observe::words::system_words;
 #[command(
     name = "cbpx ctl",
     bin_name = "cbpx ctl",
+    args_override_self = true,
+    term_width = super::COLUMNS,
     about = "Sends one command to a running cbpx and prints the answer as it comes",
     after_help = "Exit status: 0 the command succeeded (switch: the clients were moved), 1 it was refused or failed, \
                   2 usage, 3 no answer: cbpx cannot be reached, or went silent."
@@ -26,7 +28,7 @@ struct Typed {
     #[arg(long, value_name = "HOST:PORT|PATH", default_value = "127.0.0.1:5433", env = "CBPX_CTL")]
     to: Endpoint,
     /// Give up when nothing comes for so many seconds
-    #[arg(long, value_name = "SEC", default_value = "30")]
+    #[arg(long, value_name = "SEC", default_value = "30", value_parser = super::seconds, allow_negative_numbers = true)]
     timeout: f64,
     /// The command and its arguments: `help` lists them
     #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true)]
@@ -53,7 +55,7 @@ pub enum Outcome {
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     let typed = match Typed::try_parse_from(arguments) {
         Ok(typed) => typed,
-        Err(e) => return refused(&e),
+        Err(e) => return refused(&e, &Typed::command()),
     };
     let command = typed.command.join(" ");
     if command.trim().is_empty() || command.contains(['\n', '\r']) {
@@ -61,7 +63,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     }
     if !(0.01..=86_400.0).contains(&typed.timeout) {
         return Err(Usage::new(format!(
-            "cbpx ctl: --timeout must be between 0.01 and 86400 (given: {})",
+            "cbpx ctl: --timeout must be between 0.01 and 86400 seconds (given: {})",
             typed.timeout
         )));
     }

@@ -12,6 +12,8 @@ mod upstream;
 use std::ffi::OsString;
 use std::path::Path;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
 use crate::config::Config;
 use crate::control::is_command;
 
@@ -58,7 +60,7 @@ const DIALECTS: &[Dialect] = &[
     Dialect {
         name: "pumpkin",
         links: &["PumpkinLB.py", "pumpkinlb"],
-        about: "as PumpkinLB: servers that take turns, from its configuration file",
+        about: "as PumpkinLB: servers that take turns, from its file",
         parse: pumpkin::parse,
     },
     Dialect {
@@ -110,16 +112,41 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     }
 }
 
+/// Width of every help text: it is the same whatever the terminal, and fits the narrowest that is usual.
+pub(crate) const COLUMNS: usize = 80;
+
 /// What clap says when it does not return values: help and version are for standard output, all else is a usage error.
-pub(crate) fn refused(error: &clap::Error) -> Result<Invocation, Usage> {
+pub(crate) fn refused(error: &clap::Error, command: &clap::Command) -> Result<Invocation, Usage> {
+    if let Some(words) = ambiguous(error, command) {
+        return Err(Usage::new(words));
+    }
     let text = error.render().to_string();
     if error.use_stderr() { Err(Usage::new(text.trim_end().to_owned())) } else { Ok(Invocation::Print(text)) }
+}
+
+/// Of a flag that is the beginning of several: all of these. clap suggests one of them.
+fn ambiguous(error: &clap::Error, command: &clap::Command) -> Option<String> {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let beginning = typed.strip_prefix("--")?.split('=').next().filter(|name| !name.is_empty())?;
+    let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    let found: Vec<_> = flags.filter(|flag| flag.starts_with(beginning)).map(|flag| format!("--{flag}")).collect();
+    let (last, others) = found.split_last().filter(|(_, others)| !others.is_empty())?;
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    Some(format!("{name}: '--{beginning}' may be {} or {last}\ntry '{name} --help'", others.join(", ")))
+}
+
+/// A number of seconds, for clap.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))
 }
 
 /// What else the program can do, for its help.
 fn other_uses() -> String {
     let mut uses = vec![
-        ("cbpx ctl [--to HOST:PORT|PATH] COMMAND".to_owned(), "talk to a running cbpx"),
+        ("cbpx ctl COMMAND".to_owned(), "talk to a running cbpx; --to tells where it is"),
         ("cbpx demo".to_owned(), "see a switch on built-in servers"),
     ];
     uses.extend(DIALECTS.iter().map(|dialect| (format!("cbpx {} ...", dialect.name), dialect.about)));
@@ -127,6 +154,7 @@ fn other_uses() -> String {
     let lines: Vec<String> = uses.iter().map(|(typed, about)| format!("  {typed:width$}   {about}")).collect();
     format!(
         "Other uses:\n{}\n\n\
+         Of a flag that is repeated the last one counts.\n\
          README.md has the commands, a switch step by step, and what it costs.",
         lines.join("\n")
     )

@@ -12,6 +12,8 @@ pub struct Process {
     pub background: bool,
     /// Written once everything is bound and checked, removed at the end.
     pub pid_file: Option<PathBuf>,
+    /// A CPU profile of the run is written there at its end.
+    pub cpu_profile: Option<PathBuf>,
     pub on_hangup: OnHangup,
     pub on_interrupt: OnInterrupt,
     /// How often the counters of all backends are written to the log.
@@ -26,6 +28,7 @@ impl Process {
             name: env!("CARGO_PKG_NAME").to_owned(),
             background: false,
             pid_file: None,
+            cpu_profile: None,
             on_hangup: OnHangup::Reopen,
             on_interrupt: OnInterrupt::Ask,
             tally: None,

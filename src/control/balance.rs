@@ -60,7 +60,7 @@ const ROWS: &[Row] = &[
     Row { name: "show", arguments: "", help: "show all channels and their counters", run: show },
     Row { name: "help", arguments: "", help: "list the commands", run: help },
     Row { name: "?", arguments: "", help: "the same", run: help },
-    Row { name: KILL, arguments: "", help: "stop: nobody is accepted any more (the whole word is needed)", run: kill },
+    Row { name: KILL, arguments: "", help: "stop accepting; the whole word is needed", run: kill },
     Row { name: "disable", arguments: "N", help: "give channel N no more clients", run: disable },
     Row { name: "group", arguments: "G", help: "make group G the current one", run: group },
     Row { name: "reset", arguments: "N", help: "count sent, rcvd and totalc of channel N from 0", run: reset },
@@ -165,7 +165,7 @@ fn quit(_: &mut Talk, _: &Desk, _: &[i64], _: &[&str], terminal: &mut Terminal<'
 }
 
 fn help(_: &mut Talk, _: &Desk, _: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Said {
-    terminal.line("commands (any prefix will do, but for kill; N is a channel of the current group):")?;
+    terminal.line("commands (any prefix will do, but for kill; N: a channel of the current group):")?;
     for row in ROWS {
         terminal.line(&format!("  {:<22}{}", format!("{} {}", row.name, row.arguments), row.help))?;
     }

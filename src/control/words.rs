@@ -147,12 +147,12 @@ pub fn stats(desk: &Desk, arguments: &[&str], terminal: &mut Terminal<'_>) -> Sa
     };
     // Beyond a day somebody has mistyped; the limit also keeps the number a time.
     if !(0.1..=86_400.0).contains(&interval) {
-        return refused(terminal, " SLEEP must be >= 0.1 (and at most 86400)");
+        return refused(terminal, " SLEEP must be >= 0.1 seconds (and at most 86400)");
     }
     let mut left = match arguments.get(1).map(|count| count.parse::<u64>()) {
         None => u64::MAX,
         Some(Ok(count)) if count >= 1 => count,
-        Some(_) => return refused(terminal, " COUNT must be >= 1"),
+        Some(_) => return refused(terminal, " COUNT must be >= 1: how many rows to show"),
     };
     const HEADINGS_EVERY: u64 = 50;
     let mut printed = 0;

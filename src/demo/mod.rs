@@ -21,12 +21,12 @@ mod verdict;
 use std::error::Error;
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use crossbeam_channel::unbounded;
 
 use self::play::{Event, Play};
 use self::stage::Stage;
-use crate::cli::{Invocation, Usage, refused};
+use crate::cli::{COLUMNS, Invocation, Usage, refused};
 use crate::signals::{self, Signal};
 
 /// What was asked for.
@@ -34,6 +34,8 @@ use crate::signals::{self, Signal};
 #[command(
     name = "cbpx demo",
     bin_name = "cbpx demo",
+    args_override_self = true,
+    term_width = COLUMNS,
     about = "Shows switches under load: two servers, 55 clients and a proxy in one process",
     after_help = "It shows a switch that works, one that fails, and the same move without cbpx. It\n\
                   takes eight seconds, needs nothing but this program, and leaves nothing behind.\n\
@@ -53,7 +55,7 @@ pub struct Options {
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     match Options::try_parse_from(arguments) {
         Ok(options) => Ok(Invocation::Demo(options)),
-        Err(e) => refused(&e),
+        Err(e) => refused(&e, &Options::command()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
@@ -107,7 +107,8 @@ impl Listener {
     pub fn has_waiting(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         // An error is a defect here, and says nothing about clients.
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
+        let ready = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
+        ready.is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
     }
 
     /// Stops listening and wakes the threads in `accept`.

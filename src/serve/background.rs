@@ -113,7 +113,9 @@ pub fn with_fixed_paths(config: &Config) -> io::Result<Config> {
     if let LogTarget::File(path) = &mut config.log.target {
         fix(path)?;
     }
-    config.access_log.iter_mut().chain(&mut config.process.pid_file).try_for_each(fix)?;
+    let mut files =
+        config.access_log.iter_mut().chain(&mut config.process.pid_file).chain(&mut config.process.cpu_profile);
+    files.try_for_each(fix)?;
     config.control.directory.iter_mut().try_for_each(fix)?;
     config.control.listeners.iter_mut().try_for_each(fix_endpoint)?;
     for service in &mut config.services {

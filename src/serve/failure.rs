@@ -20,6 +20,10 @@ pub enum StartError {
         path: PathBuf,
         cause: io::Error,
     },
+    Profile {
+        path: PathBuf,
+        cause: io::Error,
+    },
     Resolve {
         role: &'static str,
         backend: Endpoint,
@@ -63,6 +67,7 @@ impl StartError {
             | StartError::Control { .. } => statuses.listen,
             StartError::Log { .. }
             | StartError::AccessLog { .. }
+            | StartError::Profile { .. }
             | StartError::Loop { .. }
             | StartError::Thread { .. }
             | StartError::PidFile { .. } => statuses.other,
@@ -84,6 +89,7 @@ impl StartError {
             (
                 StartError::Log { .. }
                 | StartError::AccessLog { .. }
+                | StartError::Profile { .. }
                 | StartError::Loop { .. }
                 | StartError::Control { .. }
                 | StartError::NowhereToListen
@@ -108,6 +114,9 @@ impl fmt::Display for StartError {
             },
             StartError::AccessLog { path, cause } => {
                 write!(f, "cannot open access log {}: {}", path.display(), plain(cause))
+            }
+            StartError::Profile { path, cause } => {
+                write!(f, "cannot open CPU profile {}: {}", path.display(), plain(cause))
             }
             StartError::Resolve { role, backend, cause } => {
                 write!(f, "cannot resolve {role} backend {backend}: {}", plain(cause))

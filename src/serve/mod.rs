@@ -6,6 +6,7 @@ mod bells;
 mod failure;
 mod pid_file;
 mod places;
+mod profile;
 mod tally;
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -20,6 +21,7 @@ use self::failure::plain;
 pub use self::failure::{Failure, StartError};
 use self::pid_file::PidFile;
 use self::places::Bound;
+use self::profile::Profile;
 use self::tally::Tally;
 use crate::children;
 use crate::config::{Config, LogTarget, Service, Words};
@@ -240,6 +242,10 @@ pub fn run(config: &Config, warnings: &[String]) -> Result<(), Failure> {
 /// Runs the program in this process; `tether` is cut when everything is up.
 fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
     let statuses = config.process.statuses;
+    let at = || config.process.cpu_profile.clone().unwrap_or_default();
+    let failed = |e: StartError| Failure::new(e.status(&statuses), e);
+    let profile = config.process.cpu_profile.as_deref().map(Profile::start).transpose();
+    let profile = profile.map_err(|cause| failed(StartError::Profile { path: at(), cause }))?;
     let proxy = Proxy::start(config).map_err(|e| Failure::new(e.status(&statuses), e.words(config.log.style)))?;
     let interrupts = Interrupts::default();
     let mut bells = Bells {
@@ -263,7 +269,11 @@ fn run_here(config: &Config, tether: Option<Tether>) -> Result<(), Failure> {
     if let Some(tether) = tether {
         tether.cut().map_err(other)?;
     }
-    proxy.wait().map_err(other)
+    let ended = proxy.wait().map_err(other);
+    // Also of a run that has failed: it may tell why.
+    let written = profile.map_or(Ok(()), Profile::write);
+    let written = written.map_err(|e| format!("cannot write CPU profile {}: {}", at().display(), plain(&e)));
+    ended.and(written.map_err(|words| Failure::new(statuses.other, words)))
 }
 
 /// Makes a directory in which everybody may have sockets of their own, unless it is there.

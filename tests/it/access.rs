@@ -10,7 +10,8 @@ use crate::backend::Backend;
 use crate::command::cbpx;
 use crate::ends::{Server, read_rest};
 use crate::proxy::Proxy;
-use crate::support::{Reserved, SOON, TempDir, eventually, free_port};
+use crate::relay::connected;
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
 /// The fields of a line that are not a date, once it has the layout.
@@ -97,7 +98,7 @@ fn the_last_clients_have_lines_although_the_program_ends() {
     let (server, dir) = (Server::new(), TempDir::new("access"));
     let path = dir.path().join("access.log");
     let mut proxy = Proxy::start(&server.address(), &server.address(), &["--access_log", path.to_str().unwrap()]);
-    let _clients: Vec<_> = (0..20).map(|_| (proxy.connect(), server.accept())).collect();
+    let _clients: Vec<_> = (0..20).map(|_| connected(&proxy, &server)).collect();
     assert_eq!(proxy.stop().code(), Some(0));
     let told = fs::read_to_string(&path).unwrap();
     assert_eq!(told.lines().filter(|line| fields(line)[2] == "200").count(), 20, "{told}");
@@ -118,7 +119,8 @@ fn a_full_disk_costs_access_lines_and_nothing_else() {
 
 #[test]
 fn an_access_log_that_cannot_be_opened_is_an_error_at_the_start() {
-    let (dir, port) = (TempDir::new("access"), free_port().to_string());
+    let (dir, port) = (TempDir::new("access"), Reserved::new());
+    let port = port.port().to_string();
     let places = ["-p", &port, "-a", "127.0.0.1:9", "-s", "127.0.0.1:10", "--access_log", "/nosuch/access.log"];
     let ran = cbpx(&[&places[..], &["-t", "1", "-c", "9", "-o", "0"]].concat(), dir.path());
     assert_eq!(ran.code, Some(1), "{}", ran.err);

@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::command::run;
+use crate::support::Reserved;
 
 const INSIDE: &str = "CBPX_TEST_ALONE";
 /// Makes the loopback interface of the new network work, keeps mounts to itself, and becomes what its arguments say.
@@ -43,4 +44,9 @@ pub fn choose_ports_from(first: u16, last: u16) {
 pub fn ip(words: &str) {
     let ran = run(Command::new("ip").args(words.split(' ')));
     assert_eq!(ran.code, Some(0), "ip {words}: {}", ran.err);
+}
+
+/// A port that nobody uses. It needs no reservation: nobody else is here.
+pub fn unused_port() -> u16 {
+    Reserved::new().port()
 }

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::command::{Ran, run};
 use crate::program::{catches, command};
 use crate::service::connect;
-use crate::support::{SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
 /// Words of a program in the background, in a directory of its own.
@@ -19,14 +19,16 @@ struct Daemon {
     dir: TempDir,
     words: Vec<String>,
     at: SocketAddr,
+    _port: Reserved,
 }
 
 impl Daemon {
     fn new(backend: &Backend) -> Daemon {
-        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = Reserved::new();
+        let at = SocketAddr::from(([127, 0, 0, 1], port.port()));
         let words = ["background=1", "pid=run.pid", "log=log", &format!("backend={}", backend.address())];
         let words = words.map(str::to_owned).into_iter().chain([format!("listen={at}")]).collect();
-        Daemon { dir: TempDir::new("background"), words, at }
+        Daemon { dir: TempDir::new("background"), words, at, _port: port }
     }
 
     fn with(mut self, word: &str) -> Daemon {
@@ -153,7 +155,7 @@ fn it_outlives_the_session_and_the_group_of_whoever_started_it() {
     shell.arg(program.get_program()).args(program.get_args());
     shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.current_dir(daemon.dir.path()).process_group(0);
-    let shell = crate::command::Killed(shell.spawn().unwrap());
+    let shell = crate::command::Killed::start(&mut shell);
     eventually(SOON, "the command has ended", || {
         fs::read_to_string(daemon.path("status")).is_ok_and(|status| status.ends_with('\n'))
     });

@@ -92,10 +92,10 @@ fn all_missing_flags_are_named_at_once_by_both_forms() {
 #[test]
 fn a_value_that_would_break_later_is_refused_at_the_start_with_the_value_and_what_was_expected() {
     let table: &[(&str, &str, &str)] = &[
-        ("-p", "abc", "not an integer"),
+        ("-p", "abc", "number"),
         ("-p", "80000", "between 1 and 65535"),
         ("-p", "-1", "between 1 and 65535"),
-        ("-r", "abc", "not an integer"),
+        ("-r", "abc", "number"),
         ("-r", "80000", "65535"),
         ("-a", "nowhere", "HOST:PORT"),
         ("-a", "127.0.0.1:x1", "no port"),
@@ -103,23 +103,23 @@ fn a_value_that_would_break_later_is_refused_at_the_start_with_the_value_and_wha
         ("-a", "::1:80", "brackets"),
         ("-s", "127.0.0.1:", "no port"),
         ("-s", ":80", "host"),
-        ("-t", "abc", "float"),
+        ("-t", "abc", "a number of seconds"),
         ("-t", "nan", "between 0 and 3600"),
         ("-t", "inf", "between 0 and 3600"),
         ("-t", "-1", "between 0 and 3600"),
         ("-t", "3601", "between 0 and 3600"),
-        ("-c", "abc", "int"),
-        ("-c", "1.5", "int"),
+        ("-c", "abc", "a whole number of"),
+        ("-c", "1.5", "a whole number of"),
         ("-c", "0", "between 1 and 10000"),
         ("-c", "10001", "between 1 and 10000"),
-        ("-o", "abc", "int"),
+        ("-o", "abc", "a whole number of"),
         ("-o", "70000", "between 0 and 65536"),
-        ("-w", "abc", "float"),
+        ("-w", "abc", "a number of seconds"),
         ("-w", "0", "between 0.1 and 10"),
         ("-w", "nan", "between 0.1 and 10"),
-        ("-n", "abc", "int"),
+        ("-n", "abc", "a whole number of"),
         ("-n", "0", "between 1024 and 65536"),
-        ("-b", "abc", "not an integer"),
+        ("-b", "abc", "number"),
         ("-b", "0", "between 1 and 65535"),
         ("-l", "debug", "DEBUG, INFO, WARNING, ERROR"),
         ("-l", "LOUD", "DEBUG, INFO, WARNING, ERROR"),
@@ -127,11 +127,11 @@ fn a_value_that_would_break_later_is_refused_at_the_start_with_the_value_and_wha
         ("--grace", "-1", "between 0 and 86400"),
         ("--grace", "soon", "not a number"),
         ("--bind", "not an address", "not an address"),
-        ("--keepalive", "soon", "not an integer"),
-        ("--keepalive", "1.5", "not an integer"),
+        ("--keepalive", "soon", "number"),
+        ("--keepalive", "1.5", "number"),
         ("--keepalive", "-1", "between 0 and 32767"),
         ("--keepalive", "32768", "between 0 and 32767"),
-        ("--listeners", "many", "not an integer"),
+        ("--listeners", "many", "number"),
         ("--listeners", "0", "between 1 and 64"),
         ("--listeners", "65", "between 1 and 64"),
     ];
@@ -181,7 +181,7 @@ fn long_flags_take_either_form_and_any_unambiguous_prefix_and_wide_values_are_ta
     arguments.extend(["--log_f=here.log", "--log_l", "DEBUG", "surplus", "words"]);
     let mut command = std::process::Command::new(crate::proxy::CBPX);
     command.args(arguments).current_dir(dir.path()).stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut child = crate::command::Killed(command.spawn().unwrap());
+    let mut child = crate::command::Killed::start(&mut command);
     let to = control.replace("--rc_p=", "127.0.0.1:");
     let mut listed = String::new();
     eventually(SOON, "it answers", || {

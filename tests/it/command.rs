@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use crate::processes;
 use crate::proxy::CBPX;
 use crate::support::{SOON, eventually};
 
@@ -39,8 +40,7 @@ pub fn cbpx(arguments: &[&str], directory: &Path) -> Ran {
 /// # Panics
 /// When it does not end: then it has started where it should have refused to.
 pub fn run(command: &mut Command) -> Ran {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut child = Killed(child);
+    let mut child = Killed::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (out, err) = (child.0.stdout.take().unwrap(), child.0.stderr.take().unwrap());
     let (out, err) = (thread::spawn(|| text(out)), thread::spawn(|| text(err)));
     let mut status = None;
@@ -57,12 +57,17 @@ fn text(mut from: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Killed and reaped when dropped.
+/// Killed with all that it has started, and reaped, when dropped.
 pub struct Killed(pub Child);
+
+impl Killed {
+    pub fn start(command: &mut Command) -> Killed {
+        Killed(processes::start(command))
+    }
+}
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        processes::end(&mut self.0);
     }
 }

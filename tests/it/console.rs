@@ -59,7 +59,7 @@ impl Console {
             .args(["-t", "60", "-c", "100", "-o", "0"])
             .current_dir(dir.path())
             .env("TERM", "xterm");
-        let child = Killed(command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap());
+        let child = Killed::start(command.stdin(end()).stdout(end()).stderr(end()));
         let mut console = Console { child, keyboard, terminal, screen: String::new(), port, dir };
         console.shows(concat!("cbpx ", env!("CARGO_PKG_VERSION")));
         console.shows(PROMPT);
@@ -247,7 +247,7 @@ fn without_a_terminal_there_is_no_console_and_the_proxy_serves_on() {
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut child = Killed(command.spawn().unwrap());
+    let mut child = Killed::start(&mut command);
     eventually(SOON, "it listens", || TcpStream::connect(("127.0.0.1", port.port())).is_ok());
     let mut client = TcpStream::connect(("127.0.0.1", port.port())).unwrap();
     assert_eq!(served_by(&mut client), "A");

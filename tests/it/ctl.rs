@@ -90,7 +90,7 @@ fn lines_are_printed_as_they_come() {
     served_by(&mut client);
     let mut command = Command::new(CBPX);
     command.args(["ctl", "--to", &proxy.control().to_string(), "switch"]).stdout(Stdio::piped());
-    let mut running = Killed(command.spawn().unwrap());
+    let mut running = Killed::start(&mut command);
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.starts_with(" 0.00 ")));
     assert!(running.0.try_wait().unwrap().is_none(), "the switch waits for the client");

@@ -32,7 +32,7 @@ impl Demo {
         fs::create_dir_all(&place).unwrap();
         let mut command = Command::new(CBPX);
         command.arg("demo").args(arguments).env("TMPDIR", place);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = crate::processes::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
         let lines = BufReader::new(child.stdout.take().unwrap());
         Demo { child, lines, seen: String::new(), dir }
     }
@@ -256,7 +256,7 @@ fn a_reader_that_leaves_ends_the_demo_and_nothing_stays_behind() {
     let dir = TempDir::new("demo");
     let mut command = Command::new(CBPX);
     command.args(["demo", "--stay"]).env("TMPDIR", dir.path()).stderr(Stdio::piped());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = crate::processes::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, bind, eventually};
 
 /// A server that does what the test does with the connections it takes from here.
 pub struct Server(TcpListener);
@@ -68,7 +68,7 @@ impl Deaf {
     pub fn at(port: u16) -> Deaf {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.set_reuse_address(true).unwrap();
-        listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+        bind(&listener, (Ipv4Addr::LOCALHOST, port));
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = Vec::new();

@@ -5,6 +5,7 @@ mod command_line;
 mod defects;
 mod failover;
 mod log_lines;
+mod profile;
 pub mod program;
 mod signals;
 mod system_logger;

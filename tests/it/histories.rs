@@ -38,6 +38,8 @@ struct Road {
     listener: Mutex<Socket>,
     server_is_tcp: bool,
     _dir: TempDir,
+    /// The standby's.
+    _nobody: Reserved,
 }
 
 struct History {
@@ -250,9 +252,9 @@ impl Road {
         } else {
             (Socket::from(UnixListener::bind(&path).unwrap()), path.display().to_string())
         };
-        let nobody = format!("127.0.0.1:{}", Reserved::new().port());
-        let proxy = Proxy::start(&at, &nobody, &["-l", "DEBUG"]);
-        Road { proxy, listener: Mutex::new(listener), server_is_tcp, _dir: dir }
+        let nobody = Reserved::new();
+        let proxy = Proxy::start(&at, &format!("127.0.0.1:{}", nobody.port()), &["-l", "DEBUG"]);
+        Road { proxy, listener: Mutex::new(listener), server_is_tcp, _dir: dir, _nobody: nobody }
     }
 
     fn begin(&self, number: u32, seed: u64) -> History {

@@ -39,16 +39,17 @@ impl Started {
     }
 }
 
-/// A script that says in `began` that it runs, and ends with this status once there is a file `end`.
-fn waiting_script(dir: &TempDir, status: u8) -> String {
+/// A script that says in `began` that it runs, and ends with this status once there is a file `end`, or the directory has
+/// gone with its test.
+pub fn waiting_script(dir: &TempDir, status: u8) -> String {
     let text = format!(
-        "#!/bin/sh\ncd '{}'\ntouch began\nwhile [ ! -e end ]; do sleep 0.02; done\nexit {status}\n",
-        dir.path().display()
+        "#!/bin/sh\ncd '{dir}'\ntouch began\nwhile [ -d '{dir}' ] && [ ! -e end ]; do sleep 0.02; done\nexit {status}\n",
+        dir = dir.path().display()
     );
     dir.script("promote", &text).display().to_string()
 }
 
-fn has_begun(dir: &TempDir) {
+pub fn has_begun(dir: &TempDir) {
     eventually(SOON, "the script runs", || dir.path().join("began").exists());
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use crate::backend::Backend;
+use crate::command::Killed;
 use crate::proxy::{CBPX, Proxy, finish};
 use crate::support::{Reserved, TempDir};
 
@@ -65,9 +66,9 @@ fn ctl_tells_the_outcome_although_nobody_reads_its_output() {
     let proxy = Proxy::start(&server.address(), &server.address(), &[]);
     let to = proxy.control().to_string();
     let mut ctl = Command::new(CBPX);
-    let mut ctl = ctl.args(["ctl", "--to", &to, "switch"]).stdout(Stdio::piped()).spawn().unwrap();
-    drop(ctl.stdout.take());
-    assert_eq!(ctl.wait().unwrap().code(), Some(0));
+    let mut ctl = Killed::start(ctl.args(["ctl", "--to", &to, "switch"]).stdout(Stdio::piped()));
+    drop(ctl.0.stdout.take());
+    assert_eq!(ctl.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::ends::Server;
 use crate::program::Program;
 use crate::service::{address, config, connect, running, service};
-use crate::support::{SOON, eventually, free_port};
+use crate::support::{Reserved, SOON, eventually};
 use crate::talk::served_by;
 
 #[test]
@@ -67,7 +67,8 @@ fn at(port: u16, backend: &Backend, adjust: impl FnOnce(&mut Service)) -> Servic
 
 #[test]
 fn two_share_a_port_and_when_one_ends_the_other_has_all() {
-    let (backend, port) = (Backend::echo("A"), free_port());
+    let (backend, reserved) = (Backend::echo("A"), Reserved::new());
+    let port = reserved.port();
     let start = |share| Proxy::start(&config(vec![at(port, &backend, |service| service.network.share_port = share)]));
     let first = start(true).unwrap();
     let alone = start(false).err().unwrap().to_string();
@@ -81,7 +82,8 @@ fn two_share_a_port_and_when_one_ends_the_other_has_all() {
 
 #[test]
 fn whoever_connects_while_one_hands_over_to_the_other_is_served() {
-    let (backend, port) = (Backend::echo("A"), free_port());
+    let (backend, reserved) = (Backend::echo("A"), Reserved::new());
+    let port = reserved.port();
     let start =
         || Proxy::start(&config(vec![at(port, &backend, |service| service.network.share_port = true)])).unwrap();
     let first = start();

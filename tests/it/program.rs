@@ -100,7 +100,7 @@ impl Program {
         let mut command = command(&[&[listen.as_str()], words].concat());
         command.current_dir(dir.path());
         adjust(&mut command);
-        let mut program = Program { child: Killed(command.spawn().unwrap()), dir, port };
+        let mut program = Program { child: Killed::start(&mut command), dir, port };
         eventually(SOON, "it accepts clients", || {
             let ended = program.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended: {ended:?}");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::processes;
 use crate::support::{Reserved, SOON, TempDir, eventually};
 
 /// The binary under test.
@@ -20,12 +21,14 @@ pub fn elsewhere(address: &str) -> String {
     }
 }
 
-/// Killed and reaped when dropped.
+/// Killed with its script, and reaped, when dropped.
 pub struct Proxy {
     child: Child,
     listening: Reserved,
     control: Reserved,
     dir: TempDir,
+    /// Of servers that are not there.
+    reserved: Vec<Reserved>,
 }
 
 impl Proxy {
@@ -57,14 +60,20 @@ impl Proxy {
         }
         command.args(extra).current_dir(dir.path()).stdin(Stdio::null());
         adjust(&mut command);
-        let child = command.spawn().unwrap();
-        let mut proxy = Proxy { child, listening, control, dir };
+        let child = processes::start(&mut command);
+        let mut proxy = Proxy { child, listening, control, dir, reserved: Vec::new() };
         eventually(SOON, "the proxy answers", || {
             let ended = proxy.child.try_wait().unwrap();
             assert!(ended.is_none(), "the proxy ended: {ended:?}; its log:\n{}", proxy.log());
             greets(proxy.control())
         });
         proxy
+    }
+
+    /// Keeps a port reserved as long as it lives.
+    pub fn keeping(mut self, port: Reserved) -> Proxy {
+        self.reserved.push(port);
+        self
     }
 
     /// Where clients connect.
@@ -189,8 +198,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        processes::end(&mut self.child);
         if std::thread::panicking() {
             eprintln!("the proxy's log:\n{}", self.log());
         }

@@ -15,8 +15,9 @@ use crate::vitals::Vitals;
 
 /// A proxy in front of `server`, with a standby where nobody listens.
 pub fn proxy_for(server: &Server, extra: &[&str]) -> Proxy {
-    let nobody = format!("127.0.0.1:{}", Reserved::new().port());
-    Proxy::start(&server.address(), &nobody, extra)
+    let nobody = Reserved::new();
+    let standby = format!("127.0.0.1:{}", nobody.port());
+    Proxy::start(&server.address(), &standby, extra).keeping(nobody)
 }
 
 /// A new client and the server's end of its connection, after a byte has passed: a server that resets before that has

@@ -12,14 +12,14 @@ use cbpx::endpoint::Endpoint;
 use rustix::process::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::alone::{choose_ports_from, ip, is_alone};
+use crate::alone::{choose_ports_from, ip, is_alone, unused_port};
 use crate::backend::Backend;
 use crate::balance::Balance;
 use crate::command::cbpx;
 use crate::program::Program;
 use crate::proxy::Proxy;
 use crate::service::{config, running, service};
-use crate::support::{Reserved, SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::is_turned_away;
 
 /// Who answers a new client of a Unix socket, which needs no port; nobody when it is closed.
@@ -54,7 +54,7 @@ fn a_dial_that_meets_itself_is_a_failed_dial_and_the_port_is_free_at_once() {
     for host in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
         let (dir, next) = (TempDir::new("scarce"), Backend::echo("B"));
         let path = dir.path().join("clients");
-        let [place, other] = [(); 2].map(|()| SocketAddr::new(host, free_port()));
+        let [place, other] = [(); 2].map(|()| SocketAddr::new(host, unused_port()));
         let alone = dir.path().join("alone");
         let own = running(&[&place.to_string()], |service| service.listeners = vec![Endpoint::Unix(alone.clone())]);
         choose_ports_from(place.port(), place.port());
@@ -90,7 +90,7 @@ fn without_a_port_for_one_backend_the_next_is_tried_and_nothing_is_held_against_
     let (dir, a, b) = (TempDir::new("scarce"), Backend::echo("A"), Backend::echo("B"));
     let path = dir.path().join("clients");
     let _proxy = running(&[&a.address(), &b.address()], |service| one_after_the_other(service, &path));
-    let port = free_port();
+    let port = unused_port();
     choose_ports_from(port, port);
     let taken = taking_the_port(&a);
     let (second, name) = answered(&path).unwrap();
@@ -111,7 +111,7 @@ fn a_lack_of_ports_is_told_with_the_ports_and_what_to_do() {
     let a = Backend::echo("A");
     let mut program = Program::start(&[&format!("backend={}", a.address()), "listen=./clients", "log=log"], |_| {});
     eventually(SOON, "the client that found it running has come through", || a.connections() == 1);
-    let port = free_port();
+    let port = unused_port();
     choose_ports_from(port, port);
     let _taken = taking_the_port(&a);
     assert!(answered(&program.dir.path().join("clients")).is_none());
@@ -162,7 +162,7 @@ fn the_proxy_under_another_address_of_the_machine_is_refused_as_a_backend() {
             dir.path(),
         )
     };
-    let control = free_port().to_string();
+    let control = unused_port().to_string();
     let socket = dir.path().join("control");
     fs::create_dir(dir.path().join("sub")).unwrap();
     for (flags, backend) in [

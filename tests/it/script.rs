@@ -133,8 +133,10 @@ fn its_name_is_not_searched_for_in_the_path() {
 
 #[test]
 fn it_runs_when_the_last_client_has_left_and_holds_whoever_comes() {
-    let (proxy, [a, _b], dir) =
-        with_script("#!/bin/sh\ntouch begun\nuntil [ -e go ]; do sleep 0.02; done\n", &["-t", "60"]);
+    let (proxy, [a, _b], dir) = with_script(
+        "#!/bin/sh\ntouch begun\nuntil [ -e go ] || [ ! -d \"$PWD\" ]; do sleep 0.02; done\n",
+        &["-t", "60"],
+    );
     let mut client = proxy.connect();
     served_by(&mut client);
     let switch = Session::switch(&proxy);
@@ -152,7 +154,7 @@ fn it_runs_when_the_last_client_has_left_and_holds_whoever_comes() {
 #[test]
 fn what_it_says_comes_line_by_line_into_the_answer_and_the_log() {
     let (proxy, _backends, dir) = with_script(
-        "#!/bin/sh\necho one; echo two >&2; printf '\\033[2Jthree'\nuntil [ -e go ]; do sleep 0.02; done\necho; echo last\n",
+        "#!/bin/sh\necho one; echo two >&2; printf '\\033[2Jthree'\nuntil [ -e go ] || [ ! -d \"$PWD\" ]; do sleep 0.02; done\necho; echo last\n",
         &["-t", "60"],
     );
     let mut switch = Session::switch(&proxy);

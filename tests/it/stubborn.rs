@@ -13,8 +13,8 @@ impl Stubborn {
     pub fn new() -> Stubborn {
         let dir = TempDir::new("stubborn");
         let text = format!(
-            "#!/bin/sh\ncd '{}'\ntrap '' TERM INT HUP\nsh -c 'while :; do sleep 1; done' &\n\
-             echo $$ $! >pids.new\nmv pids.new pids\nwhile :; do sleep 1; done\n",
+            "#!/bin/sh\ncd '{}'\ntrap '' TERM INT HUP\nsh -c 'while [ -d \"$PWD\" ]; do sleep 1; done' &\n\
+             echo $$ $! >pids.new\nmv pids.new pids\nwhile [ -d \"$PWD\" ]; do sleep 1; done\n",
             dir.path().display()
         );
         let path = dir.script("promote", &text).display().to_string();

@@ -1,7 +1,7 @@
 //! What every test may need: waiting for a condition, a directory, a port.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,13 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
         assert!(Instant::now() < end, "not within {deadline:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Binds a socket. Another that was closed may still be there for a moment: in a process that another test is starting,
+/// which has not come to its program yet.
+pub fn bind(socket: &Socket, to: impl Into<SocketAddr>) {
+    let address = to.into();
+    eventually(SOON, &format!("{address} can be bound"), || socket.bind(&address.into()).is_ok());
 }
 
 /// A directory of this test's own, removed with everything in it.
@@ -66,11 +73,17 @@ impl Reserved {
         Reserved::at(Ipv4Addr::UNSPECIFIED, 0)
     }
 
+    /// One of IPv6, on this machine only.
+    pub fn six() -> Reserved {
+        Reserved::at(Ipv6Addr::LOCALHOST, 0)
+    }
+
     /// This port, which others may have reserved likewise; 0 is any.
-    pub fn at(ip: Ipv4Addr, port: u16) -> Reserved {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    pub fn at(ip: impl Into<IpAddr>, port: u16) -> Reserved {
+        let address = SocketAddr::new(ip.into(), port);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((ip, port)).into()).unwrap();
+        socket.bind(&address.into()).unwrap();
         Reserved(socket)
     }
 
@@ -78,7 +91,7 @@ impl Reserved {
     pub fn listen(&self, name: &'static str) -> crate::backend::Backend {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, self.port())).into()).unwrap();
+        bind(&socket, (Ipv4Addr::LOCALHOST, self.port()));
         socket.listen(16).unwrap();
         crate::backend::Backend::echo_on(socket.into(), name)
     }
@@ -86,11 +99,6 @@ impl Reserved {
     pub fn port(&self) -> u16 {
         self.0.local_addr().unwrap().as_socket().unwrap().port()
     }
-}
-
-/// A port that was free a moment ago, for programs that cannot share a reserved one.
-pub fn free_port() -> u16 {
-    Reserved::new().port()
 }
 
 /// So many may be open in this process, which holds both ends of every connection. Programs started later inherit that.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use crate::backend::Backend;
 use crate::command::{Killed, run};
 use crate::proxy::Proxy;
-use crate::support::{SOON, TempDir, eventually};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
 /// A shell line in which `$HOST`, `$PORT` and `$SOCKET` lead to control.
@@ -47,7 +47,7 @@ fn telnet_gets_answers() {
     let proxy = Proxy::start(&backend.address(), &backend.address(), &[]);
     let mut telnet = Command::new("telnet");
     telnet.args(["127.0.0.1", &proxy.control().port().to_string()]);
-    let mut telnet = Killed(telnet.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut telnet = Killed::start(telnet.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()));
     // Its input stays open, as at a terminal.
     let mut input = telnet.0.stdin.take().unwrap();
     input.write_all(b"hello\n").unwrap();
@@ -95,7 +95,8 @@ fn a_unix_socket_left_over_from_a_crash_is_replaced_and_a_living_one_is_not() {
     drop(proxy);
     std::fs::remove_file(&socket).unwrap();
     let _living = UnixListener::bind(&socket).unwrap();
-    let port = crate::support::free_port().to_string();
+    let port = Reserved::new();
+    let port = port.port().to_string();
     let address = backend.address();
     let arguments =
         ["-p", &port, "-a", &address, "-s", "127.0.0.1:9", "-t", "5", "-c", "9", "-o", "0", extra[0], extra[1]];

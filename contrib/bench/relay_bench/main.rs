@@ -15,6 +15,8 @@
 
 mod bulk;
 mod figures;
+#[path = "../guard.rs"]
+mod guard;
 mod idle;
 mod json;
 mod load;

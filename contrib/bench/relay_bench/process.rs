@@ -15,15 +15,17 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::guard::Guard;
+
 /// Unit of the times in /proc (USER_HZ, 100 a second on every machine Linux runs on today).
 const TICK_MS: u64 = 10;
 
 /// Every process started and not ended yet: each leads a group of its own, which its children belong to.
 static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// A process with all its children; killed when dropped.
+/// A process with all its children; killed when dropped, and when this program is killed.
 #[derive(Debug)]
-pub struct Running(pub Child);
+pub struct Running(pub Child, Option<Guard>);
 
 impl Running {
     pub fn start(command: &mut Command) -> io::Result<Running> {
@@ -35,8 +37,13 @@ impl Running {
             .process_group(0)
             .spawn()
             .map_err(|e| io::Error::new(e.kind(), format!("cannot start {name}: {e}")))?;
-        groups.push(Pid::from_child(&child));
-        Ok(Running(child))
+        let group = Pid::from_child(&child);
+        groups.push(group);
+        let mut running = Running(child, None);
+        // Dropping takes the lock.
+        drop(groups);
+        running.1 = Some(Guard::of(&format!("-{}", group.as_raw_nonzero()), &folder())?);
+        Ok(running)
     }
 
     pub fn id(&self) -> u32 {
@@ -50,6 +57,7 @@ impl Drop for Running {
         let mut groups = GROUPS.lock();
         // It may have ended by itself; its id is its own until it has been waited for.
         kill_process_group(pid, Signal::KILL).ok();
+        self.1 = None;
         self.0.wait().ok();
         reap(pid);
         groups.retain(|group| *group != pid);

@@ -32,38 +32,51 @@ const DIRECTORY: &str = "/var/run/balance";
 const DIRECTORY_VARIABLE: &str = "BALANCE_RUNDIR";
 
 const SYNOPSIS: &str = "\
-usage: balance [-b ADDR] [-B ADDR] [-t SEC] [-T SEC] [-adfpHM6] PORT [HOST[:PORT[:MAXC]]] [!|%] ...
+usage: balance [-b ADDR] [-B ADDR] [-t SEC] [-T SEC] [-adfpHM6]
+               PORT [HOST[:PORT[:MAXC]]] [!|%] ...
        balance [-b ADDR] -i [-d] [-M] PORT
        balance [-b ADDR] -c COMMAND [-d] [-M] PORT";
 
 const HELP: &str = "\
-Spreads TCP connections over servers: the command line of balance 3.54 on the engine of cbpx.
+Spreads TCP connections over servers: the command line of balance 3.54 on the
+engine of cbpx.
 
   PORT       port to listen on, or the name of a service
   HOST[:PORT[:MAXC]]
-             a server; an empty PORT is the own port, an empty MAXC (or 0) no limit; IPv6 in brackets: [::1]:80
-  !          the servers before it take turns; those after it are for when none of them can be had
+             a server; an empty PORT is the own port, an empty MAXC (or 0) no
+             limit; IPv6 in brackets: [::1]:80
+  !          the servers before it take turns; those after it are used only if
+             none before it is available
   %          the same, but each client gets its server by its address
 
-  -a         a server that cannot be connected to is disabled until somebody enables it
+  -a         a server that cannot be connected to is disabled until somebody
+             enables it
   -b ADDR    listen there (default 0.0.0.0); needed again with -i and -c
   -B ADDR    connect to servers from there
   -c COMMAND send one command to the running instance
   -d         tell on standard error which server is tried, and how that ends
   -f         stay in the foreground
   -H         a % group tries its other servers before the next group
-  -i         send commands to the running instance, one after the other; `help` lists them
-  -M         accepted and ignored: where the state was kept makes no difference any more
+  -i         send commands to the running instance, one after the other; `help`
+             lists them
+  -M         accepted and ignored: where the state was kept makes no difference
+             any more
   -p         show all that passes on standard output (with -f)
   -t SEC     give up connecting to a server after SEC seconds (default 5)
-  -T SEC     close a connection when nothing has passed either way for SEC seconds (default: never)
+  -T SEC     close a connection when nothing has passed either way for SEC
+             seconds (default: never)
   -6         listen on ::, for IPv6 and IPv4
 
-Limits: 16 groups, 63 servers and separators on the command line, 64 servers in a group.
-SIGTERM, SIGINT and SIGHUP end it: nobody is accepted any more, whoever is connected goes on; a second one cuts them.
--i and -c use the Unix socket balance.PORT.ADDR.sock in /var/run/balance, or in $BALANCE_RUNDIR.
-Exit status: 0 started, or the command was carried out; 64 usage; 65 a server has no address; 69 an empty group, too many
-groups, or no running instance; 71 the address cannot be listened on, or the system refused something else.
+Of an option that is repeated the last one counts.
+Limits: 16 groups, 63 servers and separators on the command line, 64 servers in
+a group.
+SIGTERM, SIGINT and SIGHUP end it: nobody is accepted any more, whoever is
+connected goes on; a second one cuts them.
+-i and -c use the Unix socket balance.PORT.ADDR.sock in /var/run/balance, or in
+$BALANCE_RUNDIR.
+Exit status: 0 started, or the command was carried out; 64 usage; 65 a server
+has no address; 69 an empty group, too many groups, or no running instance; 71
+the address cannot be listened on, or the system refused something else.
 ";
 
 /// Reads the arguments, the program's name first.
@@ -86,7 +99,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     let Some(port) = channels::port(port) else {
         return Err(refusal(
             USAGE,
-            &format!("invalid port '{port}': neither a number that makes 1 to 65535 nor a service"),
+            &format!("invalid port '{port}': neither a port number (1 to 65535) nor the name of a service"),
         ));
     };
     let directory = env::var_os(DIRECTORY_VARIABLE).filter(|path| !path.is_empty());
@@ -125,7 +138,7 @@ fn unusable(why: &Unusable) -> Usage {
         Unusable::EmptyGroup(number) => refusal(UNAVAILABLE, &format!("group {number} is empty")),
         Unusable::Address(word) => refusal(BAD_ADDRESS, &format!("unknown or invalid address [{word}]")),
         Unusable::Limit(word, limit) => {
-            let range = format!("between 0 (no limit) and {}", u32::MAX);
+            let range = format!("between 0 (no limit) and {} connections", u32::MAX);
             refusal(USAGE, &format!("'{word}': MAXC must be {range} (given: {limit})"))
         }
     }
@@ -182,6 +195,7 @@ fn serve(
             name: "balance".to_owned(),
             background: !options.foreground,
             pid_file: None,
+            cpu_profile: None,
             on_hangup: OnHangup::Stop,
             on_interrupt: OnInterrupt::Stop,
             tally: None,

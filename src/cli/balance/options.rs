@@ -174,6 +174,13 @@ mod tests {
     }
 
     #[test]
+    fn of_a_repeated_option_the_last_one_counts() {
+        let options = typed(&["-t5", "-b", "a", "-fB", "c", "-t", "10", "-bb", "-B", "d", "-T1", "-f", "-T2"]).unwrap();
+        assert_eq!((options.connect_timeout, options.idle_timeout), (Some(10), Some(2)));
+        assert_eq!((options.bind.as_deref(), options.source.as_deref()), (Some("b"), Some("d")));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         assert!(wrong(&["-h"]).contains("-h"), "there is no -h");
         assert!(wrong(&["-F"]).contains("-F"), "only the small f exists");

@@ -48,36 +48,55 @@ fn usage(words: &str) -> Usage {
 fn help() -> String {
     format!(
         "\
-Spreads TCP connections over servers by how much they have had: the command line of fproxy V0.41 on the engine of cbpx.
+Spreads TCP connections over servers by how much they have had: the command line
+of fproxy V0.41 on the engine of cbpx.
 
-usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4] [--access_log FILE] [--share]
+usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
+              [--access_log FILE] [--share]
               CLUSTER[:PORT]... -- BACKEND[:PORT]...
        fproxy -h
 
-  CLUSTER    where to listen: an IPv4 or IPv6 address, a name, or the path of a Unix socket (with a '/' in it)
-  BACKEND    a server, likewise; any mix. The port is {port} unless given; IPv6 with a port: [ADDR]:PORT
+  CLUSTER    where to listen: an IPv4 or IPv6 address, a name, or the path of a
+             Unix socket (with a '/' in it)
+  BACKEND    a server, likewise; any mix. The port is {port} unless given; IPv6
+             with a port: [ADDR]:PORT
 
-  -oFILE     access log: a line for each client that has gone (default {ACCESS_LOG})
+  -oFILE     access log: a line for each client that has gone
+             (default {ACCESS_LOG})
   -eFILE     error log (default {ERROR_LOG})
   -pFILE     pid file (default {PID_FILE})
-  -f, -d     foreground: no access log, error log or pid file; errors go to standard error
-  -yN        connect to a server once the client has sent N bytes, at most {MOST_FIRST_BYTES} (default 0: at once)
-  -tSEC      close a client when nothing has passed either way for SEC seconds (default 0: never)
-  -gSEC      a server that could not be connected to is used again after SEC seconds (default {FAILED_FOR})
+  -f, -d     foreground: no access log, error log or pid file; errors go to
+             standard error
+  -yN        connect to a server once the client has sent N bytes, at most
+             {MOST_FIRST_BYTES} (default 0: at once)
+  -tSEC      close a client when nothing has passed either way for SEC seconds
+             (default 0: never)
+  -gSEC      a server that could not be connected to is used again after SEC
+             seconds (default {FAILED_FOR})
   -s0        servers take turns
-  -s1        the server that has had the fewest connections so far, -s2 the fewest bytes in and out, -s3 the least time
+  -s1        the server that has had the fewest connections so far
+  -s2        the server that has had the fewest bytes in and out so far
+  -s3        the server that has had the least connection time so far
   -s4        all three in equal parts (the default)
   --access_log FILE
-             access log in the foreground, too; in the background it goes before -o
-  --share    other instances with --share may listen on the same addresses: a restart without a gap. Not Unix sockets
+             access log in the foreground, too; in the background it goes before
+             -o
+  --share    other instances with --share may listen on the same addresses: a
+             restart without a gap. Not Unix sockets
   -h, --help, --version
 
-A server that refuses, or does not answer within {connect} seconds, has failed. The client is given another one and does not
-notice; when all have failed they are tried all the same, and the client is closed if none takes it. One that returns
-starts with what the others have had at least. A side that has ended its sending may go on receiving.
-SIGHUP opens both logs again. SIGTERM, SIGQUIT and SIGINT: nobody is accepted any more, whoever is connected goes on, as
-long as it takes; a second one cuts them. Errors at the start are told before it leaves the terminal.
-Exit status: 0 started, or ended when told to; 1 could not start or go on; 2 usage.
+Of an option that is repeated the last one counts.
+A server that refuses, or does not answer within {connect} seconds, has failed. The
+client is given another one and does not notice; when all have failed they are
+tried all the same, and the client is closed if none takes it. One that returns
+starts with what the others have had at least. A side that has ended its sending
+may go on receiving.
+SIGHUP opens both logs again. SIGTERM, SIGQUIT and SIGINT: nobody is accepted
+any more, whoever is connected goes on, as long as it takes; a second one cuts
+them.
+Errors at the start are told before it leaves the terminal.
+Exit status: 0 started, or ended when told to; 1 could not start or go on; 2
+usage.
 ",
         port = address::PORT,
         connect = CONNECT_TIMEOUT.as_secs(),
@@ -153,6 +172,7 @@ fn config(options: &Options) -> Result<Config, String> {
             name: NAME.to_owned(),
             background,
             pid_file: background.then(|| kept(&options.pid_file, PID_FILE)),
+            cpu_profile: None,
             on_hangup: OnHangup::Reopen,
             on_interrupt: OnInterrupt::Stop,
             tally: None,

@@ -129,11 +129,11 @@ impl Options {
             'o' => self.access_log = Some(file(letter, value)?),
             'e' => self.error_log = Some(file(letter, value)?),
             'p' => self.pid_file = Some(file(letter, value)?),
-            'y' => self.first_bytes = number(letter, value, MOST_FIRST_BYTES)? as usize,
-            't' => self.idle = number(letter, value, MOST_SECONDS)?,
-            'g' => self.failed_for = number(letter, value, MOST_SECONDS)?,
+            'y' => self.first_bytes = number(letter, value, MOST_FIRST_BYTES, " bytes")? as usize,
+            't' => self.idle = number(letter, value, MOST_SECONDS, " seconds")?,
+            'g' => self.failed_for = number(letter, value, MOST_SECONDS, " seconds")?,
             's' => {
-                self.strategy = match number(letter, value, 4)? {
+                self.strategy = match number(letter, value, 4, "")? {
                     0 => Strategy::RoundRobin,
                     1 => Strategy::Connections,
                     2 => Strategy::Bytes,
@@ -186,14 +186,15 @@ fn file(letter: char, value: &str) -> Result<PathBuf, Unread> {
     Ok(PathBuf::from(value))
 }
 
-fn number(letter: char, value: &str, most: u64) -> Result<u64, Unread> {
+/// `unit` follows the range, with a space before it.
+fn number(letter: char, value: &str, most: u64, unit: &str) -> Result<u64, Unread> {
     if value.is_empty() {
-        return Err(Unread::Wrong(format!("-{letter} needs a number attached to it, between 0 and {most}")));
+        return Err(Unread::Wrong(format!("-{letter} needs a number attached to it, between 0 and {most}{unit}")));
     }
     // A sign is none of a number's digits.
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     let number = value.parse::<u64>().ok().filter(|number| digits && *number <= most);
-    number.ok_or_else(|| Unread::Wrong(format!("-{letter} must be between 0 and {most} (given: '{value}')")))
+    number.ok_or_else(|| Unread::Wrong(format!("-{letter} must be between 0 and {most}{unit} (given: '{value}')")))
 }
 
 #[cfg(test)]
@@ -271,10 +272,10 @@ mod tests {
             ("a b", &["must be followed by '--'"]),
             ("-- c", &["no address to listen on"]),
             ("a --", &["no backend after '--'"]),
-            ("-y a -- c", &["-y needs a number attached", "0 and 32768"]),
-            ("-y32769 a -- c", &["-y must be between 0 and 32768", "'32769'"]),
+            ("-y a -- c", &["-y needs a number attached", "0 and 32768 bytes"]),
+            ("-y32769 a -- c", &["-y must be between 0 and 32768 bytes", "'32769'"]),
             ("-y+6 a -- c", &["'+6'"]),
-            ("-t-1 a -- c", &["-t must be between 0 and 31536000", "'-1'"]),
+            ("-t-1 a -- c", &["-t must be between 0 and 31536000 seconds", "'-1'"]),
             ("-t1.5 a -- c", &["'1.5'"]),
             ("-gx a -- c", &["-g must be", "'x'"]),
             ("-g99999999999999999999 a -- c", &["'99999999999999999999'"]),

@@ -118,14 +118,15 @@ fn buffer_size(value: &str, line: usize, size: &mut usize, warnings: &mut Vec<St
             if given != *size as u128 {
                 let used = *size;
                 warnings.push(format!(
-                    "line {line}: buffer_size is between {least} and {most} here (given: {value}); {used} is used"
+                    "line {line}: buffer_size must be between {least} and {most} bytes (given: {value}); {used} is used"
                 ));
             }
         }
         Ok(0) | Err(_) => {
             let (value, used) = (one_line(value), *size);
-            warnings
-                .push(format!("line {line}: buffer_size must be an integer above 0 (given: {value}); {used} is used"));
+            warnings.push(format!(
+                "line {line}: buffer_size must be a number of bytes above 0 (given: {value}); {used} is used"
+            ));
         }
     }
 }
@@ -313,7 +314,7 @@ mod tests {
             ("1", 1024, "(given: 1); 1024 is used"),
             ("65537", 65_536, "(given: 65537); 65536 is used"),
             ("99999999999999999999999", 65_536, "65536 is used"),
-            ("0", 4096, "line 2: buffer_size must be an integer above 0 (given: 0); 4096 is used"),
+            ("0", 4096, "line 2: buffer_size must be a number of bytes above 0 (given: 0); 4096 is used"),
             ("-5", 4096, "(given: -5); 4096 is used"),
             ("4k", 4096, "(given: 4k); 4096 is used"),
             ("", 4096, "(given: ); 4096 is used"),

@@ -116,6 +116,7 @@ fn config(options: &Options, mappings: Vec<Mapping>) -> Option<Config> {
             name: NAME.to_owned(),
             background: false,
             pid_file: None,
+            cpu_profile: None,
             on_hangup: OnHangup::Stop,
             on_interrupt: OnInterrupt::Stop,
             tally: None,

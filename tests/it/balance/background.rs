@@ -30,7 +30,7 @@ impl Daemon {
         let mut command = Command::new(CBPX);
         command.arg("balance").arg(port.port().to_string()).args(destinations).env("BALANCE_RUNDIR", dir.path());
         let parent = command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).current_dir(dir.path());
-        let mut parent = Killed(parent.spawn().unwrap());
+        let mut parent = Killed::start(parent);
         let mut status = None;
         eventually(SOON, "the parent ends", || {
             status = parent.0.try_wait().unwrap();

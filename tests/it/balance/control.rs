@@ -17,8 +17,7 @@ pub fn shell(balance: &Balance, input: &str) -> Ran {
 
 fn shell_with(balance: &Balance, arguments: &[&str], input: &str) -> Ran {
     let mut command = balance.controlling(arguments);
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut child = Killed(child);
+    let mut child = Killed::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     // It may have ended already.
     child.0.stdin.take().unwrap().write_all(input.as_bytes()).ok();
     let mut ran = Ran { code: None, out: String::new(), err: String::new() };

@@ -49,7 +49,7 @@ impl Balance {
         command.env("BALANCE_RUNDIR", dir.path().join("run")).current_dir(dir.path()).stdin(Stdio::null());
         command.stdout(file("out")).stderr(file("err"));
         let bind = options.iter().skip_while(|option| **option != "-b").nth(1).unwrap_or(&"0.0.0.0");
-        let child = Killed(command.spawn().unwrap());
+        let child = Killed::start(&mut command);
         let mut balance = Balance { child, port, bind: (*bind).to_owned(), dir };
         eventually(SOON, "it answers", || {
             let ended = balance.child.0.try_wait().unwrap();

@@ -103,13 +103,13 @@ fn an_instance_that_was_killed_is_in_nobodys_way() {
     };
     let (mut command, port) = start(Reserved::new());
     let socket = dir.path().join(format!("balance.{}.0.0.0.0.sock", port.port()));
-    let mut first = crate::command::Killed(command.env("BALANCE_RUNDIR", dir.path()).spawn().unwrap());
+    let mut first = crate::command::Killed::start(command.env("BALANCE_RUNDIR", dir.path()));
     eventually(SOON, "it runs", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     first.0.kill().unwrap();
     first.0.wait().unwrap();
     assert!(socket.exists(), "it had no time to remove it");
     let (mut command, _port) = start(port);
-    let _second = crate::command::Killed(command.env("BALANCE_RUNDIR", dir.path()).spawn().unwrap());
+    let _second = crate::command::Killed::start(command.env("BALANCE_RUNDIR", dir.path()));
     eventually(SOON, "the next one runs", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
 }
 
@@ -179,7 +179,8 @@ fn every_combination_of_options_in_its_documentation_starts() {
 /// An empty port is the own one; on this machine every client would come back as a new one.
 #[test]
 fn a_destination_that_is_the_listener_itself_is_refused() {
-    let port = Reserved::new().port().to_string();
+    let port = Reserved::new();
+    let port = port.port().to_string();
     for destination in ["localhost", "127.0.0.1:", "localhost::16"] {
         fails(&["-f", &port, destination]).failed_with(71, &["this proxy listens there itself"]);
     }

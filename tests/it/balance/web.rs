@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use super::Balance;
 use crate::command::{Killed, run};
-use crate::support::{SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 
 /// An nginx that serves its name at `/` and a large file.
 struct Nginx {
     _process: Killed,
-    port: u16,
+    port: Reserved,
     _dir: TempDir,
 }
 
@@ -19,7 +19,8 @@ const LARGE: usize = 3 << 20;
 
 impl Nginx {
     fn start(name: &str) -> Nginx {
-        let (dir, port) = (TempDir::new("nginx"), free_port());
+        let (dir, reserved) = (TempDir::new("nginx"), Reserved::new());
+        let port = reserved.port();
         let root = dir.path().display();
         fs::write(dir.path().join("index.html"), name).unwrap();
         fs::write(dir.path().join("large"), vec![b'x'; LARGE]).unwrap();
@@ -33,13 +34,13 @@ impl Nginx {
         fs::write(dir.path().join("conf"), config).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("conf"));
-        let process = Killed(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let process = Killed::start(command.stdin(Stdio::null()).stderr(Stdio::null()));
         eventually(SOON, "nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Nginx { _process: process, port, _dir: dir }
+        Nginx { _process: process, port: reserved, _dir: dir }
     }
 
     fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port.port())
     }
 }
 

@@ -9,8 +9,9 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::processes;
 use crate::proxy::CBPX;
-use crate::support::{Reserved, SOON, eventually};
+use crate::support::{Reserved, SOON, bind, eventually};
 
 /// Killed and reaped when dropped.
 pub struct Fallback {
@@ -39,7 +40,7 @@ impl Fallback {
         command.arg("fallback").args(flags).arg(local.replace("PORT", &port.port().to_string())).args(remotes);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         adjust(&mut command);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = processes::start(command.stderr(Stdio::piped()));
         let (said, stderr) = (Arc::new(Mutex::new(Vec::new())), child.stderr.take().unwrap());
         let own = Arc::clone(&said);
         thread::spawn(move || read_lines(stderr, &own));
@@ -111,8 +112,7 @@ impl Fallback {
 
 impl Drop for Fallback {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        processes::end(&mut self.child);
         if thread::panicking() {
             eprintln!("it said:\n{}", self.lines().join("\n"));
         }
@@ -154,7 +154,7 @@ impl Absent {
     pub fn arrives(&self) -> Present {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, self.0.port())).into()).unwrap();
+        bind(&socket, (Ipv4Addr::LOCALHOST, self.0.port()));
         socket.listen(128).unwrap();
         socket.set_nonblocking(true).unwrap();
         Present(socket.into())

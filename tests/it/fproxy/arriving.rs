@@ -105,7 +105,8 @@ fn clusters_and_backends_may_be_unix_sockets_ipv4_and_ipv6_in_any_mix() {
     });
     let six = Backend::echo_on(std::net::TcpListener::bind("[::1]:0").unwrap(), "six");
     let four = Backend::echo("four");
-    let own_six = std::net::TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let six_port = crate::support::Reserved::six();
+    let own_six = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, six_port.port()));
     let clusters = ["-s0", "./front.sock", &own_six.to_string()];
     let proxy = Fproxy::start_in(dir, &clusters, &["./server.sock", &four.address(), &six.address()]);
     let mut by_path = UnixStream::connect(proxy.path("front.sock")).unwrap();

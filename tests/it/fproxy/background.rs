@@ -13,7 +13,7 @@ use super::{fproxy, lines};
 use crate::backend::Backend;
 use crate::command::run;
 use crate::service::connect;
-use crate::support::{SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
 /// Started as an init script does, in a directory of its own.
@@ -22,14 +22,16 @@ struct Daemon {
     at: SocketAddr,
     words: Vec<String>,
     pids: Vec<u32>,
+    _port: Reserved,
 }
 
 impl Daemon {
     fn new(options: &[&str], backend: &Backend) -> Daemon {
-        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = Reserved::new();
+        let at = SocketAddr::from(([127, 0, 0, 1], port.port()));
         let options = ["-oo.log", "-ee.log", "-pp.pid"].into_iter().chain(options.iter().copied());
         let words = options.map(str::to_owned).chain([at.to_string(), "--".to_owned(), backend.address()]).collect();
-        let mut daemon = Daemon { dir: TempDir::new("fproxy"), at, words, pids: Vec::new() };
+        let mut daemon = Daemon { dir: TempDir::new("fproxy"), at, words, pids: Vec::new(), _port: port };
         daemon.start();
         daemon
     }

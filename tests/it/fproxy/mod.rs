@@ -40,7 +40,7 @@ impl Fproxy {
         command.args(["-f", "--access_log", "access.log"]).args(options);
         command.arg(format!("127.0.0.1:{}", port.port())).arg("--").args(backends);
         command.stderr(File::create(dir.path().join("err")).unwrap());
-        let child = Killed(command.spawn().unwrap());
+        let child = Killed::start(&mut command);
         let mut running = Fproxy { child, port, dir };
         let pid = running.child.0.id();
         eventually(SOON, "it is up", || {

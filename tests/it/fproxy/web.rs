@@ -6,20 +6,21 @@ use std::process::{Command, Stdio};
 
 use super::Fproxy;
 use crate::command::{Killed, run};
-use crate::support::{SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 
 const LARGE: usize = 3 << 20;
 
 /// An nginx at a port and at a Unix socket, which tells by which way it was reached.
 struct Nginx {
     _process: Killed,
-    port: u16,
+    port: Reserved,
     dir: TempDir,
 }
 
 impl Nginx {
     fn start() -> Nginx {
-        let (dir, port) = (TempDir::new("nginx"), free_port());
+        let (dir, reserved) = (TempDir::new("nginx"), Reserved::new());
+        let port = reserved.port();
         let root = dir.path().display();
         for way in ["inet", "unix"] {
             fs::create_dir(dir.path().join(way)).unwrap();
@@ -37,13 +38,13 @@ impl Nginx {
         fs::write(dir.path().join("conf"), config).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("conf"));
-        let process = Killed(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let process = Killed::start(command.stdin(Stdio::null()).stderr(Stdio::null()));
         eventually(SOON, "nginx listens", || UnixStream::connect(dir.path().join("sock")).is_ok());
-        Nginx { _process: process, port, dir }
+        Nginx { _process: process, port: reserved, dir }
     }
 
     fn addresses(&self) -> [String; 2] {
-        [format!("127.0.0.1:{}", self.port), self.dir.path().join("sock").display().to_string()]
+        [format!("127.0.0.1:{}", self.port.port()), self.dir.path().join("sock").display().to_string()]
     }
 }
 

@@ -104,15 +104,15 @@ impl Server {
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let addr = self.addr();
-        let child = unprivileged_command("postgres")
+        let mut command = unprivileged_command("postgres");
+        command
             .args(["-D", self.data.to_str().unwrap()])
             .args(&self.options)
             .current_dir(self.data.parent().unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        let child = crate::processes::start(&mut command);
         let log = self.log_path();
         let child = self.process.insert(child);
         eventually(LONG, "the server answers", || {

@@ -57,7 +57,8 @@ fn defect_10_with_strict_start_a_port_in_use_is_an_error() {
 
 #[test]
 fn a_mapping_to_itself_is_an_error() {
-    let port = crate::support::free_port();
+    let port = crate::support::Reserved::new();
+    let port = port.port();
     let ran = refused(&format!("[mappings]\n{port}=127.0.0.1:{port}\n"));
     assert_eq!(ran.code, Some(1));
     let told = format!("PumpkinLB: cannot use 127.0.0.1:{port} as a backend: this proxy listens there itself\n");

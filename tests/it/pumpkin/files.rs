@@ -137,7 +137,7 @@ fn what_is_unknown_or_wrong_in_the_options_is_told_and_the_rest_holds() {
     let pumpkin = Pumpkin::start(1, &format!("{options}[mappings]\nP0={}\n", a.address()));
     assert_eq!(served_by(&mut pumpkin.connect(0)), "A");
     for told in [
-        "WARNING: line 2: buffer_size must be an integer above 0 (given: 0); 4096 is used\n",
+        "WARNING: line 2: buffer_size must be a number of bytes above 0 (given: 0); 4096 is used\n",
         "WARNING: line 3: pre_resolve_workers must be 1, true, 0 or false (given: maybe); 1 is used\n",
         "WARNING: line 4: there is no key 'nosuch' in [options]; it is ignored\n",
         "WARNING: line 5: there is no section [extra]; it is ignored\n",

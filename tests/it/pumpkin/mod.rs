@@ -44,7 +44,7 @@ impl Pumpkin {
         let mut command = Command::new(CBPX);
         command.args(["pumpkin", "conf"]).current_dir(dir.path()).stdin(Stdio::null());
         command.stdout(output("out")).stderr(output("err"));
-        let child = Killed(command.spawn().unwrap());
+        let child = Killed::start(&mut command);
         Pumpkin { child, ports, dir }
     }
 

@@ -4,6 +4,7 @@
 //! `write_now`). Every descriptor is close-on-exec, so that none reaches a switch script.
 
 mod listener;
+mod queue;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};

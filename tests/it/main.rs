@@ -26,6 +26,7 @@ mod mistakes;
 mod network;
 mod options;
 mod overload;
+mod parting;
 mod plan;
 mod pools;
 mod postgres;

@@ -24,7 +24,8 @@
 //! Each has tests that can fail.
 //!
 //! 1. A byte that was read is written, in order, or the other side sees the connection fail. Half-close is passed on as
-//!    half-close, a reset as a reset.
+//!    half-close, a reset as a reset, after what had arrived before it. An end that the proxy itself decides on is a reset
+//!    as well: a truncated stream never looks complete. (A Unix socket knows no reset; its peer sees an end.)
 //! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is granted.
 //! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order: whoever can
 //!    be served goes before all who came later. (One that must wait for a particular backend, because that one is at its

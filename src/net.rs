@@ -5,6 +5,7 @@
 
 mod listener;
 mod own;
+mod queue;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};

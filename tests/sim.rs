@@ -309,7 +309,7 @@ impl Run {
             let event = match (granted, witness.switch.and_then(|switch| switch.script)) {
                 (Some((&id, client)), _) => match client.place {
                     Place::Held | Place::Dialling(_) => Event::Connected(id),
-                    Place::Open(_) => Event::BackendEnded(id),
+                    Place::Open(_) => Event::Dismissible(id),
                     Place::Ending(_) => Event::Closed(id, Why::BackendEnded, traffic_of(id)),
                 },
                 (None, Some(run)) => Event::ScriptEnded(run, SCRIPT_ENDS[0]),

@@ -130,9 +130,12 @@ impl State {
                     assert!(!shut, "{client:?} is dialled while the gate is shut");
                     assert_eq!(self.pool.upstream_of(*backend), self.active, "{client:?} goes to the wrong upstream");
                 }
+                Action::Dismiss(client) => {
+                    let ending = matches!(self.place(*client), Some(Place::Ending(_)));
+                    assert!(shut && ending, "{client:?} is dismissed although it is open, or no switchover runs");
+                }
                 Action::Refuse(..)
                 | Action::CallOff(_)
-                | Action::Dismiss(_)
                 | Action::Cut(_)
                 | Action::Probe(_)
                 | Action::Assign(..)

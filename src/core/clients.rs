@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    pub(super) fn backend_ended(&mut self, client: ClientId, out: &mut Vec<Action>) {
+    pub(super) fn dismissible(&mut self, client: ClientId, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Open(backend)) => {
                 self.move_to(client, Some(Place::Ending(backend)));
@@ -93,6 +93,15 @@ impl State {
                 }
             }
             Some(Place::Held | Place::Dialling(_) | Place::Ending(_)) | None => {}
+        }
+    }
+
+    /// An upload is under way: a switchover waits for it like for any open connection.
+    pub(super) fn resumed(&mut self, client: ClientId) {
+        match self.place(client) {
+            Some(Place::Ending(_)) if self.broken(Mutation::CutTheUpload) => {}
+            Some(Place::Ending(backend)) => self.move_to(client, Some(Place::Open(backend))),
+            Some(Place::Held | Place::Dialling(_) | Place::Open(_)) | None => {}
         }
     }
 

@@ -89,7 +89,7 @@ enum Place {
     Held,
     Dialling(BackendId),
     Open(BackendId),
-    /// Open, but the backend has ended and all it sent was passed on.
+    /// Open, but a switchover need not wait for it: only its end is still to come.
     Ending(BackendId),
 }
 
@@ -137,7 +137,8 @@ impl State {
             Event::HungUp(client) => self.hung_up(client, out),
             Event::Connected(client) => self.connected(client, out),
             Event::Refused(client, failure) => self.refused(client, failure, out),
-            Event::BackendEnded(client) => self.backend_ended(client, out),
+            Event::Dismissible(client) => self.dismissible(client, out),
+            Event::Resumed(client) => self.resumed(client),
             Event::Flowed(client, traffic) => self.flowed(client, traffic),
             Event::Closed(client, why, traffic) => self.closed(client, why, traffic, out),
             Event::Probed(backend, end) => self.probed(backend, end, out),

@@ -60,8 +60,11 @@ pub enum Event {
     Connected(ClientId),
     /// A dial ended without a connection; no byte of the client was read.
     Refused(ClientId, DialFailure),
-    /// The backend has ended and its last byte was passed on; only the client may still send.
-    BackendEnded(ClientId),
+    /// Only the end of an open connection is still to come: the backend has ended, its last byte was delivered and the
+    /// client has sent nothing since; or one side has failed, and the other is given the rest of what that one had sent.
+    Dismissible(ClientId),
+    /// The client has sent something after its backend's end: its connection is open as it was before `Dismissible`.
+    Resumed(ClientId),
     /// What an open client's connection has had until now. Optional: `Closed` tells the same at the end.
     Flowed(ClientId, Traffic),
     /// A granted client is gone and so is its backend connection, which had this much in all.
@@ -235,7 +238,8 @@ pub enum Action {
     CallOff(ClientId),
     /// Close this held client (or forget it, if it is known to be gone).
     Refuse(ClientId, Why),
-    /// End this granted client in order: its backend has ended and it has all its bytes. Ends in `Closed`.
+    /// End this granted client, which was `Dismissible`. Ends in `Closed`; or, if the client has sent something meanwhile,
+    /// in `Resumed`. Its backend sees a reset: the client has not ended its stream.
     Dismiss(ClientId),
     /// End this granted client at once; both sides of a connection see it fail. Ends in `Closed`.
     Cut(ClientId),
@@ -332,7 +336,7 @@ pub enum Why {
     ClientEnded,
     /// Both sides ended, the backend first.
     BackendEnded,
-    /// The backend had ended, the client had all its bytes and sent nothing for five seconds.
+    /// The backend had ended, the client had all its bytes and sent nothing since, for five seconds.
     Lingered,
     /// The same, but a switchover did not wait for the five seconds.
     Dismissed,

@@ -38,6 +38,8 @@ pub enum Mutation {
     BlockTheQueue,
     /// Who is being connected to a backend that has failed stays there, though others could take it.
     WaitForTheFailed,
+    /// Promise 1: a switchover cuts off a client that has sent something after its backend's end.
+    CutTheUpload,
 }
 
 impl State {

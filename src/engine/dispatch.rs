@@ -143,7 +143,8 @@ impl Floor {
                 self.clients.take_back(client, stream, cause);
                 Some(Event::Refused(client, failure))
             }
-            Report::BackendEnded(client) => Some(Event::BackendEnded(client)),
+            Report::Dismissible(client) => Some(Event::Dismissible(client)),
+            Report::Resumed(client) => Some(Event::Resumed(client)),
             Report::Closed(client, ending) => {
                 let why = ending.why;
                 let traffic = self.clients.ended(client, ending);

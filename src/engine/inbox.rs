@@ -36,7 +36,10 @@ pub enum Report {
         failure: DialFailure,
         cause: io::Error,
     },
-    BackendEnded(ClientId),
+    /// Only the end of its connection is still to come.
+    Dismissible(ClientId),
+    /// Not so: its client has sent something.
+    Resumed(ClientId),
     Closed(ClientId, Ending),
     /// A probe has ended; why it failed.
     Probed(BackendId, io::Result<()>),

@@ -26,21 +26,24 @@ impl Client {
                 }
             }
             Place::Open(_) => {
-                reports.extend([Event::BackendEnded(id), Event::Closed(id, Why::ClientEnded, traffic_of(id))])
+                reports.extend([Event::Dismissible(id), Event::Closed(id, Why::ClientEnded, traffic_of(id))])
             }
-            Place::Ending(_) => reports.push(Event::Closed(id, Why::Lingered, traffic_of(id))),
+            Place::Ending(_) => {
+                reports.extend([Event::Resumed(id), Event::Closed(id, Why::Lingered, traffic_of(id))]);
+            }
         }
     }
 }
 
 /// One of every kind of report about one client, in order of life.
-pub fn about(id: ClientId) -> [Event; 6] {
+pub fn about(id: ClientId) -> [Event; 7] {
     [
         Event::HungUp(id),
         Event::Connected(id),
         Event::Refused(id, DialFailure::Backend),
         Event::Refused(id, DialFailure::CalledOff),
-        Event::BackendEnded(id),
+        Event::Dismissible(id),
+        Event::Resumed(id),
         Event::Closed(id, Why::BackendFailed, traffic_of(id)),
     ]
 }

@@ -2,6 +2,7 @@
 
 pub mod account;
 mod change;
+mod ending;
 pub mod events;
 pub mod evidence;
 mod failures;

@@ -26,6 +26,7 @@ fn after(mutation: Mutation) -> Option<Mutation> {
         Mutation::OverfillOnFailover => Some(Mutation::ForgetTheProbe),
         Mutation::ForgetTheProbe => Some(Mutation::BlockTheQueue),
         Mutation::BlockTheQueue => Some(Mutation::WaitForTheFailed),
-        Mutation::WaitForTheFailed => None,
+        Mutation::WaitForTheFailed => Some(Mutation::CutTheUpload),
+        Mutation::CutTheUpload => None,
     }
 }

@@ -41,8 +41,11 @@ impl Witness {
                     reports.extend(&about[1..]);
                     reports.push(Event::Flowed(id, traffic_of(id)));
                 }
-                Place::Dialling(_) => reports.extend([about[0], about[4]]),
-                Place::Open(_) => reports.extend(&about[..4]),
+                Place::Dialling(_) => reports.extend([about[0], about[4], about[5]]),
+                Place::Open(_) => {
+                    reports.extend(&about[..4]);
+                    reports.push(about[5]);
+                }
                 Place::Ending(_) => reports.extend(&about[..5]),
             }
         }

@@ -132,14 +132,8 @@ impl Witness {
                     return self.refused(rules, id, backend, failure, due);
                 }
             }
-            Event::BackendEnded(id) => {
-                if let Some(Place::Open(backend)) = self.place(id) {
-                    self.put(id, Place::Ending(backend));
-                    if self.switch.is_some() {
-                        self.order(id, Told::Dismiss, due);
-                    }
-                }
-            }
+            Event::Dismissible(id) => self.dismissible(id, due),
+            Event::Resumed(id) => self.resumed(id),
             Event::Flowed(id, traffic) => self.flowed(id, traffic),
             Event::Closed(id, why, traffic) => match self.place(id) {
                 Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use crate::ends::unacknowledged;
 use crate::plan::{Hear, Part, Say};
 
 /// One end.
@@ -26,6 +27,8 @@ pub struct Actor {
     hearing: usize,
     heard_within: usize,
     pub sent: u64,
+    /// Of that, what the other side's system is known to have had when it reset the connection.
+    pub taken: u64,
     pub got: u64,
     /// It has ended its stream in order.
     pub ended: bool,
@@ -106,6 +109,7 @@ impl Actor {
             hearing: 0,
             heard_within: 0,
             sent: 0,
+            taken: 0,
             got: 0,
             ended: false,
             broken: false,
@@ -216,6 +220,7 @@ impl Actor {
             }
             Say::Reset => {
                 let socket = self.socket.take().unwrap();
+                self.taken = unacknowledged(&socket).map_or(0, |lost| self.sent.saturating_sub(lost));
                 // Of a Unix socket that is a plain close.
                 socket.set_linger(Some(Duration::ZERO)).unwrap();
                 self.left = Some(if self.is_tcp { Left::Reset } else { Left::Closed });

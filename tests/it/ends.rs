@@ -1,7 +1,9 @@
 //! Both ends of one connection through the proxy, in the hands of the test: the client's and the server's.
 
+use std::fs;
 use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -146,4 +148,33 @@ pub fn fill(mut stream: &TcpStream) -> usize {
             }
         }
     }
+}
+
+/// How much of what was written here the other end's system has not taken: what a reset would throw away. A Unix socket
+/// keeps nothing back. `None` when the connection is over.
+pub fn unacknowledged(socket: &impl AsFd) -> Option<u64> {
+    let socket = SockRef::from(socket);
+    let (own, peer) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+    let (Some(own), Some(peer)) = (own.as_socket(), peer.as_socket()) else { return Some(0) };
+    let ends = [in_table(own), in_table(peer)];
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields.get(1..3) == Some(&[&*ends[0], &*ends[1]]) {
+                return u64::from_str_radix(fields.get(4)?.split(':').next()?, 16).ok();
+            }
+        }
+    }
+    None
+}
+
+/// As the kernel's tables have it: words of the machine's order.
+fn in_table(address: SocketAddr) -> String {
+    let octets = match address.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let words = octets.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+    let words: String = words.map(|word| format!("{word:08X}")).collect();
+    format!("{words}:{:04X}", address.port())
 }

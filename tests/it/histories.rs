@@ -337,6 +337,11 @@ impl History {
             if in_order && (to.saw != Some(Saw::End) || !complete) {
                 return Err(format!("{name}: nobody failed, and {:?} after {} of {} bytes", to.saw, to.got, from.sent));
             }
+            // What the system had taken before a reset arrives before it, unless the reader broke off itself.
+            let reader_left = matches!(to.left, Some(Left::Reset | Left::Closed));
+            if from.left == Some(Left::Reset) && to.got < from.taken && !reader_left && !excused {
+                return Err(format!("{name}: the reset came after {} of {} bytes", to.got, from.taken));
+            }
             // The other one was told, or had had everything and was done.
             let done = to.left == Some(Left::Done) && !complete;
             if from.left == Some(Left::Reset) && done && can_tell && !excused {

@@ -31,6 +31,7 @@ mod mistakes;
 mod network;
 mod options;
 mod overload;
+mod parting;
 mod plan;
 mod pools;
 mod postgres;

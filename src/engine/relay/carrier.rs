@@ -17,9 +17,9 @@ use rustix::io::Errno;
 
 use super::Gear;
 use super::alarms::Alarms;
+use super::closing::Which;
 use super::link::{Fate, Link};
 use super::mailbox::{Mailbox, Order};
-use super::pair::Which;
 use super::side::EVENTS;
 use super::way::Tools;
 use crate::core::msg::{ClientId, Why};
@@ -155,7 +155,13 @@ impl Carrier {
     /// Lets `act` do something with a client, if it is still here, and does what follows.
     fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Link, &mut Desk<'_>) -> Fate) {
         let Some(link) = self.links.get_mut(&client) else { return };
-        let mut desk = Desk { client, set: &self.set, tools: &mut self.tools, alarms: &mut self.alarms };
+        let mut desk = Desk {
+            client,
+            set: &self.set,
+            tools: &mut self.tools,
+            alarms: &mut self.alarms,
+            reports: &mut self.reports,
+        };
         let fate = catch_unwind(AssertUnwindSafe(|| act(link, &mut desk))).unwrap_or(Fate::Over(Ending {
             why: Why::Panicked,
             up: 0,
@@ -166,7 +172,6 @@ impl Carrier {
             Fate::Waits => return,
             Fate::Yields => return self.yielding.push_back(client),
             Fate::Connected(address) => return self.reports.push(Report::Connected(client, address)),
-            Fate::BackendEnded => return self.reports.push(Report::BackendEnded(client)),
             Fate::Refused { failure, cause } => match self.links.remove(&client).and_then(Link::into_client) {
                 Some(stream) => Report::Refused { client, stream, failure, cause },
                 // Cannot be, and must not keep a client for ever if it is.
@@ -189,6 +194,7 @@ pub struct Desk<'a> {
     set: &'a OwnedFd,
     pub tools: &'a mut Tools,
     alarms: &'a mut Alarms,
+    reports: &'a mut Vec<Report>,
 }
 
 impl Desk<'_> {
@@ -198,6 +204,12 @@ impl Desk<'_> {
     /// When the system has no room for one more.
     pub fn watch(&self, stream: &Stream, which: Which) -> io::Result<()> {
         Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, which)), EVENTS)?)
+    }
+
+    /// Whether a switchover needs to wait for the link has changed.
+    pub fn tell_dismissible(&mut self, dismissible: bool) {
+        let report = if dismissible { Report::Dismissible(self.client) } else { Report::Resumed(self.client) };
+        self.reports.push(report);
     }
 
     /// The link will be told when this time has come.

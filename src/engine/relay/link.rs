@@ -4,12 +4,13 @@
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
 use super::carrier::Desk;
-use super::pair::{Pair, Turn, Which};
+use super::closing::Which;
+use super::pair::{Pair, Turn};
 use crate::core::msg::{DialFailure, Why};
 use crate::endpoint::Address;
 use crate::engine::dial::{Attempt, Cue, Step, blame};
@@ -26,6 +27,8 @@ pub struct Link {
     stirred: Option<Instant>,
     /// It has said `Yields`, so that another turn is on its way.
     yielding: bool,
+    /// The core knows that a switchover need not wait for it.
+    dismissible: bool,
 }
 
 #[derive(Debug)]
@@ -36,14 +39,7 @@ enum Stage {
         attempt: Box<Attempt>,
         flow: Arc<Flow>,
     },
-    Paired(Pair),
-    /// The backend has ended. What the client had sent when the clock was set is known.
-    Lingering {
-        pair: Pair,
-        heard: u64,
-        /// When that is looked at again.
-        look: Instant,
-    },
+    Paired(Box<Pair>),
     /// Only for the moment of a change.
     Over,
 }
@@ -56,7 +52,6 @@ pub enum Fate {
     Yields,
     /// To be reported; it goes on.
     Connected(Address),
-    BackendEnded,
     /// The client's socket is to be given back.
     Refused {
         failure: DialFailure,
@@ -65,13 +60,15 @@ pub enum Fate {
     Over(Ending),
 }
 
-/// A client that sends nothing for this long after its backend has ended is closed. Connection pools keep such dead
-/// connections for hours, and each would keep a switchover from completing.
-const LINGER: Duration = Duration::from_secs(5);
-
 impl Link {
     pub fn new(client: Stream, attempt: Box<Attempt>, flow: Arc<Flow>) -> Link {
-        Link { stage: Stage::Dialling { client, attempt, flow }, due: None, stirred: None, yielding: false }
+        Link {
+            stage: Stage::Dialling { client, attempt, flow },
+            due: None,
+            stirred: None,
+            yielding: false,
+            dismissible: false,
+        }
     }
 
     /// Begins to wait for the backend.
@@ -92,7 +89,7 @@ impl Link {
                 let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
                 if over { self.dial(Cue::Stirred, events, desk) } else { Fate::Waits }
             }
-            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
+            Stage::Paired(pair) => {
                 pair.note(which, events);
                 if self.yielding { Fate::Waits } else { self.turn(desk) }
             }
@@ -121,23 +118,14 @@ impl Link {
         let over = idle_at.is_some_and(|at| at <= now);
         match &mut self.stage {
             Stage::Dialling { .. } => self.dial(Cue::Clock, EventFlags::empty(), desk),
-            Stage::Paired(pair) | Stage::Lingering { pair, .. } if over => {
-                pair.expire(Why::Idle);
-                self.turn(desk)
+            Stage::Paired(pair) => {
+                if over {
+                    pair.expire();
+                    // If it lives on, something is reaching a slow reader.
+                    self.stirred = Some(now);
+                }
+                if self.yielding { self.rearm(desk) } else { self.turn(desk) }
             }
-            Stage::Lingering { pair, heard, look } if *look <= now => match pair.heard() {
-                Some(now_heard) if now_heard == *heard => {
-                    pair.dismiss(Why::Lingered);
-                    self.turn(desk)
-                }
-                // A client whose bytes wait for a slow backend has sent something.
-                other => {
-                    *heard = other.unwrap_or(*heard);
-                    *look = now + LINGER;
-                    self.wake(desk)
-                }
-            },
-            Stage::Paired(_) | Stage::Lingering { .. } => self.wake(desk),
             Stage::Over => Fate::Waits,
         }
     }
@@ -147,14 +135,15 @@ impl Link {
         Some(self.stirred? + desk.tools.idle_timeout?)
     }
 
-    /// Arms for whatever is next. Bytes that pass meanwhile arm nothing: when the time has come it is looked at how long
-    /// ago the last one was.
-    fn wake(&mut self, desk: &mut Desk<'_>) -> Fate {
+    /// Arms for whatever is next, if that comes before what it is armed for. Bytes that pass meanwhile arm nothing: when the
+    /// time has come it is looked at how long ago the last one was.
+    fn rearm(&mut self, desk: &mut Desk<'_>) -> Fate {
         let look = match &self.stage {
-            Stage::Lingering { look, .. } => Some(*look),
-            Stage::Dialling { .. } | Stage::Paired(_) | Stage::Over => None,
+            Stage::Paired(pair) => pair.next_look(),
+            Stage::Dialling { .. } | Stage::Over => None,
         };
-        if let Some(at) = look.into_iter().chain(self.idle_at(desk)).min() {
+        let next = look.into_iter().chain(self.idle_at(desk)).min();
+        if let Some(at) = next.filter(|at| self.due.is_none_or(|due| *at < due)) {
             self.wake_at(at, desk);
         }
         Fate::Waits
@@ -166,15 +155,15 @@ impl Link {
             Stage::Dialling { .. } => {
                 Fate::Refused { failure: DialFailure::CalledOff, cause: io::Error::other("called off by a switchover") }
             }
-            Stage::Paired(_) | Stage::Lingering { .. } | Stage::Over => Fate::Waits,
+            Stage::Paired(_) | Stage::Over => Fate::Waits,
         }
     }
 
-    /// Ends in order what has only the client left.
+    /// Ends it, if only its end is still to come.
     pub fn dismiss(&mut self, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
-            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
-                pair.dismiss(Why::Dismissed);
+            Stage::Paired(pair) => {
+                pair.dismiss();
                 self.turn(desk)
             }
             Stage::Dialling { .. } | Stage::Over => Fate::Waits,
@@ -184,8 +173,8 @@ impl Link {
     /// Ends it at once: both sides of a pair see it fail, a client that has no backend yet is closed.
     pub fn cut(&mut self, desk: &mut Desk<'_>) -> Fate {
         match &mut self.stage {
-            Stage::Paired(pair) | Stage::Lingering { pair, .. } => {
-                pair.abort(Why::Cut, None);
+            Stage::Paired(pair) => {
+                pair.cut();
                 self.turn(desk)
             }
             Stage::Dialling { .. } | Stage::Over => Fate::Over(Ending { why: Why::Cut, up: 0, down: 0, cause: None }),
@@ -196,7 +185,7 @@ impl Link {
     pub fn into_client(self) -> Option<Stream> {
         match self.stage {
             Stage::Dialling { client, .. } => Some(client),
-            Stage::Paired(_) | Stage::Lingering { .. } | Stage::Over => None,
+            Stage::Paired(_) | Stage::Over => None,
         }
     }
 
@@ -222,12 +211,12 @@ impl Link {
                 }
                 self.due = None;
                 if let Stage::Dialling { client, flow, .. } = mem::replace(&mut self.stage, Stage::Over) {
-                    let mut pair = Pair::new(client, backend, flow);
+                    let mut pair = Box::new(Pair::new(client, backend, flow));
                     pair.note(Which::Backend, events);
                     self.stage = Stage::Paired(pair);
                 }
                 self.stirred = desk.tools.idle_timeout.map(|_| Instant::now());
-                self.wake(desk);
+                self.rearm(desk);
                 // Its first turn comes with the first event of the client's socket: it has room to write, so being watched
                 // is an event at once.
                 Fate::Connected(address)
@@ -238,7 +227,7 @@ impl Link {
 
     fn turn(&mut self, desk: &mut Desk<'_>) -> Fate {
         let pair = match &mut self.stage {
-            Stage::Paired(pair) | Stage::Lingering { pair, .. } => pair,
+            Stage::Paired(pair) => pair,
             Stage::Dialling { .. } | Stage::Over => return Fate::Waits,
         };
         let before = pair.moved();
@@ -246,22 +235,17 @@ impl Link {
         if self.stirred.is_some() && pair.moved() != before {
             self.stirred = Some(Instant::now());
         }
-        match turn {
-            Turn::Over(ending) => return Fate::Over(ending),
-            Turn::Yields if mem::replace(&mut self.yielding, true) => return Fate::Waits,
-            Turn::Yields => return Fate::Yields,
-            Turn::Waits => {}
+        if let Turn::Over(ending) = turn {
+            return Fate::Over(ending);
         }
-        match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Paired(pair) if pair.is_lingering() => {
-                self.stage = Stage::Lingering { heard: pair.sent(), pair, look: Instant::now() + LINGER };
-                self.wake(desk);
-                Fate::BackendEnded
-            }
-            other => {
-                self.stage = other;
-                Fate::Waits
-            }
+        let dismissible = pair.is_dismissible();
+        if mem::replace(&mut self.dismissible, dismissible) != dismissible {
+            desk.tell_dismissible(dismissible);
+        }
+        self.rearm(desk);
+        match turn {
+            Turn::Yields if !mem::replace(&mut self.yielding, true) => Fate::Yields,
+            Turn::Yields | Turn::Waits | Turn::Over(_) => Fate::Waits,
         }
     }
 

@@ -20,7 +20,7 @@ pub enum Order {
     Serve { client: ClientId, stream: Stream, attempt: Box<Attempt>, flow: Arc<Flow> },
     /// End this dial, unless it has succeeded.
     CallOff(ClientId),
-    /// End this pair in order: its backend has ended.
+    /// End this pair, unless its client has sent something since its backend ended: see `Action::Dismiss`.
     Dismiss(ClientId),
     /// End this client at once: see `Action::Cut`.
     Cut(ClientId),

@@ -1,8 +1,8 @@
 //! The relay: a few threads carry all granted clients, each from its dial to its end.
 //!
 //! In reading order: `carrier` (one thread: events, turns, reports), `mailbox` (what it is told), `alarms`, `link` (one client:
-//! dialling, then a pair), `pair` (two directions and how they end), `way` (one direction), `side` (one socket), `pipes`
-//! (for splice).
+//! dialling, then a pair), `pair` (two directions), `closing` (how they end), `way` (one direction), `side` (one socket),
+//! `pipes` (for splice).
 //!
 //! Why not a thread or two for each client: measured against HAProxy, a pair of blocking threads made .47 (32
 //! connections) and .37 (500) of its round trips, half of the CPU spent on changing threads, and 26 KiB for a client at
@@ -10,6 +10,7 @@
 
 mod alarms;
 mod carrier;
+mod closing;
 mod link;
 mod mailbox;
 mod pair;

@@ -1,16 +1,18 @@
 //! A client and its backend, connected: two directions.
 //!
-//! Half-close is passed on as half-close: that direction ends and the other runs on. A failure of one side aborts both,
-//! so that the other sees a reset and never a truncated stream that looks complete (promise 1); so does a pair that is
-//! dropped before its end. Knows nothing of events, other clients or the core: its owner gives it turns and reports.
+//! Half-close is passed on as half-close: that direction ends and the other runs on. How a pair ends otherwise is decided
+//! in `closing`; here its decisions are carried out. A pair that is dropped before its end is broken off, so that neither
+//! side takes a truncated stream for a complete one (promise 1). Knows nothing of events, other clients or the core: its
+//! owner gives it turns and reports.
 
 use std::io;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
+use super::closing::{Closing, Facts, Farewell, Parting, Which};
 use super::side::Side;
 use super::way::{Failed, Pause, Tools, Way};
 use crate::core::msg::Why;
@@ -28,20 +30,11 @@ pub struct Pair {
     down: Way,
     /// Where others read how much has been passed on.
     flow: Arc<Flow>,
-    /// That direction has ended: its last byte and its end were passed on.
-    up_ended: bool,
-    down_ended: bool,
+    closing: Closing,
     /// The first failure wins over everything, the first end in order over later ones.
     why: Option<(Why, Option<io::Error>)>,
-    /// Both sockets are to be closed, or have been aborted.
+    /// Each side has seen its end.
     over: bool,
-}
-
-/// Which socket an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    Client,
-    Backend,
 }
 
 /// What is to be done about a pair after its turn.
@@ -51,7 +44,7 @@ pub enum Turn {
     Waits,
     /// Give it another turn when others have had theirs.
     Yields,
-    /// Both directions have ended, or both sockets were aborted: close them and report.
+    /// Close both sockets and report.
     Over(Ending),
 }
 
@@ -63,8 +56,7 @@ impl Pair {
             up: Way::from(Sender::Client),
             down: Way::from(Sender::Backend),
             flow,
-            up_ended: false,
-            down_ended: false,
+            closing: Closing::new(),
             why: None,
             over: false,
         }
@@ -78,122 +70,175 @@ impl Pair {
         }
     }
 
-    /// Moves what can be moved, in both directions.
+    /// Moves what can be moved, in both directions, and looks at how it ends when that is due.
     pub fn turn(&mut self, tools: &mut Tools) -> Turn {
+        let sent = self.up.moved;
         let (mut up, mut down) = (Pause::Waits, Pause::Waits);
-        if !self.up_ended && !self.over {
+        if self.closing.moves(Which::Client) {
             let outcome = self.up.advance(&mut self.client, &mut self.backend, tools);
-            up = self.after(outcome, Which::Client);
+            up = self.after(outcome, Which::Client, sent);
         }
-        if !self.down_ended && !self.over {
+        if self.closing.moves(Which::Backend) {
             let outcome = self.down.advance(&mut self.backend, &mut self.client, tools);
-            down = self.after(outcome, Which::Backend);
+            down = self.after(outcome, Which::Backend, sent);
+        }
+        // A write has told that the client has failed: no event will tell that what it had sent is to be read.
+        if self.closing.has_failed(Which::Client) && self.closing.moves(Which::Client) {
+            let outcome = self.up.advance(&mut self.client, &mut self.backend, tools);
+            up = self.after(outcome, Which::Client, sent);
         }
         self.notice_failures();
+        self.closing.sent(self.up.moved);
+        self.look();
         self.flow.up.store(self.up.moved, Ordering::Relaxed);
         self.flow.down.store(self.down.moved, Ordering::Relaxed);
-        if self.over || self.up_ended && self.down_ended {
+        if self.over {
             return Turn::Over(self.end(tools));
         }
         if up == Pause::Yields || down == Pause::Yields { Turn::Yields } else { Turn::Waits }
     }
 
-    /// What follows from a turn of the direction that reads from this side.
-    fn after(&mut self, outcome: Result<Pause, Failed>, from: Which) -> Pause {
-        let (reading, writing) = match from {
-            Which::Client => (Why::ClientFailed, Why::BackendFailed),
-            Which::Backend => (Why::BackendFailed, Why::ClientFailed),
-        };
+    /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were passed on
+    /// before the turn.
+    fn after(&mut self, outcome: Result<Pause, Failed>, from: Which, sent: u64) -> Pause {
         match outcome {
-            Ok(Pause::Ended) => {
-                let (ended, why, to) = match from {
-                    Which::Client => (&mut self.up_ended, Why::ClientEnded, &self.backend),
-                    Which::Backend => (&mut self.down_ended, Why::BackendEnded, &self.client),
-                };
-                *ended = true;
-                // The first end gives the reason.
-                self.why.get_or_insert((why, None));
-                // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
-                if let Err(e) = to.stream.end_writing() {
-                    self.abort(writing, Some(e));
+            Ok(Pause::Ended) => self.pass_on_end(from, sent),
+            Ok(Pause::Waits) => {
+                // It may still be there (a Unix socket that takes nothing more), but what it had sent has been read.
+                if self.closing.has_failed(from) && !self.way(from).is_stuck() {
+                    self.closing.written(Instant::now());
                 }
-                Pause::Ended
+                return Pause::Waits;
             }
-            Ok(pause @ (Pause::Waits | Pause::Yields)) => pause,
+            Ok(Pause::Yields) => return Pause::Yields,
             Err(Failed::Reading(e)) => {
-                self.abort(reading, Some(e));
-                Pause::Ended
+                self.fail(from, e);
+                self.closing.written(Instant::now());
             }
-            Err(Failed::Writing(e)) => {
-                self.abort(writing, Some(e));
-                Pause::Ended
-            }
+            Err(Failed::Writing(e)) => self.fail(from.other(), e),
+        }
+        Pause::Ended
+    }
+
+    fn pass_on_end(&mut self, from: Which, sent: u64) {
+        let why = match from {
+            Which::Client => Why::ClientEnded,
+            Which::Backend => Why::BackendEnded,
+        };
+        // The first end gives the reason.
+        self.why.get_or_insert((why, None));
+        let told = self.side(from.other()).stream.end_writing();
+        let parting = self.closing.ended(from, sent, Instant::now());
+        let both_ended = parting.is_some();
+        self.part(parting);
+        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        match told {
+            Err(e) if both_ended => self.blame(from.other(), e),
+            Err(e) => self.fail(from.other(), e),
+            Ok(()) => {}
         }
     }
 
-    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, or its stream has ended.
-    /// Asked after the turn, because the event may be older than that: an end and a failure are often told at once.
-    fn notice_failures(&mut self) {
-        if (self.up_ended || self.up.is_stuck())
-            && !self.over
-            && let Some(cause) = self.client.failure()
-        {
-            self.abort(Why::ClientFailed, Some(cause));
-        }
-        if (self.down_ended || self.down.is_stuck())
-            && !self.over
-            && let Some(cause) = self.backend.failure()
-        {
-            self.abort(Why::BackendFailed, Some(cause));
-        }
+    /// A side has failed. What it had sent is still passed on.
+    fn fail(&mut self, which: Which, cause: io::Error) {
+        self.blame(which, cause);
+        self.side_mut(which).drain();
+        let parting = self.closing.failed(which, Instant::now());
+        self.part(parting);
     }
 
-    /// Breaks the connection off. The next turn is the last.
-    pub fn abort(&mut self, why: Why, cause: Option<io::Error>) {
+    fn blame(&mut self, which: Which, cause: io::Error) {
+        let why = match which {
+            Which::Client => Why::ClientFailed,
+            Which::Backend => Why::BackendFailed,
+        };
+        self.give_reason(why, Some(cause));
+    }
+
+    fn give_reason(&mut self, why: Why, cause: Option<io::Error>) {
         if self.why.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
             self.why = Some((why, cause));
         }
-        self.over = true;
-        self.break_off();
     }
 
-    /// Each side sees the connection fail, unless both its streams have ended: it has said everything and will get the
-    /// rest of what it was sent, from the system, which goes on delivering after the close. (Bytes of its own that nobody
-    /// has read make that close a reset.)
-    fn break_off(&self) {
-        for (stream, was_told) in [(&self.client.stream, self.down_ended), (&self.backend.stream, self.up_ended)] {
-            if !(was_told && stream.has_ended()) {
-                stream.abort();
+    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, its stream has ended, or
+    /// the other one has failed. Asked after the turn, because the event may be older than that: an end and a failure are
+    /// often told at once.
+    fn notice_failures(&mut self) {
+        for which in [Which::Client, Which::Backend] {
+            let unread = !self.closing.moves(which) || self.way(which).is_stuck();
+            if unread
+                && !self.over
+                && !self.closing.has_failed(which)
+                && let Some(cause) = self.side_mut(which).failure()
+            {
+                self.fail(which, cause);
             }
         }
     }
 
-    /// Ends the client's direction in order: it is read as ended once its bytes have been passed on.
-    pub fn dismiss(&mut self, why: Why) {
-        if self.up_ended {
-            return;
+    /// Lets a look be taken that is due.
+    fn look(&mut self) {
+        let Some(at) = self.closing.next_look() else { return };
+        let now = Instant::now();
+        if at <= now {
+            let facts = self.facts();
+            let parting = self.closing.look(&facts, now);
+            self.part(parting);
         }
-        // The reason is replaced: that the backend ended first is why there is something to dismiss.
-        match &mut self.why {
-            Some((Why::BackendEnded, _)) | None => self.why = Some((why, None)),
-            Some(_) => {}
-        }
-        // The end is read now, or told by an event if bytes are read first.
-        self.client.stream.shutdown(Shutdown::Read);
-        self.client.readable = true;
     }
 
-    /// Ends both sides: in order, unless bytes wait for one that does not read, which sees the connection fail then. The
-    /// next turn is the last.
-    pub fn expire(&mut self, why: Why) {
-        self.why = Some((why, None));
+    /// Some system calls: for moments that are rare.
+    fn facts(&self) -> Facts {
+        let undelivered = |moved: u64, side: &Side| if moved == 0 { Some(0) } else { side.stream.undelivered() };
+        Facts {
+            up: self.up.moved,
+            down: self.down.moved,
+            waiting: self.up.is_stuck() || self.client.stream.has_unread_bytes(),
+            to_client: undelivered(self.down.moved, &self.client),
+            to_backend: undelivered(self.up.moved, &self.backend),
+        }
+    }
+
+    /// Lets each side see its end. The next turn is the last.
+    fn part(&mut self, parting: Option<Parting>) {
+        let Some(Parting { client, backend, why }) = parting else { return };
+        if let Some(why) = why {
+            self.give_reason(why, None);
+        }
         self.over = true;
-        for (side, stuck) in [(&self.client, self.down.is_stuck()), (&self.backend, self.up.is_stuck())] {
-            if stuck {
-                side.stream.abort();
-            } else {
-                side.stream.shutdown(Shutdown::Both);
+        for (which, farewell) in [(Which::Client, client), (Which::Backend, backend)] {
+            let stream = &self.side(which).stream;
+            match farewell {
+                Farewell::Close => {}
+                // See `Stream::abort`. (Bytes of its own that nobody has read make the close a reset.)
+                Farewell::Reset if self.closing.has_ended(which.other()) && stream.has_ended() => {}
+                Farewell::Reset => stream.abort(),
             }
+        }
+    }
+
+    /// Breaks the connection off.
+    pub fn cut(&mut self) {
+        if !self.over {
+            let parting = self.closing.cut(Why::Cut);
+            self.part(Some(parting));
+        }
+    }
+
+    /// A switchover does not wait for this pair, if only its end is to come.
+    pub fn dismiss(&mut self) {
+        if self.closing.is_dismissible() {
+            let parting = self.closing.dismiss(&self.facts());
+            self.part(parting);
+        }
+    }
+
+    /// No byte was passed on for the idle timeout. It may turn out that bytes are reaching a slow reader.
+    pub fn expire(&mut self) {
+        if !self.over {
+            let parting = self.closing.idle(&self.facts());
+            self.part(parting);
         }
     }
 
@@ -202,23 +247,39 @@ impl Pair {
         self.up.moved + self.down.moved
     }
 
-    /// Whether only the client may still send.
-    pub fn is_lingering(&self) -> bool {
-        self.down_ended && !self.up_ended
+    /// Whether a switchover need not wait for it.
+    pub fn is_dismissible(&self) -> bool {
+        self.closing.is_dismissible()
     }
 
-    /// Bytes of the client that were passed on.
-    pub fn sent(&self) -> u64 {
-        self.up.moved
+    /// When it wants another turn although nothing has happened.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.closing.next_look()
     }
 
-    /// The same, unless more wait for the backend.
-    pub fn heard(&self) -> Option<u64> {
-        (!self.up.is_stuck() && !self.client.stream.has_unread_bytes()).then_some(self.up.moved)
+    fn side(&self, which: Which) -> &Side {
+        match which {
+            Which::Client => &self.client,
+            Which::Backend => &self.backend,
+        }
+    }
+
+    fn side_mut(&mut self, which: Which) -> &mut Side {
+        match which {
+            Which::Client => &mut self.client,
+            Which::Backend => &mut self.backend,
+        }
+    }
+
+    /// The direction that reads from this side.
+    fn way(&self, from: Which) -> &Way {
+        match from {
+            Which::Client => &self.up,
+            Which::Backend => &self.down,
+        }
     }
 
     fn end(&mut self, tools: &mut Tools) -> Ending {
-        self.over = true;
         self.up.clear(tools);
         self.down.clear(tools);
         let (why, cause) = self.why.take().unwrap_or((Why::Panicked, None));
@@ -226,13 +287,14 @@ impl Pair {
     }
 }
 
-/// Whether an end in order, told so far, turns out to have been a failure: a half-closed connection is not done before
-/// the other half is. A backend that had ended is not at fault when it takes no more bytes.
-fn gives_way(first: Why, failure: Why) -> bool {
+/// Whether an end in order, told so far, turns out to have been something else: a half-closed connection is not done
+/// before the other half is. A backend that had ended is not at fault when it takes no more bytes.
+fn gives_way(first: Why, later: Why) -> bool {
     match first {
         Why::ClientEnded => true,
-        Why::BackendEnded | Why::Lingered | Why::Dismissed => failure != Why::BackendFailed,
-        Why::ClientFailed | Why::BackendFailed | Why::Idle | Why::Cut | Why::Panicked => false,
+        Why::BackendEnded => later != Why::BackendFailed,
+        Why::Lingered | Why::Dismissed | Why::ClientFailed | Why::BackendFailed => false,
+        Why::Idle | Why::Cut | Why::Panicked => false,
         // Never told of a pair.
         Why::HungUp | Why::NoBackend | Why::Full | Why::NoRoom | Why::Shutdown => false,
     }
@@ -242,7 +304,8 @@ fn gives_way(first: Why, failure: Why) -> bool {
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.over {
-            self.break_off();
+            let parting = self.closing.cut(Why::Panicked);
+            self.part(Some(parting));
         }
     }
 }

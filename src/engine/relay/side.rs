@@ -20,6 +20,8 @@ pub struct Side {
     closing: bool,
     /// An event has told that the connection has failed. A read tells why, if anybody reads.
     failed: bool,
+    /// It is known to have failed, and only read on: see [`Side::drain`].
+    draining: bool,
     /// A read may stop before the end of what has arrived: not to be taken for the last one. True of Unix sockets, and of
     /// TCP from the first urgent byte (MSG_OOB) on, at whose place the system interrupts a read.
     choppy: bool,
@@ -41,6 +43,7 @@ impl Side {
             writable: true,
             closing: false,
             failed: false,
+            draining: false,
             choppy: !is_tcp,
             spliceable: is_tcp,
         }
@@ -65,12 +68,21 @@ impl Side {
         self.stream.connection_error().unwrap_or_default()
     }
 
+    /// It is known to have failed: it is read on to the end of what has arrived, which no event will tell. That end is a
+    /// failure: the system tells of one once (a write may have heard of it), and of an end in order afterwards.
+    pub fn drain(&mut self) {
+        (self.closing, self.readable, self.draining) = (true, true, true);
+    }
+
     /// Reads once. `None` when there is nothing at the moment; 0 is the end.
     ///
     /// # Errors
     /// The peer has failed.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let length = self.heed_read(|side| side.stream.read_now(buffer))?;
+        if self.draining && length == Some(0) {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         if let Some(length) = length
             && length < buffer.len()
             && !self.closing

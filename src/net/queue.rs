@@ -1,0 +1,132 @@
+//! How much of what was written to a socket its peer's system has not acknowledged: what a reset would discard.
+//!
+//! The ioctl for that (SIOCOUTQ) has no safe wrapper in any crate used here, TCP_INFO tells segments and not what a closed
+//! window keeps back, and /proc/net/tcp costs time in proportion to all sockets. The kernel's socket monitoring
+//! (sock_diag(7), what `ss` uses) answers the same question about one socket by plain messages. It needs no privilege.
+//! A socket for it is opened for each question, because the questions are rare: they come up when a connection fails, or
+//! lasts beyond its backend's end, and never while bytes flow.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::event::PollFlags;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+
+use super::Stream;
+
+impl Stream {
+    /// Bytes written that the peer's system has not acknowledged, an end (FIN) counting as one. What is written to a Unix
+    /// socket is in its peer's hands at once. `None`: the system does not tell (no such service in this kernel, a filter
+    /// for system calls, no descriptor left), which callers take as not knowing.
+    pub fn undelivered(&self) -> Option<u32> {
+        if !self.is_tcp {
+            return Some(0);
+        }
+        // A connection that is over is in no table any more, and nothing of it is on its way.
+        self.ask_for_queue().or_else(|| self.state().contains(PollFlags::HUP).then_some(0))
+    }
+
+    fn ask_for_queue(&self) -> Option<u32> {
+        let (own, peer) = (self.socket.local_addr().ok()?.as_socket()?, self.socket.peer_addr().ok()?.as_socket()?);
+        let (length, inode) = ask(own, peer)?;
+        // Another socket, a listener say, is found when ours is not in the table. The answer has half of the number.
+        (inode == rustix::fs::fstat(&self.socket).ok()?.st_ino as u32).then_some(length)
+    }
+}
+
+/// `SOCK_DIAG_BY_FAMILY`, also the type of the answer.
+const BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const IPPROTO_TCP: u8 = 6;
+const HEADER: usize = 16;
+/// struct inet_diag_req_v2.
+const REQUEST: usize = 56;
+/// struct inet_diag_msg: of its 72 bytes `idiag_wqueue` and `idiag_inode` are read.
+const WQUEUE: usize = HEADER + 60;
+const INODE: usize = HEADER + 68;
+
+/// The send queue's length and the inode of the socket between these addresses.
+fn ask(own: SocketAddr, peer: SocketAddr) -> Option<(u32, u32)> {
+    let kernel = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    );
+    let kernel = kernel.ok()?;
+    rustix::net::send(&kernel, &request(own, peer), SendFlags::empty()).ok()?;
+    let mut answer = [0; 512];
+    // The kernel answers within the call that asks.
+    let (length, _) = rustix::net::recv(&kernel, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
+    let answer = answer.get(..length)?;
+    // A refusal has another type.
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+    (kind == BY_FAMILY).then_some((number(WQUEUE)?, number(INODE)?))
+}
+
+fn request(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + REQUEST);
+    bytes.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+    bytes.extend(BY_FAMILY.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST.to_ne_bytes());
+    // Number and sender: one question, one answer.
+    bytes.extend([0; 8]);
+    let (family, scope) = match peer {
+        SocketAddr::V4(_) => (AddressFamily::INET, 0),
+        SocketAddr::V6(peer) => (AddressFamily::INET6, peer.scope_id()),
+    };
+    bytes.extend([family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
+    // In whatever state it is.
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend(own.port().to_be_bytes());
+    bytes.extend(peer.port().to_be_bytes());
+    for address in [own.ip(), peer.ip()] {
+        match address {
+            IpAddr::V4(v4) => bytes.extend(v4.octets().into_iter().chain([0; 12])),
+            IpAddr::V6(v6) => bytes.extend(v6.octets()),
+        }
+    }
+    bytes.extend(scope.to_ne_bytes());
+    // No cookie is known.
+    bytes.extend([0xFF; 8]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::Socket;
+
+    use super::*;
+
+    /// A connection to this address, the far end of which does not read.
+    fn stuffed(at: &str) -> (Stream, usize, TcpStream) {
+        let listener = TcpListener::bind(at).unwrap();
+        let own = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let far = listener.accept().unwrap().0;
+        own.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(length) = (&own).write(&[7; 4096]) {
+            sent += length;
+        }
+        (Stream { socket: Socket::from(own), is_tcp: true }, sent, far)
+    }
+
+    #[test]
+    fn what_the_peers_system_has_not_taken_is_told_exactly_in_both_families() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let (stream, sent, mut far) = stuffed(at);
+            let left = stream.undelivered().unwrap() as usize;
+            assert!(left > 0 && left < sent, "{at}: {left} of {sent}");
+            far.set_nonblocking(false).unwrap();
+            far.read_exact(&mut vec![0; sent]).unwrap();
+            let start = std::time::Instant::now();
+            while stream.undelivered() != Some(0) {
+                assert!(start.elapsed().as_secs() < 20, "{at}: {:?} left", stream.undelivered());
+                std::thread::yield_now();
+            }
+        }
+    }
+}

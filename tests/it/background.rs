@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::command::{Ran, run};
 use crate::program::{catches, command};
 use crate::service::connect;
-use crate::support::{SOON, TempDir, eventually, free_port};
+use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;
 
 /// Words of a program in the background, in a directory of its own.
@@ -19,14 +19,17 @@ struct Daemon {
     dir: TempDir,
     words: Vec<String>,
     at: SocketAddr,
+    /// Its port, which the system gives to nobody else.
+    _port: Reserved,
 }
 
 impl Daemon {
     fn new(backend: &Backend) -> Daemon {
-        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = Reserved::new();
+        let at = SocketAddr::from(([127, 0, 0, 1], port.port()));
         let words = ["background=1", "pid=run.pid", "log=log", &format!("backend={}", backend.address())];
         let words = words.map(str::to_owned).into_iter().chain([format!("listen={at}")]).collect();
-        Daemon { dir: TempDir::new("background"), words, at }
+        Daemon { dir: TempDir::new("background"), words, at, _port: port }
     }
 
     fn with(mut self, word: &str) -> Daemon {
@@ -283,7 +286,8 @@ fn a_pid_file_is_for_its_owner_to_write_and_no_pipe_or_device_is_replaced_by_one
     let mut command = command(&words);
     command.current_dir(daemon.dir.path());
     crate::starved::become_by(&mut command, "sh", &["-c", "umask 0; exec \"$0\" \"$@\""]);
-    assert_eq!(run(&mut command).code, Some(0));
+    let ran = run(&mut command);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert_eq!(fs::metadata(daemon.path("run.pid")).unwrap().permissions().mode() & 0o777, 0o644);
     daemon.stop();
 

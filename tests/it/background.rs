@@ -19,6 +19,7 @@ struct Daemon {
     dir: TempDir,
     words: Vec<String>,
     at: SocketAddr,
+    /// Its port, which the system gives to nobody else.
     _port: Reserved,
 }
 
@@ -285,7 +286,8 @@ fn a_pid_file_is_for_its_owner_to_write_and_no_pipe_or_device_is_replaced_by_one
     let mut command = command(&words);
     command.current_dir(daemon.dir.path());
     crate::starved::become_by(&mut command, "sh", &["-c", "umask 0; exec \"$0\" \"$@\""]);
-    assert_eq!(run(&mut command).code, Some(0));
+    let ran = run(&mut command);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert_eq!(fs::metadata(daemon.path("run.pid")).unwrap().permissions().mode() & 0o777, 0o644);
     daemon.stop();
 

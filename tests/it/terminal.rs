@@ -124,7 +124,7 @@ fn ctrl_z_stops_it_neither_at_the_prompt_nor_while_a_command_repeats() {
     assert_eq!(job.serves(), "A");
     job.types("\x03");
     job.shows("cbpx> ");
-    job.types("quit\r");
+    job.types("quit force\r");
     job.shows("over");
 }
 

@@ -7,7 +7,6 @@ pub mod events;
 pub mod evidence;
 mod failures;
 mod judge;
-pub mod mix;
 pub mod mutations;
 pub mod stock;
 pub mod witness;

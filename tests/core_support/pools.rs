@@ -53,6 +53,7 @@ fn pool(shape: Shape, habit: Habit) -> Choice {
 }
 
 /// Everything can be probed, one backend has a limit and one is disabled: for the broken rules.
+#[cfg(feature = "mutation")]
 pub const PROBED: Model = Model {
     choice: Choice {
         shape: &[&[&[Some(1), None, None]]],

@@ -1,6 +1,6 @@
 //! Choices that look random and depend on their seed only.
 
-use crate::core_support::mix::{STEP, mix};
+use cbpx::core::pool::hash;
 
 /// A sequence that depends on its seed only.
 pub struct Random(u64);
@@ -12,8 +12,7 @@ impl Random {
 
     /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(STEP);
-        mix(self.0) % bound
+        hash::next(&mut self.0) % bound
     }
 
     /// True this many times in a hundred.

@@ -7,9 +7,9 @@ use std::hash::{Hash, Hasher};
 
 use cbpx::core::State;
 use cbpx::core::msg::{Action, ClientId, Command, Event, ProbeEnd, Ticket};
+use cbpx::core::pool::hash;
 
 use crate::core_support::evidence::Evidence;
-use crate::core_support::mix::{STEP, mix};
 use crate::core_support::witness::{Broken, Life, Witness};
 use crate::core_support::{Choice, Rules, hash_of, tell};
 
@@ -271,7 +271,7 @@ impl Hasher for Fingerprint {
     }
 
     fn write_u64(&mut self, number: u64) {
-        self.0 = mix(self.0.wrapping_add(STEP) ^ number);
+        self.0 = hash::mix(self.0 ^ number);
     }
 
     fn write_usize(&mut self, number: usize) {

@@ -1,5 +1,7 @@
 //! What both ends of one connection are going to do, drawn from a seed: the same for the same seed.
 
+use cbpx::core::pool::hash;
+
 /// Choices that look random (splitmix64).
 pub struct Random(u64);
 
@@ -63,16 +65,12 @@ pub struct Plan {
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        Random(hash::mix(seed))
     }
 
     /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound as u64) as usize
+        (hash::next(&mut self.0) % bound as u64) as usize
     }
 
     pub fn chance(&mut self, percent: usize) -> bool {

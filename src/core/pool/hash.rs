@@ -28,11 +28,21 @@ pub fn rank(client: ClientHash, backend: BackendId) -> u64 {
 /// Every bit of the input changes half of the bits of the output, and no two inputs have the same: the last steps of
 /// the splitmix64 generator, with its increment before them so that zero is mixed as well.
 pub fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = number.wrapping_add(STEP);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
 }
+
+/// The next number of the splitmix64 generator: the same sequence for the same state, on every machine.
+pub fn next(state: &mut u64) -> u64 {
+    let number = mix(*state);
+    *state = state.wrapping_add(STEP);
+    number
+}
+
+/// The golden ratio as a fraction of 2^64: a generator that takes this step visits every number once.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The 64-bit hash of Fowler, Noll and Vo, variant 1a, with their offset and prime.
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -58,7 +68,9 @@ mod tests {
     #[test]
     fn the_mixer_is_the_published_one() {
         // The first numbers of splitmix64 from the seed 1234567.
-        assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
+        let mut state = 1_234_567;
+        assert_eq!(mix(state), 6_457_827_717_110_365_317);
+        assert_eq!([(); 2].map(|()| next(&mut state)), [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 
     #[test]

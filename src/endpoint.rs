@@ -16,13 +16,13 @@ use nix::libc::AI_NUMERICHOST;
 /// Where to listen or connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// A host name or address (without brackets) and a port. An empty host is this machine: to connect to, or with all of
-    /// its addresses to listen on.
+    /// A host name or address (without brackets) and a port. An empty host is this machine: to connect to, or with all
+    /// of its addresses to listen on.
     Tcp { host: String, port: u16 },
     /// The path of a Unix stream socket.
     Unix(PathBuf),
-    /// What was typed where an endpoint belongs. It never has an address: for programs that take what cannot be used for
-    /// a backend that cannot be reached.
+    /// What was typed where an endpoint belongs. It never has an address: for programs that take what cannot be used
+    /// for a backend that cannot be reached.
     Malformed(String),
 }
 
@@ -46,8 +46,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether both are certainly the same place, however they are spelled: nobody is asked, and no answer of a resolver
-    /// could change that.
+    /// Whether both are certainly the same place, however they are spelled: nobody is asked, and no answer of a
+    /// resolver could change that.
     pub fn is_same_place(&self, other: &Endpoint) -> bool {
         match (self, other) {
             (Endpoint::Tcp { host, port }, Endpoint::Tcp { host: other, port: other_port }) => {
@@ -120,8 +120,8 @@ impl Endpoint {
         }
     }
 
-    /// Reads where this program is to listen: the host may be missing, for all addresses of this machine, and port 0 lets
-    /// the system choose.
+    /// Reads where this program is to listen: the host may be missing, for all addresses of this machine, and port 0
+    /// lets the system choose.
     ///
     /// # Errors
     /// Why the text is no endpoint.
@@ -156,8 +156,8 @@ fn resolver_words(error: &io::Error) -> String {
 }
 
 /// The address that `host` spells out, if it does, in any spelling that getaddrinfo(3) takes: with a zone, or an IPv4
-/// address with fewer than four numbers. A v4-mapped address is the IPv4 address in it: sockets for IPv6 alone do not take
-/// it. Nobody is asked. The port is 0.
+/// address with fewer than four numbers. A v4-mapped address is the IPv4 address in it: sockets for IPv6 alone do not
+/// take it. Nobody is asked. The port is 0.
 fn numeric(host: &str) -> Option<SocketAddr> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Some(SocketAddr::new(ip.to_canonical(), 0));

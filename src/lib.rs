@@ -15,8 +15,8 @@
 //!                             upstream "active"   upstream "standby"
 //! ```
 //!
-//! On `switch` the gate shuts: clients that arrive are held (a socket, no thread). Dials under way are called off and
-//! those clients held too. When the last granted client has left, the script runs; when it exits with 0 the service
+//! On `switch` the gate shuts: clients that arrive are held (a socket, no thread). Dials under way are cancelled and
+//! those clients held too. When the last assigned client has left, the script runs; when it exits with 0 the service
 //! moves. Whatever the outcome, the gate opens and the held clients are served in order of arrival.
 //!
 //! # Promises
@@ -24,71 +24,75 @@
 //! Each has tests that can fail.
 //!
 //! 1. A byte that was read is written, in order, or the other side sees the connection fail. Half-close is passed on as
-//!    half-close, a reset as a reset, after what had arrived before it. An end that the proxy itself decides on is a reset
-//!    as well: a truncated stream never looks complete. (A Unix socket knows no reset; its peer sees an end.)
-//! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is granted.
-//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order: whoever can
-//!    be served goes before all who came later. (One that must wait for a particular backend, because that one is at its
-//!    limit and the others have refused it, lets the others pass.) One that has hung up never reaches a backend.
+//!    half-close, a reset as a reset, after what had arrived before it. An end that the proxy itself decides on is a
+//!    reset as well: a truncated stream never looks complete. (A Unix socket knows no reset; its peer sees an end.)
+//! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is assigned.
+//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order: whoever
+//!    can be served goes before all who came later. (One that must wait for a particular backend, because that one is
+//!    at its limit and the others have refused it, lets the others pass.) One that has hung up never reaches a backend.
 //! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
 //!    gate open.
 //! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
 //!    descriptors, threads or memory refuses the newest client and nothing else.
 //! 6. Control listens on loopback or a Unix socket unless told otherwise.
 //! 7. The program stops when told to, and every thread it started is joined. (Some may be left behind when the system
-//!    itself hangs: those of the logs and the dump in a write, the resolver's in a look-up. The console's is never joined:
-//!    it owns nothing.)
+//!    itself hangs: those of the logs and the dump in a write, the resolver's in a look-up. The console's is never
+//!    joined: it owns nothing.)
 //!
 //! # Modules, in reading order
 //!
-//! | module | what it knows |
-//! |---|---|
-//! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends |
-//! | [`endpoint`] | where to listen or connect, and the addresses of names |
-//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom |
-//! | [`engine`] | every effect on behalf of a service; the core sits behind its dispatcher |
-//! | `net`, `listen`, `threads`, `seldom` | sockets and their options; the accept loop; names of threads; one log line for many |
-//! | [`control`] | sessions and console; the table of command words |
-//! | `settings` | the five values that may change while it runs; command line and `set` share the rows |
-//! | `observe` | counters, the log, the access log, the dump, and the words for every outcome; fed by the core's notes |
-//! | `limits` | what the process has room for |
-//! | `children` | who collects which child process when it has ended |
-//! | `signals`, [`serve`] | which signals are heard, and what they mean; bind, start, leave the terminal, run, stop |
-//! | [`cli`] | from argv to an invocation; one file per dialect |
-//! | [`demo`] | the main job on built-in servers |
+//! | module | what it knows | imports |
+//! |---|---|---|
+//! | [`endpoint`] | where to listen or connect, and the addresses of names | nothing |
+//! | `rate_limit` | one log line a second for what comes in thousands | nothing |
+//! | `threads` | names of threads; a pool of threads that are used again | nothing |
+//! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends | endpoint |
+//! | `settings` | the values that may change while it runs; command line and `set` share the rows | config |
+//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom | config, endpoint |
+//! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike | endpoint, rate_limit, threads |
+//! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, engine, net, observe, threads |
+//! | [`engine`] | every effect on behalf of a service: dispatcher (the core behind its lock), held clients, coordinator, script, probes | children, config, core, dialects, endpoint, net, observe, relay, threads |
+//! | `observe` | counters, the log, the access log, the dump; fed by the core's notes | config, core, dialects, endpoint, threads |
+//! | [`control`] | sessions and console; the table of commands | config, core, dialects, endpoint, engine, net, observe, settings, threads |
+//! | [`dialects`] | one folder for each command line: its arguments, its log format, its control commands | cli, config, control, core, endpoint, engine, observe, rate_limit, settings |
+//! | [`cli`] | from argv to an invocation: which dialect, `ctl`, `demo` | config, control, demo, dialects, endpoint, net, observe |
+//! | [`process`] | bind, start, signals, limits, leave the terminal, run, stop | children, config, control, core, dialects, endpoint, engine, net, observe, relay, threads |
+//! | [`demo`] | the main job on built-in servers | config, endpoint, process, threads |
+//! | `children` |  | nothing |
 //!
-//! Imports point one way: `cli -> config`; `serve -> engine, control, observe`; `engine, control -> core::msg`;
-//! `core -> config, endpoint` and nothing else. A test (`tests/it/tidy.rs`) reads the `use` lines.
+//! Imports point one way: a room imports those of its row and no others, and of `core` only its messages
+//! (`core::msg`), but for `engine`. A test (`tests/it/tidy.rs`) reads the `use` lines.
 //!
 //! # Where this differs from the first design, and why
 //!
-//! - Granted clients have no threads of their own. A few relay threads, one per processor, carry them all: plain threads
-//!   that block in epoll_wait(2) and make calls that never wait. Two blocking threads per client were built first and
-//!   measured: half of the CPU went into changing threads, and they made less than half of HAProxy's round trips; see
-//!   [`engine`]'s `relay`. It is simpler, too: a client belongs to one thread, so its relay needs no lock, no leash and no
-//!   stack, and running out of threads cannot happen to it.
-//! - The core sits behind a lock, and whoever has an event brings it; there is no trip to the coordinator and back for
-//!   each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a whole.
-//! - Dials under way when a switch begins are called off rather than waited for: no byte of those clients has been sent,
+//! - Assigned clients have no threads of their own. A few relay threads, one per processor, carry them all: plain
+//!   threads that block in epoll_wait(2) and make calls that never wait. Two blocking threads per client were built
+//!   first and measured: half of the CPU went into changing threads, and they made less than half of HAProxy's round
+//!   trips; see [`engine`]'s `relay`. It is simpler, too: a client belongs to one thread, so its relay needs no lock,
+//!   no leash and no stack, and running out of threads cannot happen to it.
+//! - The core sits behind a lock, and whoever has an event bwake-ups it; there is no trip to the coordinator and back
+//!   for each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a
+//!   whole.
+//! - Dials under way when a switch begins are cancelled rather than waited for: no byte of those clients has been sent,
 //!   and a dead backend would keep the drain from completing for the whole connect timeout.
-//! - For the same reason a dial does not outlive the news that its backend is dead, as long as another could take the client:
-//!   the first dial or probe that finds out speaks for all.
+//! - For the same reason a dial does not outlive the news that its backend is dead, as long as another could take the
+//!   client: the first dial or probe that finds out speaks for all.
 //! - A connect is begun where it is decided, under the lock: so connects begin in the order in which clients were
 //!   released, whatever the scheduler does with the threads.
 //! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to
 //!   serve: who has been held must not be refused on release for want of a descriptor.
 //! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and nobody
-//!   holds its output any more, or three seconds later. So a guard the script leaves behind can put things back (un-fence the
-//!   old primary) before the first client arrives there.
+//!   holds its output any more, or three seconds later. So a guard the script leaves behind can put things back
+//!   (un-fence the old primary) before the first client arrives there.
 //! - A backend that has failed is not excluded but tried last, whatever the policy. So a wrong suspicion costs nobody
 //!   anything, and no policy needs a rule of its own for when all have failed.
-//! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of a
-//!   hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
+//! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of
+//!   a hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
 //!   that sent a request and then closed its sending side is waiting for the answer.
-//! - A client that is to send something before it counts as arrived waits in a lobby: one thread, one epoll set, like the
-//!   watch. The core does not know of it, and it takes its part of the room.
-//! - A process may run several services. Each has a core, relay threads and a coordinator of its own; they share the room
-//!   for clients, the logs and the signals, and the process ends with the last of them.
+//! - A client that is to send something before it counts as arrived waits in a first-bytes thread: one thread, one
+//!   epoll set, like the watch. The core does not know of it, and it takes its part of the room.
+//! - A process may run several services. Each has a core, relay threads and a coordinator of its own; they share the
+//!   room for clients, the logs and the signals, and the process ends with the last of them.
 //! - Nothing forks. A program that is to leave the terminal starts itself once more and waits until that one is up; so
 //!   threads may run before it leaves, every message reaches whoever typed the command, and no unsafe code is needed.
 
@@ -102,14 +106,13 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod demo;
+pub mod dialects;
 pub mod endpoint;
 pub mod engine;
-mod limits;
-mod listen;
 mod net;
 mod observe;
-mod seldom;
-pub mod serve;
+pub mod process;
+mod rate_limit;
+mod relay;
 mod settings;
-mod signals;
 mod threads;

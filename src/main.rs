@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cbpx::cli::{self, Invocation, Usage, ctl};
-use cbpx::{demo, serve};
+use cbpx::cli::{self, Invocation, ctl};
+use cbpx::dialects::Usage;
+use cbpx::{demo, process};
 
 /// `cbpx ctl` got no answer.
 const UNREACHABLE: u8 = 3;
@@ -28,7 +29,7 @@ fn run(invocation: Invocation) -> ExitCode {
         }
         Invocation::Serve { config, warnings } => {
             let name = &config.process.name;
-            match serve::run(&config, &warnings) {
+            match process::run(&config, &warnings) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
                     if failure.is_news() {
@@ -44,9 +45,9 @@ fn run(invocation: Invocation) -> ExitCode {
             Err(e) => finish(Err(e)),
         },
         Invocation::Ctl(request) => match request.run(&mut io::stdout()) {
-            Ok(ctl::Outcome::Done) => ExitCode::SUCCESS,
-            Ok(ctl::Outcome::Refused) => ExitCode::FAILURE,
-            Ok(ctl::Outcome::Unreachable(words)) => {
+            Ok(ctl::CtlOutcome::Done) => ExitCode::SUCCESS,
+            Ok(ctl::CtlOutcome::Refused) => ExitCode::FAILURE,
+            Ok(ctl::CtlOutcome::Unreachable(words)) => {
                 complain(&format!("cbpx ctl: {words}"));
                 ExitCode::from(UNREACHABLE)
             }

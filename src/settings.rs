@@ -8,7 +8,7 @@ use crate::config::{Setting, Settings};
 
 /// One setting.
 #[derive(Debug)]
-pub struct Row {
+pub struct SettingRow {
     pub name: &'static str,
     pub kind: Kind,
     /// What the value counts, in the plural: the unit in messages.
@@ -32,8 +32,8 @@ pub enum Kind {
 const THROTTLE: &str = "max_open_conns";
 
 /// All of them, in the order in which they are listed.
-pub const ROWS: &[Row] = &[
-    Row {
+pub const ROWS: &[SettingRow] = &[
+    SettingRow {
         name: "switch_max_time",
         kind: Kind::Float,
         unit: "seconds",
@@ -42,7 +42,7 @@ pub const ROWS: &[Row] = &[
         make: |value| Setting::SwitchMaxTime(Duration::from_secs_f64(value)),
         show: |settings| format!("{:.2} s", settings.switch_max_time.as_secs_f64()),
     },
-    Row {
+    SettingRow {
         name: "max_queued_conns",
         kind: Kind::Int,
         unit: "clients",
@@ -51,7 +51,7 @@ pub const ROWS: &[Row] = &[
         make: |value| Setting::MaxQueued(value as u32),
         show: |settings| settings.max_queued.to_string(),
     },
-    Row {
+    SettingRow {
         name: THROTTLE,
         kind: Kind::Int,
         unit: "clients",
@@ -61,7 +61,7 @@ pub const ROWS: &[Row] = &[
         make: |value| Setting::MaxOpen(if value == 0.0 { None } else { Some(value as u32) }),
         show: |settings| settings.max_open.unwrap_or(0).to_string(),
     },
-    Row {
+    SettingRow {
         name: "switch_loop_wait",
         kind: Kind::Float,
         unit: "seconds",
@@ -70,7 +70,7 @@ pub const ROWS: &[Row] = &[
         make: |value| Setting::SwitchLoopWait(Duration::from_secs_f64(value)),
         show: |settings| format!("{:.2} s", settings.switch_loop_wait.as_secs_f64()),
     },
-    Row {
+    SettingRow {
         name: "net_buffer_size",
         kind: Kind::Int,
         unit: "bytes",
@@ -83,32 +83,32 @@ pub const ROWS: &[Row] = &[
 
 /// Why a value was not taken. `Display` is the reply's text: scripts look for its first words.
 #[derive(Clone, Debug)]
-pub enum Refusal {
-    OutOfRange { row: &'static Row, range: [f64; 2] },
-    WrongType { value: String, row: &'static Row, range: [f64; 2] },
+pub enum SettingError {
+    OutOfRange { row: &'static SettingRow, range: [f64; 2] },
+    WrongType { value: String, row: &'static SettingRow, range: [f64; 2] },
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for SettingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::OutOfRange { row, range: [low, high] } => {
+            SettingError::OutOfRange { row, range: [low, high] } => {
                 write!(f, "{} must be between {low} and {high} {}{}", row.name, row.unit, row.or_no_limit())
             }
-            Refusal::WrongType { value, row, .. } => {
+            SettingError::WrongType { value, row, .. } => {
                 write!(f, "{value} for '{}' must be of {}: {}, without a unit", row.name, row.kind.name(), row.meant())
             }
         }
     }
 }
 
-impl Refusal {
+impl SettingError {
     /// For a command line, which may be in a file and is not there to be seen. The flag stands before it.
     pub fn at_start(&self, given: &str) -> String {
         match self {
-            Refusal::OutOfRange { row, range: [low, high] } => {
+            SettingError::OutOfRange { row, range: [low, high] } => {
                 format!("must be between {low} and {high} {}{} (given: {given})", row.unit, row.or_no_limit())
             }
-            Refusal::WrongType { value, row, range: [low, high] } => {
+            SettingError::WrongType { value, row, range: [low, high] } => {
                 format!("'{value}' is not {} (expected {low} to {high}, without a unit)", row.meant())
             }
         }
@@ -126,16 +126,16 @@ impl Kind {
 }
 
 /// The row of a name.
-pub fn find(name: &str) -> Option<&'static Row> {
+pub fn find(name: &str) -> Option<&'static SettingRow> {
     ROWS.iter().find(|row| row.name == name)
 }
 
-impl Row {
+impl SettingRow {
     /// A value as `set` takes it. A throttle of 0 is none, and lifts one.
     ///
     /// # Errors
     /// When it is no number of the row's kind, or outside the range.
-    pub fn parse(&'static self, text: &str) -> Result<Setting, Refusal> {
+    pub fn parse(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range)?;
         if value == 0.0 && self.name == THROTTLE {
             return Ok((self.make)(value));
@@ -147,7 +147,7 @@ impl Row {
     ///
     /// # Errors
     /// Like `parse`.
-    pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, Refusal> {
+    pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range_at_start)?;
         let value = if self.name == THROTTLE { value.max(0.0) } else { value };
         self.within(value, self.range_at_start)
@@ -172,21 +172,21 @@ impl Row {
     }
 
     /// `range` is for the words.
-    fn number(&'static self, text: &str, range: [f64; 2]) -> Result<f64, Refusal> {
+    fn number(&'static self, text: &str, range: [f64; 2]) -> Result<f64, SettingError> {
         let number = match self.kind {
             Kind::Float => text.parse::<f64>().ok(),
             Kind::Int => text.parse::<i64>().ok().map(|value| value as f64),
         };
-        number.ok_or_else(|| Refusal::WrongType { value: text.to_owned(), row: self, range })
+        number.ok_or_else(|| SettingError::WrongType { value: text.to_owned(), row: self, range })
     }
 
     /// Not-a-number is within no range.
-    fn within(&'static self, value: f64, range: [f64; 2]) -> Result<Setting, Refusal> {
+    fn within(&'static self, value: f64, range: [f64; 2]) -> Result<Setting, SettingError> {
         let [low, high] = range;
         if (low..=high).contains(&value) {
             return Ok((self.make)(value));
         }
-        Err(Refusal::OutOfRange { row: self, range })
+        Err(SettingError::OutOfRange { row: self, range })
     }
 }
 

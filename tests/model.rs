@@ -3,8 +3,8 @@
 //! of `tests/sim.rs`.
 //!
 //! The number of states is part of each test: a transition that is lost, or a rule that forbids more than it did, shows
-//! there although nothing is violated. Who changes a rule on purpose takes the new number from the message. (`Resumed` leads
-//! from a state in which a client may be dismissed to one in which it is open: ways, but no states of its own.)
+//! there although nothing is violated. Who changes a rule on purpose takes the new number from the message. (`Resumed`
+//! leads from a state in which a client may be dismissed to one in which it is open: ways, but no states of its own.)
 
 mod core_support;
 #[path = "core_support/pools.rs"]

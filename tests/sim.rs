@@ -16,7 +16,7 @@ use std::time::Duration;
 use cbpx::config::Setting;
 use cbpx::core::State;
 use cbpx::core::msg::{
-    Action, BackendId, ClientId, Command, Event, Note, ProbeEnd, RunId, Ticket, TimerId, Traffic, Why,
+    Action, BackendId, ClientId, CloseReason, Command, Event, Note, ProbeEnd, RequestId, RunId, TimerId, Traffic,
 };
 
 use core_support::events::{SCRIPT_ENDS, about};
@@ -57,7 +57,7 @@ struct Run {
     timers: Vec<(Duration, TimerId)>,
     clients: u64,
     ended: u64,
-    tickets: u64,
+    requests: u64,
     trace: Trace,
     found: Found,
 }
@@ -82,7 +82,7 @@ struct Manner {
 struct Found {
     evidence: Evidence,
     most_held: usize,
-    most_granted: usize,
+    most_assigned: usize,
     /// The first failure of an assertion of the core's own.
     alarm: Option<String>,
 }
@@ -122,7 +122,7 @@ impl Run {
             timers: Vec::new(),
             clients: 0,
             ended: 0,
-            tickets: 0,
+            requests: 0,
             trace: Vec::new(),
             found: Found::default(),
         }
@@ -153,12 +153,12 @@ impl Run {
                 Action::Arm(timer, after) => self.timers.push((self.now + *after, *timer)),
                 Action::Note(Note::Ended(..)) => self.ended += 1,
                 Action::Dial(..)
-                | Action::CallOff(_)
-                | Action::Refuse(..)
-                | Action::Dismiss(_)
-                | Action::Cut(_)
+                | Action::CancelDial(_)
+                | Action::Reject(..)
+                | Action::CloseGracefully(_)
+                | Action::Reset(_)
                 | Action::Probe(_)
-                | Action::Assign(..)
+                | Action::SetEndpoint(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
                 | Action::Answer(..)
@@ -169,7 +169,7 @@ impl Run {
         }
         self.found.evidence.collect(&actions);
         self.found.most_held = self.found.most_held.max(self.witness.held().count());
-        self.found.most_granted = self.found.most_granted.max(self.witness.granted());
+        self.found.most_assigned = self.found.most_assigned.max(self.witness.assigned());
         self.trace.push((event, actions));
         if let Err(alarm) = told {
             let alarm = self.message(&alarm);
@@ -200,8 +200,8 @@ impl Run {
             return self.time();
         }
         if falls(commands) {
-            self.tickets += 1;
-            return Event::Asked(Ticket(self.tickets), self.command(step));
+            self.requests += 1;
+            return Event::Asked(RequestId(self.requests), self.command(step));
         }
         self.noise()
     }
@@ -223,10 +223,10 @@ impl Run {
             let reached = self.random.chance(self.manner.luck);
             return Event::Probed(BackendId(at), if reached { ProbeEnd::Reached } else { ProbeEnd::Failed });
         }
-        let granted = |(id, client): (&ClientId, &Client)| (client.place != Place::Held).then_some(*id);
-        let granted: Vec<ClientId> = self.witness.clients.iter().filter_map(granted).collect();
+        let assigned = |(id, client): (&ClientId, &Client)| (client.place != Place::Held).then_some(*id);
+        let assigned: Vec<ClientId> = self.witness.clients.iter().filter_map(assigned).collect();
         let held: Vec<ClientId> = self.witness.held().collect();
-        let of = if granted.is_empty() || self.random.chance(5) { held } else { granted };
+        let of = if assigned.is_empty() || self.random.chance(5) { held } else { assigned };
         let Some(id) = self.random.pick(&of) else { return self.time() };
         let client = &self.witness.clients[&id];
         if matches!(client.place, Place::Dialling(_)) && self.random.chance(self.manner.luck) {
@@ -305,12 +305,12 @@ impl Run {
         let most = self.witness.clients.len() * 20 + 20;
         for _ in 0..most {
             let witness = &self.witness;
-            let granted = witness.clients.iter().find(|(_, client)| client.place != Place::Held);
-            let event = match (granted, witness.switch.and_then(|switch| switch.script)) {
+            let assigned = witness.clients.iter().find(|(_, client)| client.place != Place::Held);
+            let event = match (assigned, witness.switch.and_then(|switch| switch.script)) {
                 (Some((&id, client)), _) => match client.place {
                     Place::Held | Place::Dialling(_) => Event::Connected(id),
                     Place::Open(_) => Event::Dismissible(id),
-                    Place::Ending(_) => Event::Closed(id, Why::BackendEnded, traffic_of(id)),
+                    Place::Ending(_) => Event::Closed(id, CloseReason::BackendEnded, traffic_of(id)),
                 },
                 (None, Some(run)) => Event::ScriptEnded(run, SCRIPT_ENDS[0]),
                 (None, None) => match self.witness.clients.values().find_map(|client| client.pause) {
@@ -321,8 +321,8 @@ impl Run {
             self.tell(event)?;
         }
         if self.witness.life == Life::Running {
-            self.tickets += 1;
-            self.tell(Event::Asked(Ticket(self.tickets), Command::Quit))?;
+            self.requests += 1;
+            self.tell(Event::Asked(RequestId(self.requests), Command::Quit))?;
         }
         let (arrived, ended, life) = (self.clients, self.ended, self.witness.life);
         if arrived == ended && life == Life::Over {
@@ -368,13 +368,13 @@ fn the_promises_hold_in_random_histories() {
         events += trace.len();
         trace.iter().for_each(|(_, actions)| total.evidence.collect(actions));
         total.most_held = total.most_held.max(found.most_held);
-        total.most_granted = total.most_granted.max(found.most_granted);
+        total.most_assigned = total.most_assigned.max(found.most_assigned);
     }
-    println!("{events} events, at most {} held, {} granted", total.most_held, total.most_granted);
+    println!("{events} events, at most {} held, {} assigned", total.most_held, total.most_assigned);
     println!("{:?}", total.evidence);
     if wish("SEED").is_none() {
         assert!(events >= 100_000, "{events} events are too few");
-        assert!(total.most_held >= 100 && total.most_granted >= 100, "the histories have become too quiet");
+        assert!(total.most_held >= 100 && total.most_assigned >= 100, "the histories have become too quiet");
         total.evidence.assert_reached(&REACHABLE);
         total.evidence.assert_reached(&REACHABLE_WITH_POOLS);
     }

@@ -1,5 +1,5 @@
-//! Many clients at once: what it costs to release those who are held, and whether a proxy full of idle clients can still
-//! switch. Every client must get its own answer, and in order of arrival.
+//! Many clients at once: what it costs to release those who are held, and whether a proxy full of idle clients can
+//! still switch. Every client must get its own answer, and in order of arrival.
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,5 +1,5 @@
-//! A soak of a real cbpx process: see `soak_load`. Exit status 1 when anything leaked, any answer was wrong or a client that
-//! behaved saw an error. Start it with `contrib/bench/soak`.
+//! A soak of a real cbpx process: see `soak_load`. Exit status 1 when anything leaked, any answer was wrong or a client
+//! that behaved saw an error. Start it with `contrib/bench/soak`.
 
 mod soak_load;
 mod subject;

@@ -7,8 +7,8 @@
 //! 3. 10,000 clients that are connected and say nothing, and 5,000 more that are held: memory, CPU, order. (Likewise.)
 //! 4. A first look at the relay against a direct connection: round trips and bulk, interleaved, medians.
 //!
-//! Prints figures and asserts none of them but the errors: a client that failed, got a wrong answer or was served out of
-//! order. Start it with `contrib/bench/switch`.
+//! Prints figures and asserts none of them but the errors: a client that failed, got a wrong answer or was served out
+//! of order. Start it with `contrib/bench/switch`.
 
 mod crowd;
 mod subject;

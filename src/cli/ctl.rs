@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 
-use super::{Invocation, Usage, refused};
+use super::Invocation;
 use crate::control::{CTL_VERDICT, CTL_WORD};
+use crate::dialects::{COLUMNS, Usage, refused, seconds};
 use crate::endpoint::Endpoint;
 use crate::net::Stream;
 use crate::observe::words::system_words;
@@ -18,17 +19,17 @@ use crate::observe::words::system_words;
     name = "cbpx ctl",
     bin_name = "cbpx ctl",
     args_override_self = true,
-    term_width = super::COLUMNS,
+    term_width = COLUMNS,
     about = "Sends one command to a running cbpx and prints the answer as it comes",
     after_help = "Exit status: 0 the command succeeded (switch: the clients were moved), 1 it was refused or failed, \
                   2 usage, 3 no answer: cbpx cannot be reached, or went silent."
 )]
-struct Typed {
+struct CtlArguments {
     /// Where it listens for remote control: HOST:PORT or the path of its Unix socket
     #[arg(long, value_name = "HOST:PORT|PATH", default_value = "127.0.0.1:5433", env = "CBPX_CTL")]
     to: Endpoint,
     /// Give up when nothing comes for so many seconds
-    #[arg(long, value_name = "SEC", default_value = "30", value_parser = super::seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
     timeout: f64,
     /// The command and its arguments: `help` lists them
     #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true)]
@@ -37,7 +38,7 @@ struct Typed {
 
 /// One command for one proxy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Request {
+pub struct CtlRequest {
     pub to: Endpoint,
     /// The longest silence.
     pub timeout: Duration,
@@ -46,16 +47,16 @@ pub struct Request {
 
 /// What became of a request.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CtlOutcome {
     Done,
     Refused,
     Unreachable(String),
 }
 
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
-    let typed = match Typed::try_parse_from(arguments) {
+    let typed = match CtlArguments::try_parse_from(arguments) {
         Ok(typed) => typed,
-        Err(e) => return refused(&e, &Typed::command()),
+        Err(e) => return refused(&e, &CtlArguments::command()).map(Invocation::from),
     };
     let command = typed.command.join(" ");
     if command.trim().is_empty() || command.contains(['\n', '\r']) {
@@ -67,18 +68,18 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
             typed.timeout
         )));
     }
-    Ok(Invocation::Ctl(Request { to: typed.to, timeout: Duration::from_secs_f64(typed.timeout), command }))
+    Ok(Invocation::Ctl(CtlRequest { to: typed.to, timeout: Duration::from_secs_f64(typed.timeout), command }))
 }
 
-impl Request {
+impl CtlRequest {
     /// Sends the command and copies the answer to `out` as it comes.
     ///
     /// # Errors
     /// When `out` cannot be written to.
-    pub fn run(&self, out: &mut impl Write) -> io::Result<Outcome> {
+    pub fn run(&self, out: &mut impl Write) -> io::Result<CtlOutcome> {
         match self.connect() {
             Ok(stream) => self.converse(&stream, out),
-            Err(e) => Ok(Outcome::Unreachable(format!("cannot reach cbpx at {}: {}", self.to, system_words(&e)))),
+            Err(e) => Ok(CtlOutcome::Unreachable(format!("cannot reach cbpx at {}: {}", self.to, system_words(&e)))),
         }
     }
 
@@ -93,8 +94,8 @@ impl Request {
         Err(last)
     }
 
-    fn converse(&self, stream: &Stream, out: &mut impl Write) -> io::Result<Outcome> {
-        let lost = |words: &str| Outcome::Unreachable(format!("no answer from cbpx at {}: {words}", self.to));
+    fn converse(&self, stream: &Stream, out: &mut impl Write) -> io::Result<CtlOutcome> {
+        let lost = |words: &str| CtlOutcome::Unreachable(format!("no answer from cbpx at {}: {words}", self.to));
         // If it has closed the connection already it has said why, and that is read below.
         let asked = writeln!(&mut &*stream, "{CTL_WORD} {}", self.command);
         stream.shutdown(Shutdown::Write);
@@ -123,7 +124,9 @@ impl Request {
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
                 match line.strip_prefix(CTL_VERDICT.as_bytes()) {
-                    Some(word) => verdict = Some(if word == b"done\n" { Outcome::Done } else { Outcome::Refused }),
+                    Some(word) => {
+                        verdict = Some(if word == b"done\n" { CtlOutcome::Done } else { CtlOutcome::Refused })
+                    }
                     None => heard = heard && out.write_all(&line).is_ok(),
                 }
             }
@@ -132,7 +135,7 @@ impl Request {
         if heard {
             out.write_all(&pending).and_then(|()| out.flush()).ok();
         }
-        let none = || Outcome::Unreachable(format!("cbpx at {} closed the connection before the end", self.to));
+        let none = || CtlOutcome::Unreachable(format!("cbpx at {} closed the connection before the end", self.to));
         Ok(verdict.unwrap_or_else(none))
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::process::{Log, LogStyle, LogTarget, OnHangup, OnInterrupt, Process, Statuses};
-pub use self::upstream::{Backend, Failover, Group, Memory, Policy, Rounds, Upstream, Weights, WhenFull};
+pub use self::upstream::{Backend, Failover, FailurePolicy, Group, Policy, RetryPolicy, Upstream, Weights, WhenFull};
 
 use crate::endpoint::{Endpoint, Source};
 
@@ -44,8 +44,8 @@ pub struct Service {
     pub script: Option<PathBuf>,
     /// What becomes of a client when each backend that could take it is at its limit.
     pub when_full: WhenFull,
-    /// How often a client is offered to all backends before it is turned away.
-    pub rounds: Rounds,
+    /// How often a client is offered to all backends before it is rejected.
+    pub retry: RetryPolicy,
     /// What random choices begin with: the same seed, the same choices.
     pub seed: u64,
     /// How many dials may be under way at once. Bounds what a release of many held clients asks of a backend's accept
@@ -77,10 +77,11 @@ pub struct Network {
     pub first_bytes: usize,
     /// Where connections to backends come from.
     pub source: Option<Source>,
-    /// How long one dial may take, all addresses of a name together; [`AS_LONG_AS_IT_TAKES`] is as long as the system's.
+    /// How long one dial may take, all addresses of a name together; [`AS_LONG_AS_IT_TAKES`] is as long as the
+    /// system's.
     pub connect_timeout: Duration,
     /// What a backend means that has no address at the start.
-    pub unresolved: Unresolved,
+    pub unresolved: OnUnresolved,
     /// A connection that has been silent for so long is probed; `None` is never.
     pub keepalive: Option<Duration>,
     /// A client is closed when no byte has passed either way for so long.
@@ -90,7 +91,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Sockets as they come: for programs that bring their own servers (the demo, a test). A dialect decides each value.
+    /// Sockets as they come: for programs that bring their own servers (the demo, a test). A dialect decides each
+    /// value.
     pub fn plain() -> Network {
         Network {
             backlog: 4096,
@@ -100,7 +102,7 @@ impl Network {
             first_bytes: 0,
             source: None,
             connect_timeout: Duration::from_secs(5),
-            unresolved: Unresolved::Error,
+            unresolved: OnUnresolved::Error,
             keepalive: None,
             idle_timeout: None,
             show_bytes: false,
@@ -110,7 +112,7 @@ impl Network {
 
 /// What a backend means that has no address at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unresolved {
+pub enum OnUnresolved {
     /// An error: the program does not start.
     Error,
     /// A backend that cannot be reached until its name has an address; also one whose endpoint is none at all
@@ -140,7 +142,7 @@ pub struct Settings {
     pub switch_max_time: Duration,
     /// A client that arrives while so many are held ends a running switchover.
     pub max_queued: u32,
-    /// The most clients granted a backend at once; `None` is no throttle.
+    /// The most clients assigned a backend at once; `None` is no throttle.
     pub max_open: Option<u32>,
     /// Interval of the progress rows of `switch`.
     pub switch_loop_wait: Duration,
@@ -178,14 +180,14 @@ pub struct Control {
     pub listeners: Vec<Endpoint>,
     /// Read commands from the terminal, when there is one.
     pub console: bool,
-    pub words: Words,
+    pub words: Commands,
     /// Where the Unix sockets of several programs lie together: made, for everybody to use, if it is missing.
     pub directory: Option<PathBuf>,
 }
 
 /// What operators say, and what they are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Words {
+pub enum Commands {
     /// The service is moved from one upstream to the next: `switch`, `stats`, `set`. Heard until the program ends.
     Switchover,
     /// The backends of its first upstream are looked at and changed, group by group: `show`, `disable`, `create`. Heard

@@ -49,8 +49,8 @@ pub enum OnHangup {
 /// What SIGINT means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time. In a process
-    /// with several services, the same as SIGTERM.
+    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time. In a
+    /// process with several services, the same as SIGTERM.
     Ask,
     /// The same as SIGTERM.
     Stop,

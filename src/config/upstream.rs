@@ -17,7 +17,7 @@ pub enum WhenFull {
 
 /// How often a client is offered to all backends. Between two rounds it is held, and dropped when it has hung up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rounds {
+pub struct RetryPolicy {
     /// At least one.
     pub most: u32,
     /// How long the client waits between two rounds.
@@ -36,7 +36,7 @@ pub struct Upstream {
 pub struct Group {
     pub policy: Policy,
     pub failover: Failover,
-    pub memory: Memory,
+    pub failure_policy: FailurePolicy,
     pub backends: Vec<Backend>,
 }
 
@@ -73,24 +73,24 @@ pub enum Failover {
     WithinGroup,
     /// To a random other one of the same group, and when there is none to the next group.
     RandomOther,
-    /// To the next group. A group that goes by the client's address has then exactly one backend for each client, and is
-    /// passed over also when that one is disabled or full.
+    /// To the next group. A group that goes by the client's address has then exactly one backend for each client, and
+    /// is passed over also when that one is disabled or full.
     NextGroup,
 }
 
 /// What a failed dial is remembered as. A backend that has *failed* is passed over as long as another one, of whatever
-/// group, can take the client; when there is none it is tried all the same, and a connection brings it back.
+/// group, can take the client; when there is none it is tried all the same, and a connection bwake-ups it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Memory {
+pub enum FailurePolicy {
     /// Nothing: the next client is offered it as before.
-    Nothing,
+    Ignore,
     /// Failed for so long.
-    For(Duration),
-    /// Failed until a probe (a connection that is closed again) succeeds. All are probed at the start, then one that has
-    /// failed each time so much time has passed; `None` is never again.
+    AvoidFor(Duration),
+    /// Failed until a probe (a connection that is closed again) succeeds. All are probed at the start, then one that
+    /// has failed each time so much time has passed; `None` is never again.
     UntilProbed { every: Option<Duration> },
     /// Disabled until an operator enables it.
-    Disabled,
+    Disable,
 }
 
 /// One endpoint clients are sent to.
@@ -106,7 +106,7 @@ pub struct Backend {
 impl Upstream {
     /// The upstream that is one backend without a limit of its own.
     pub fn single(endpoint: Endpoint) -> Upstream {
-        Upstream { groups: vec![Group::sharing(vec![endpoint], Memory::Nothing)] }
+        Upstream { groups: vec![Group::sharing(vec![endpoint], FailurePolicy::Ignore)] }
     }
 
     /// All backends, group by group.
@@ -152,12 +152,12 @@ impl fmt::Display for Upstream {
 
 impl Group {
     /// The group whose backends take turns, without limits.
-    pub fn sharing(endpoints: Vec<Endpoint>, memory: Memory) -> Group {
+    pub fn sharing(endpoints: Vec<Endpoint>, failure_policy: FailurePolicy) -> Group {
         let backend = |endpoint| Backend { endpoint, limit: None, enabled: true };
         Group {
             policy: Policy::RoundRobin,
             failover: Failover::WithinGroup,
-            memory,
+            failure_policy,
             backends: endpoints.into_iter().map(backend).collect(),
         }
     }

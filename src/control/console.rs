@@ -17,11 +17,11 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{Cmd, CompletionType, Config, Context, Editor, Helper, KeyEvent};
+use rustyline::{Cmd, CompletionType, Config, Editor, Helper, KeyEvent};
 
-use super::Desk;
+use super::Context;
 use super::table;
-use super::terminal::{Interrupts, Stop, Terminal};
+use super::terminal::{Interrupts, StopSignal, Terminal};
 use crate::threads;
 
 /// In the working directory, as the original had it.
@@ -41,11 +41,12 @@ pub struct Console {
 
 impl Console {
     /// Starts the console if there is a terminal to read from and write to; without one there is none, and the proxy
-    /// serves on. So it does in the background of its terminal, which belongs to another program then. `interrupts` is told of Ctrl-C.
+    /// serves on. So it does in the background of its terminal, which belongs to another program then. `interrupts` is
+    /// told of Ctrl-C.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(desk: Desk, interrupts: Interrupts) -> io::Result<Option<Console>> {
+    pub fn start(context: Context, interrupts: Interrupts) -> io::Result<Option<Console>> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(None);
         }
@@ -57,7 +58,7 @@ impl Console {
         let before = tcgetattr(io::stdin()).ok();
         let console = Console { interrupts: interrupts.clone(), closing: Arc::clone(&closing), before };
         // Detached: see above.
-        drop(threads::spawn("console", move || converse(&desk, &interrupts, &closing))?);
+        drop(threads::spawn("console", move || converse(&context, &interrupts, &closing))?);
         Ok(Some(console))
     }
 }
@@ -80,7 +81,7 @@ fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 
-fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
+fn converse(context: &Context, interrupts: &Interrupts, closing: &Mutex<bool>) {
     let mut editor = match editor() {
         Ok(editor) => editor,
         Err(e) => return log::error!("no console: {e}"),
@@ -108,8 +109,8 @@ fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
         remember(&mut editor, &line);
         log::info!("console: {}", table::printable(&line));
         let closing = closing.lock();
-        let mut terminal = Terminal::new(&mut out, Stop::CtrlC(interrupts));
-        if table::run(desk, &line, &mut terminal).is_err() {
+        let mut terminal = Terminal::new(&mut out, StopSignal::CtrlC(interrupts));
+        if table::run(context, &line, &mut terminal).is_err() {
             return log::info!("console closed: nobody reads it");
         }
         // Another prompt would take the terminal's settings again that are just being given back.
@@ -119,13 +120,13 @@ fn converse(desk: &Desk, interrupts: &Interrupts, closing: &Mutex<bool>) {
     }
 }
 
-type LineEditor = Editor<Words, FileHistory>;
+type LineEditor = Editor<CommandCompleter, FileHistory>;
 
 fn editor() -> rustyline::Result<LineEditor> {
     let config = Config::builder().completion_type(CompletionType::List).build();
     let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
-    editor.set_helper(Some(Words));
+    editor.set_helper(Some(CommandCompleter));
     // It would stop every other program of the process group, and there is nothing to be had from stopping this one.
     editor.bind_sequence(KeyEvent::ctrl('Z'), Cmd::Noop);
     // Made at the start, for its owner only; a directory that cannot be written to costs the history.
@@ -140,22 +141,22 @@ fn remember(editor: &mut LineEditor, line: &str) {
 }
 
 /// Completes the names of the commands.
-struct Words;
+struct CommandCompleter;
 
-impl Completer for Words {
+impl Completer for CommandCompleter {
     type Candidate = String;
 
-    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+    fn complete(&self, line: &str, at: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
         let begun = &line[..at];
         let names = table::ROWS.iter().map(|row| row.name.to_owned());
         Ok((0, names.filter(|name| name.starts_with(begun)).collect()))
     }
 }
 
-impl Hinter for Words {
+impl Hinter for CommandCompleter {
     type Hint = String;
 }
 
-impl Highlighter for Words {}
-impl Validator for Words {}
-impl Helper for Words {}
+impl Highlighter for CommandCompleter {}
+impl Validator for CommandCompleter {}
+impl Helper for CommandCompleter {}

@@ -5,12 +5,12 @@
 #[derive(Debug, Default)]
 pub struct LineBuffer {
     bytes: Vec<u8>,
-    telnet: Telnet,
+    telnet: TelnetState,
 }
 
 /// Where in a telnet command the stream is (RFC 854).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Telnet {
+enum TelnetState {
     #[default]
     Data,
     /// After IAC.
@@ -31,19 +31,19 @@ impl LineBuffer {
     pub fn push(&mut self, received: &[u8]) {
         for &byte in received {
             self.telnet = match (self.telnet, byte) {
-                (Telnet::Data, IAC) => Telnet::Command,
-                (Telnet::Data, byte) => {
+                (TelnetState::Data, IAC) => TelnetState::Command,
+                (TelnetState::Data, byte) => {
                     self.bytes.push(byte);
-                    Telnet::Data
+                    TelnetState::Data
                 }
-                (Telnet::Command, SB) => Telnet::Sub,
-                (Telnet::Command, 251..=254) => Telnet::Option,
-                (Telnet::Command, _) => Telnet::Data,
-                (Telnet::Option, _) => Telnet::Data,
-                (Telnet::Sub, IAC) => Telnet::SubCommand,
-                (Telnet::Sub, _) => Telnet::Sub,
-                (Telnet::SubCommand, SE) => Telnet::Data,
-                (Telnet::SubCommand, _) => Telnet::Sub,
+                (TelnetState::Command, SB) => TelnetState::Sub,
+                (TelnetState::Command, 251..=254) => TelnetState::Option,
+                (TelnetState::Command, _) => TelnetState::Data,
+                (TelnetState::Option, _) => TelnetState::Data,
+                (TelnetState::Sub, IAC) => TelnetState::SubCommand,
+                (TelnetState::Sub, _) => TelnetState::Sub,
+                (TelnetState::SubCommand, SE) => TelnetState::Data,
+                (TelnetState::SubCommand, _) => TelnetState::Sub,
             };
         }
     }

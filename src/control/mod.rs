@@ -1,13 +1,13 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other words.
+//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other
+//! words.
 
-pub mod balance;
+mod commands;
 pub mod console;
 mod line;
-mod session;
-mod table;
+pub mod session;
+pub mod table;
 pub mod terminal;
-mod words;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{Config, LogTarget, Service, Words};
+use crate::config::{Commands, Config, LogTarget, Service};
 use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
-use crate::engine::Workers;
-use crate::engine::inbox::{Outlet, Reply};
+use crate::engine::ThreadPool;
+use crate::engine::messages::{CoordinatorHandle, Reply};
 use crate::engine::resolve::{Addresses, Refresher};
-use crate::listen::{Acceptor, Listening};
+use crate::net::acceptor::{AcceptHandler, Acceptor};
 use crate::net::{Listener, Stream};
-use crate::observe::stats::Board;
+use crate::observe::stats::Stats;
 use crate::observe::words::system_words;
 
 /// A line that begins with this word is answered with one more line at its end, which tells whether it succeeded.
@@ -48,29 +48,29 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What commands work with.
 #[derive(Clone)]
-pub struct Desk {
-    pub outlet: Outlet,
-    pub board: Board,
+pub struct Context {
+    pub handle: CoordinatorHandle,
+    pub stats: Stats,
     /// Of the other services of the process, which end with the first.
-    pub others: Vec<(Outlet, Board)>,
+    pub others: Vec<(CoordinatorHandle, Stats)>,
     pub refresher: Refresher,
     /// For backends that are created or assigned while the service runs.
     pub addresses: Addresses,
-    pub fixed: Arc<Fixed>,
+    pub fixed: Arc<FixedSettings>,
 }
 
-impl Desk {
+impl Context {
     /// Asks for something that is answered at once; `None` when the program is ending. What ends the program ends all
     /// services, and all must be idle for `quit`.
-    fn ask(&self, command: Command) -> Option<Answer> {
+    pub fn ask(&self, command: Command) -> Option<Answer> {
         let end_of_others = match command {
             Command::Quit => {
-                let views: Vec<_> = self.others.iter().map(|(_, board)| board.read().view).collect();
-                let (granted, held) =
-                    views.iter().fold((0, 0), |(granted, held), view| (granted + view.granted, held + view.held));
-                if granted + held > 0 || views.iter().any(|view| view.switching) {
-                    let own = self.board.read().view;
-                    return Some(Answer::InUse { granted: granted + own.granted, held: held + own.held });
+                let views: Vec<_> = self.others.iter().map(|(_, stats)| stats.read().view).collect();
+                let (assigned, held) =
+                    views.iter().fold((0, 0), |(assigned, held), view| (assigned + view.assigned, held + view.held));
+                if assigned + held > 0 || views.iter().any(|view| view.switching) {
+                    let own = self.stats.read().view;
+                    return Some(Answer::InUse { assigned: assigned + own.assigned, held: held + own.held });
                 }
                 Some(Command::QuitForce)
             }
@@ -79,13 +79,13 @@ impl Desk {
         };
         let answer = self.ask_first(command);
         if let (Some(command), Some(Answer::Ending)) = (end_of_others, answer) {
-            self.others.iter().for_each(|(outlet, _)| drop(outlet.ask(command)));
+            self.others.iter().for_each(|(handle, _)| drop(handle.ask(command)));
         }
         answer
     }
 
     fn ask_first(&self, command: Command) -> Option<Answer> {
-        self.outlet.ask(command).iter().find_map(|reply| match reply {
+        self.handle.ask(command).iter().find_map(|reply| match reply {
             Reply::Answer(answer, _) => Some(answer),
             Reply::SwitchStarted { .. } | Reply::ScriptLine(_) | Reply::SettingChanged => None,
         })
@@ -94,8 +94,8 @@ impl Desk {
 
 /// The settings that do not change, as `set` lists them.
 #[derive(Clone, Debug)]
-pub struct Fixed {
-    pub words: Words,
+pub struct FixedSettings {
+    pub words: Commands,
     pub control: String,
     pub port: String,
     pub active: String,
@@ -108,7 +108,7 @@ pub struct Fixed {
     pub room: String,
 }
 
-impl Fixed {
+impl FixedSettings {
     /// The names `set` knows but does not change.
     pub const NAMES: &[&str] = &[
         "port",
@@ -129,13 +129,13 @@ impl Fixed {
         "access_log",
     ];
 
-    pub fn of(config: &Config, service: &Service, room: String) -> Fixed {
+    pub fn of(config: &Config, service: &Service, room: String) -> FixedSettings {
         let port = |endpoint: &Endpoint| match endpoint {
             Endpoint::Tcp { port, .. } => port.to_string(),
             Endpoint::Unix(_) | Endpoint::Malformed(_) => endpoint.to_string(),
         };
         let upstream = |index: usize| service.upstreams.get(index).map(ToString::to_string).unwrap_or_default();
-        Fixed {
+        FixedSettings {
             words: config.control.words,
             control: config.control.listeners.first().map_or_else(|| "DISABLED".to_owned(), port),
             port: service.listeners.first().map(port).unwrap_or_default(),
@@ -159,27 +159,27 @@ impl Fixed {
 }
 
 /// A connection to control.
-struct Guest {
+struct OpenSession {
     stream: Arc<Stream>,
     /// Not one of those who are only told that there is no room.
     served: bool,
 }
 
 /// What becomes of a new connection.
-enum Welcome {
+enum Admission {
     Serve,
     /// Told why, on a thread: an answer that is not to be lost takes time.
-    TurnAway,
+    Reject,
     /// Not even that.
     Close,
 }
 
 /// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written is
 /// given a moment to get out.
-pub struct Server {
-    listening: Vec<Listening>,
+pub struct ControlServer {
+    listening: Vec<Acceptor>,
     sessions: Arc<Sessions>,
-    workers: Workers,
+    workers: ThreadPool,
     /// Dropped to stop what repeats.
     closing: Option<Sender<()>>,
 }
@@ -187,80 +187,80 @@ pub struct Server {
 /// Who is connected.
 #[derive(Default)]
 struct Sessions {
-    open: Mutex<BTreeMap<u64, Guest>>,
+    open: Mutex<BTreeMap<u64, OpenSession>>,
     ended: Condvar,
 }
 
-impl Server {
+impl ControlServer {
     /// Starts to accept sessions on listeners that are bound already.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(listeners: Vec<Listener>, desk: &Desk) -> io::Result<Server> {
+    pub fn start(listeners: Vec<Listener>, context: &Context) -> io::Result<ControlServer> {
         let sessions = Arc::new(Sessions::default());
-        let workers = Workers::default();
+        let workers = ThreadPool::default();
         let (closing, closed) = bounded(0);
         let start = |(number, listener): (usize, Listener)| {
-            let door = || Door {
-                desk: desk.clone(),
+            let listener_number = || SessionAcceptor {
+                context: context.clone(),
                 sessions: Arc::clone(&sessions),
                 workers: workers.clone(),
                 closed: closed.clone(),
-                door: number as u64,
+                listener_number: number as u64,
                 next: 0,
             };
-            Listening::start(listener, &format!("control-{number}"), 1, door)
+            Acceptor::start(listener, &format!("control-{number}"), 1, listener_number)
         };
         let listening = listeners.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
-        Ok(Server { listening, sessions, workers, closing: Some(closing) })
+        Ok(ControlServer { listening, sessions, workers, closing: Some(closing) })
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.listening.clear();
         self.closing = None;
         let deadline = Instant::now() + FAREWELL;
         let mut open = self.sessions.open.lock();
         // Who is waited for as a reader ends now; who is still being answered gets the rest of the answer.
-        open.values().for_each(|guest| guest.stream.shutdown(Shutdown::Read));
+        open.values().for_each(|client| client.stream.shutdown(Shutdown::Read));
         while !open.is_empty() && !self.sessions.ended.wait_until(&mut open, deadline).timed_out() {}
-        open.values().for_each(|guest| guest.stream.abort());
+        open.values().for_each(|client| client.stream.abort());
         drop(open);
         self.workers.join();
     }
 }
 
 /// One control listener's side of accepting.
-struct Door {
-    desk: Desk,
+struct SessionAcceptor {
+    context: Context,
     sessions: Arc<Sessions>,
-    workers: Workers,
+    workers: ThreadPool,
     closed: Receiver<()>,
     /// Number of the listener, and of its next session: together they are a session's id.
-    door: u64,
+    listener_number: u64,
     next: u64,
 }
 
-impl Acceptor for Door {
+impl AcceptHandler for SessionAcceptor {
     fn accepted(&mut self, stream: Stream, peer: Address) {
-        let id = (self.next << 8) | self.door;
+        let id = (self.next << 8) | self.listener_number;
         self.next += 1;
         // Never fails on a socket that was just accepted.
         stream.set_blocking().ok();
         let stream = Arc::new(stream);
         let served = match self.sessions.admit(id, &stream) {
-            Welcome::Serve => true,
-            Welcome::TurnAway => false,
-            Welcome::Close => return log::warn!("control session from {peer}: closed: {TOO_MANY}"),
+            Admission::Serve => true,
+            Admission::Reject => false,
+            Admission::Close => return log::warn!("control session from {peer}: closed: {TOO_MANY}"),
         };
-        let (desk, sessions, closed) = (self.desk.clone(), Arc::clone(&self.sessions), self.closed.clone());
+        let (context, sessions, closed) = (self.context.clone(), Arc::clone(&self.sessions), self.closed.clone());
         let own = Arc::clone(&stream);
         let peer_name = peer.to_string();
         let run = self.workers.run(format!("session-{}", self.next), move || {
-            let _leaves = Leaves { id, sessions: &sessions };
+            let _leaves = SessionGuard { id, sessions: &sessions };
             if served {
-                session::serve(&desk, &own, &peer_name, &closed);
+                session::serve(&context, &own, &peer_name, &closed);
             } else {
                 log::warn!("control session from {peer_name}: closed: {TOO_MANY}");
                 session::turn_away(&own, TOO_MANY);
@@ -278,14 +278,14 @@ impl Acceptor for Door {
 }
 
 impl Sessions {
-    fn admit(&self, id: u64, stream: &Arc<Stream>) -> Welcome {
+    fn admit(&self, id: u64, stream: &Arc<Stream>) -> Admission {
         let mut open = self.open.lock();
-        let served = open.values().filter(|guest| guest.served).count() < SESSIONS;
+        let served = open.values().filter(|client| client.served).count() < SESSIONS;
         if !served && open.len() >= 2 * SESSIONS {
-            return Welcome::Close;
+            return Admission::Close;
         }
-        open.insert(id, Guest { stream: Arc::clone(stream), served });
-        if served { Welcome::Serve } else { Welcome::TurnAway }
+        open.insert(id, OpenSession { stream: Arc::clone(stream), served });
+        if served { Admission::Serve } else { Admission::Reject }
     }
 
     fn leave(&self, id: u64) {
@@ -295,12 +295,12 @@ impl Sessions {
 }
 
 /// A session leaves however it ends, also by a panic.
-struct Leaves<'a> {
+struct SessionGuard<'a> {
     id: u64,
     sessions: &'a Sessions,
 }
 
-impl Drop for Leaves<'_> {
+impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
         self.sessions.leave(self.id);
     }

@@ -8,27 +8,28 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::line::LineBuffer;
-use super::table::{Commands, Verdict, printable};
-use super::terminal::{Stop, Terminal};
-use super::{CTL_WORD, Desk, balance};
-use crate::config::Words;
+use super::table::{CommandResult, SwitchoverCommands, printable};
+use super::terminal::{StopSignal, Terminal};
+use super::{CTL_WORD, Context};
+use crate::config::Commands;
+use crate::dialects::balance::control;
 use crate::net::Stream;
 
 /// What somebody may say in a session, and what it means.
-pub trait Speech {
+pub trait CommandSet {
     /// What asks for the next line.
     fn prompt(&self) -> String;
     /// Carries out one line.
     ///
     /// # Errors
     /// When whoever asked cannot be written to any more.
-    fn run(&mut self, desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> io::Result<Verdict>;
+    fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult>;
 }
 
-fn speech(words: Words) -> Box<dyn Speech> {
+fn command_set(words: Commands) -> Box<dyn CommandSet> {
     match words {
-        Words::Switchover => Box::new(Commands),
-        Words::Backends { hash_failover } => Box::new(balance::Talk::new(hash_failover)),
+        Commands::Switchover => Box::new(SwitchoverCommands),
+        Commands::Backends { hash_failover } => Box::new(control::Channels::new(hash_failover)),
     }
 }
 
@@ -49,7 +50,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 4 << 20;
 
 /// Why no line came.
-enum NoLine {
+enum ReadLineError {
     /// The peer has ended or failed; nobody is there to be told.
     Gone,
     /// The peer is told why, and closed.
@@ -57,11 +58,12 @@ enum NoLine {
 }
 
 /// Serves one session from start to end. `closing` is disconnected when the program ends.
-pub fn serve(desk: &Desk, stream: &Stream, peer: &str, closing: &Receiver<()>) {
+pub fn serve(context: &Context, stream: &Stream, peer: &str, closing: &Receiver<()>) {
     // An option that cannot be set costs a limit, not the session.
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
-    let speech = speech(desk.fixed.words);
-    let mut session = Session { desk, stream, peer, closing, speech, buffer: LineBuffer::default(), prompting: false };
+    let command_set = command_set(context.fixed.words);
+    let mut session =
+        Session { context, stream, peer, closing, command_set, buffer: LineBuffer::default(), prompting: false };
     if session.run().is_ok() {
         say_farewell(stream);
     }
@@ -76,11 +78,11 @@ pub fn turn_away(stream: &Stream, reason: &str) {
 }
 
 struct Session<'a> {
-    desk: &'a Desk,
+    context: &'a Context,
     stream: &'a Stream,
     peer: &'a str,
     closing: &'a Receiver<()>,
-    speech: Box<dyn Speech>,
+    command_set: Box<dyn CommandSet>,
     buffer: LineBuffer,
     prompting: bool,
 }
@@ -93,12 +95,12 @@ impl Session<'_> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if self.prompting {
-                write!(writer, "{}", self.speech.prompt())?;
+                write!(writer, "{}", self.command_set.prompt())?;
             }
             let line = match self.next_line(deadline) {
                 Ok(line) => line,
-                Err(NoLine::Gone) => return Ok(()),
-                Err(NoLine::Closed(reason)) => {
+                Err(ReadLineError::Gone) => return Ok(()),
+                Err(ReadLineError::Closed(reason)) => {
                     log::info!("control session from {}: closed: {reason}", self.peer);
                     return writeln!(writer, " Closing: {reason}");
                 }
@@ -108,12 +110,12 @@ impl Session<'_> {
                 Some(rest) if rest.starts_with(' ') => (rest, true),
                 Some(_) | None => (line.as_str(), false),
             };
-            let mut terminal = Terminal::new(&mut writer, Stop::Session(self.closing));
-            let verdict = self.speech.run(self.desk, line, &mut terminal)?;
+            let mut terminal = Terminal::new(&mut writer, StopSignal::Session(self.closing));
+            let verdict = self.command_set.run(self.context, line, &mut terminal)?;
             if report {
                 terminal.line(match verdict {
-                    Verdict::Done => " ctl: done",
-                    Verdict::Refused => " ctl: refused",
+                    CommandResult::Done => " ctl: done",
+                    CommandResult::Refused => " ctl: refused",
                 })?;
             }
             self.prompting |= terminal.keep_open;
@@ -123,24 +125,24 @@ impl Session<'_> {
         }
     }
 
-    fn next_line(&mut self, deadline: Instant) -> Result<String, NoLine> {
+    fn next_line(&mut self, deadline: Instant) -> Result<String, ReadLineError> {
         loop {
             if let Some(line) = self.buffer.line() {
                 return self.checked(line);
             }
             if self.buffer.len() > LONGEST {
-                return Err(NoLine::Closed("the line is longer than 4 KiB"));
+                return Err(ReadLineError::Closed("the line is longer than 4 KiB"));
             }
             // Also for a peer that keeps sending: a byte now and then, or telnet's negotiation without end.
             if !self.prompting && Instant::now() >= deadline {
-                return Err(NoLine::Closed("no complete line within 10 s"));
+                return Err(ReadLineError::Closed("no complete line within 10 s"));
             }
             if self.stream.set_read_timeout(self.limit(deadline)).is_err() {
-                return Err(NoLine::Gone);
+                return Err(ReadLineError::Gone);
             }
             let mut received = [0; 1024];
             match (&mut &*self.stream).read(&mut received) {
-                Ok(0) if self.buffer.is_empty() => return Err(NoLine::Gone),
+                Ok(0) if self.buffer.is_empty() => return Err(ReadLineError::Gone),
                 Ok(0) => return self.rest(),
                 Ok(length) => self.buffer.push(&received[..length]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -150,9 +152,9 @@ impl Session<'_> {
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    return Err(NoLine::Closed("nothing typed at the prompt for 10 minutes"));
+                    return Err(ReadLineError::Closed("nothing typed at the prompt for 10 minutes"));
                 }
-                Err(_) => return Err(NoLine::Gone),
+                Err(_) => return Err(ReadLineError::Gone),
             }
         }
     }
@@ -166,17 +168,17 @@ impl Session<'_> {
         Some(if self.buffer.is_empty() { left } else { left.min(PAUSE) })
     }
 
-    fn rest(&mut self) -> Result<String, NoLine> {
+    fn rest(&mut self) -> Result<String, ReadLineError> {
         let line = self.buffer.rest();
         self.checked(line)
     }
 
-    fn checked(&self, line: String) -> Result<String, NoLine> {
+    fn checked(&self, line: String) -> Result<String, ReadLineError> {
         if line.len() > LONGEST {
-            return Err(NoLine::Closed("the line is longer than 4 KiB"));
+            return Err(ReadLineError::Closed("the line is longer than 4 KiB"));
         }
         if line.trim_matches([' ', '\t', '\r', ';']).is_empty() && !self.prompting {
-            return Err(NoLine::Closed("the line is empty"));
+            return Err(ReadLineError::Closed("the line is empty"));
         }
         Ok(line)
     }

@@ -1,63 +1,68 @@
 //! The table of command words: name, arguments, help and function of each. Help, completion and dispatch all read it.
 
-use super::Desk;
-use super::session::Speech;
+use super::Context;
+use super::commands;
+use super::session::CommandSet;
 use super::terminal::Terminal;
-use super::words;
 
 /// One command.
-pub struct Row {
+pub struct CommandRow {
     pub name: &'static str,
     pub arguments: &'static str,
     pub help: &'static str,
-    pub run: fn(&Desk, &[&str], &mut Terminal<'_>) -> std::io::Result<Verdict>,
+    pub run: fn(&Context, &[&str], &mut Terminal<'_>) -> std::io::Result<CommandResult>,
 }
 
 /// Whether a command did what it is for. `cbpx ctl` makes it its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CommandResult {
     Done,
     Refused,
 }
 
 /// All of them, sorted by name.
-pub const ROWS: &[Row] = &[
-    Row { name: "abort", arguments: "", help: "undo the running switch", run: words::abort },
-    Row { name: "hello", arguments: "", help: "say hello, with the version", run: words::hello },
-    Row { name: "help", arguments: "", help: "list the commands", run: words::help },
-    Row {
+pub const ROWS: &[CommandRow] = &[
+    CommandRow { name: "abort", arguments: "", help: "undo the running switch", run: commands::abort },
+    CommandRow { name: "hello", arguments: "", help: "say hello, with the version", run: commands::hello },
+    CommandRow { name: "help", arguments: "", help: "list the commands", run: commands::help },
+    CommandRow {
         name: "prompt",
         arguments: "",
         help: "keep this session open, with a prompt; hang up to leave",
-        run: words::prompt,
+        run: commands::prompt,
     },
-    Row {
+    CommandRow {
         name: "quit",
         arguments: "[force]",
         help: "end if nobody is connected; force: cut clients",
-        run: words::quit,
+        run: commands::quit,
     },
-    Row { name: "set", arguments: "[PARAMETER VALUE]", help: "list the settings, or change one", run: words::set },
-    Row {
+    CommandRow {
+        name: "set",
+        arguments: "[PARAMETER VALUE]",
+        help: "list the settings, or change one",
+        run: commands::set,
+    },
+    CommandRow {
         name: "stats",
         arguments: "[SLEEP [COUNT]]",
         help: "show the counters, every SLEEP seconds",
-        run: words::stats,
+        run: commands::stats,
     },
-    Row { name: "switch", arguments: "", help: "move all clients to the other backend", run: words::switch },
-    Row { name: "threads", arguments: "", help: "list the names of the threads", run: words::threads },
+    CommandRow { name: "switch", arguments: "", help: "move all clients to the other backend", run: commands::switch },
+    CommandRow { name: "threads", arguments: "", help: "list the names of the threads", run: commands::threads },
 ];
 
 /// A session in these words.
-pub struct Commands;
+pub struct SwitchoverCommands;
 
-impl Speech for Commands {
+impl CommandSet for SwitchoverCommands {
     fn prompt(&self) -> String {
         concat!(env!("CARGO_PKG_NAME"), "> ").to_owned()
     }
 
-    fn run(&mut self, desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<Verdict> {
-        run(desk, line, terminal)
+    fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<CommandResult> {
+        run(context, line, terminal)
     }
 }
 
@@ -65,20 +70,20 @@ impl Speech for Commands {
 ///
 /// # Errors
 /// When whoever asked cannot be written to any more.
-pub fn run(desk: &Desk, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<Verdict> {
-    let mut verdict = Verdict::Done;
+pub fn run(context: &Context, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<CommandResult> {
+    let mut verdict = CommandResult::Done;
     for command in line.split(';') {
         let mut words = command.split_whitespace();
         let Some(name) = words.next() else { continue };
         let arguments: Vec<&str> = words.collect();
         let said = match ROWS.iter().find(|row| row.name == name) {
-            Some(row) => (row.run)(desk, &arguments, terminal)?,
+            Some(row) => (row.run)(context, &arguments, terminal)?,
             None => {
                 terminal.line(&format!(" Unknown command: '{}'", printable(name)))?;
-                Verdict::Refused
+                CommandResult::Refused
             }
         };
-        if said == Verdict::Refused {
+        if said == CommandResult::Refused {
             verdict = said;
         }
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// One command's view of whoever asked.
 pub struct Terminal<'a> {
     out: &'a mut dyn Write,
-    stop: Stop<'a>,
+    stop: StopSignal<'a>,
     /// Set by `prompt`.
     pub keep_open: bool,
     /// Set by `quit`, when it is about to happen.
@@ -21,7 +21,7 @@ pub struct Terminal<'a> {
 
 /// What ends a command that would repeat for ever.
 #[derive(Clone, Copy)]
-pub enum Stop<'a> {
+pub enum StopSignal<'a> {
     /// The session: disconnected when the program ends.
     Session(&'a Receiver<()>),
     /// Ctrl-C at the console.
@@ -41,7 +41,7 @@ impl Interrupts {
 }
 
 impl<'a> Terminal<'a> {
-    pub fn new(out: &'a mut dyn Write, stop: Stop<'a>) -> Terminal<'a> {
+    pub fn new(out: &'a mut dyn Write, stop: StopSignal<'a>) -> Terminal<'a> {
         Terminal { out, stop, keep_open: false, ending: false, leaving: false }
     }
 
@@ -57,9 +57,9 @@ impl<'a> Terminal<'a> {
     /// Waits until operators are listened to no more; false when that takes longer.
     pub fn closes_within(&self, limit: Duration) -> bool {
         match self.stop {
-            Stop::Session(closing) => closing.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected),
+            StopSignal::Session(closing) => closing.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected),
             // The console is there until the end.
-            Stop::CtrlC(_) => true,
+            StopSignal::CtrlC(_) => true,
         }
     }
 
@@ -74,8 +74,8 @@ impl<'a> Terminal<'a> {
     ) -> io::Result<()> {
         let own;
         let stopped = match self.stop {
-            Stop::Session(closing) => closing,
-            Stop::CtrlC(interrupts) => {
+            StopSignal::Session(closing) => closing,
+            StopSignal::CtrlC(interrupts) => {
                 let (sender, receiver) = bounded(0);
                 *interrupts.0.lock() = Some(sender);
                 own = receiver;
@@ -97,7 +97,7 @@ impl<'a> Terminal<'a> {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        if let Stop::CtrlC(interrupts) = self.stop {
+        if let StopSignal::CtrlC(interrupts) = self.stop {
             interrupts.0.lock().take();
         }
         result

@@ -1,38 +1,41 @@
-//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Who is being connected to
-//! one that has failed moves on; whether somebody who waits can be served now is left to `settle`.
+//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Who is being connected
+//! to one that has failed moves on; whether somebody who waits can be served now is left to `settle`.
 //!
 //! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
 
 use super::msg::{Action, Answer, BackendId, Change, GroupId, Note, ProbeEnd, TimerId, Unchanged};
-use super::pool::{Awaited, Health, Pick};
+use super::pool::{Awaited, Choice, Health};
 use super::{Mutation, Place, State};
-use crate::config::Memory;
+use crate::config::FailurePolicy;
 
 impl State {
     /// The engine is ready: whoever is to be probed is probed for the first time.
     pub(super) fn started(&mut self, out: &mut Vec<Action>) {
         for id in self.pool.ids() {
-            match self.pool.memory(id) {
-                Memory::UntilProbed { .. } if self.pool.is_enabled(id) => self.probe(id, out),
-                Memory::Nothing | Memory::For(_) | Memory::UntilProbed { .. } | Memory::Disabled => {}
+            match self.pool.failure_policy(id) {
+                FailurePolicy::UntilProbed { .. } if self.pool.is_enabled(id) => self.probe(id, out),
+                FailurePolicy::Ignore
+                | FailurePolicy::AvoidFor(_)
+                | FailurePolicy::UntilProbed { .. }
+                | FailurePolicy::Disable => {}
             }
         }
     }
 
     /// A dial or probe of this backend failed.
     pub(super) fn backend_failed(&mut self, id: BackendId, out: &mut Vec<Action>) {
-        self.pool.refused(id);
-        match self.pool.memory(id) {
-            Memory::Nothing => {}
-            Memory::Disabled => {
+        self.pool.dial_failed(id);
+        match self.pool.failure_policy(id) {
+            FailurePolicy::Ignore => {}
+            FailurePolicy::Disable => {
                 if self.pool.disable(id) {
                     out.push(Action::Note(Note::BackendDisabled(id)));
                 }
             }
-            Memory::For(_) | Memory::UntilProbed { .. } => {
+            FailurePolicy::AvoidFor(_) | FailurePolicy::UntilProbed { .. } => {
                 if self.pool.fail(id) {
                     out.push(Action::Note(Note::BackendFailed(id)));
-                    self.look_again_later(id, out);
+                    self.schedule_recheck(id, out);
                 }
             }
         }
@@ -49,10 +52,10 @@ impl State {
         }
     }
 
-    /// When a backend has failed or is back, by what was decided from `first` on: whoever is still being connected to one
-    /// that has failed, and may have one that has not, is called off and goes there. So nobody waits for a backend that
-    /// never answers longer than the first who found that out. Who has no better choice goes on trying.
-    pub(super) fn move_on(&self, first: usize, out: &mut Vec<Action>) {
+    /// When a backend has failed or is back, by what was decided from `first` on: whoever is still being connected to
+    /// one that has failed, and may have one that has not, is cancelled and goes there. So nobody waits for a backend
+    /// that never answers longer than the first who found that out. Who has no better choice goes on trying.
+    pub(super) fn redial(&self, first: usize, out: &mut Vec<Action>) {
         let tells = |action: &Action| matches!(action, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
         if !out[first..].iter().any(tells)
             || self.switching()
@@ -64,21 +67,21 @@ impl State {
         for (id, client) in &self.clients {
             if let Place::Dialling(backend) = client.place
                 && self.pool.health(backend) == Health::Failed
-                && let Pick::Backend(other) = self.pool.look(self.active, &client.asker())
+                && let Choice::Backend(other) = self.pool.choose(self.active, &client.criteria())
                 && self.pool.health(other) == Health::Up
             {
-                out.push(Action::CallOff(*id));
+                out.push(Action::CancelDial(*id));
             }
         }
     }
 
     /// Unless a probe is under way, which will tell.
-    fn look_again_later(&mut self, id: BackendId, out: &mut Vec<Action>) {
-        let after = match self.pool.memory(id) {
+    fn schedule_recheck(&mut self, id: BackendId, out: &mut Vec<Action>) {
+        let after = match self.pool.failure_policy(id) {
             _ if self.closing() => None,
-            Memory::For(time) => Some(time),
-            Memory::UntilProbed { every } => every,
-            Memory::Nothing | Memory::Disabled => None,
+            FailurePolicy::AvoidFor(time) => Some(time),
+            FailurePolicy::UntilProbed { every } => every,
+            FailurePolicy::Ignore | FailurePolicy::Disable => None,
         };
         if let (Some(after), Awaited::Nothing, false) = (after, self.pool.awaited(id), self.closing()) {
             let timer = self.arm(after, out);
@@ -102,7 +105,7 @@ impl State {
             ProbeEnd::Failed => {
                 self.backend_failed(id, out);
                 if self.pool.health(id) == Health::Failed {
-                    self.look_again_later(id, out);
+                    self.schedule_recheck(id, out);
                 }
             }
         }
@@ -114,11 +117,11 @@ impl State {
         if self.closing() {
             return;
         }
-        match self.pool.memory(id) {
-            Memory::For(_) => self.backend_is_back(id, out),
-            Memory::UntilProbed { .. } if self.broken(Mutation::ForgetTheProbe) => {}
-            Memory::UntilProbed { .. } => self.probe(id, out),
-            Memory::Nothing | Memory::Disabled => {}
+        match self.pool.failure_policy(id) {
+            FailurePolicy::AvoidFor(_) => self.backend_is_back(id, out),
+            FailurePolicy::UntilProbed { .. } if self.broken(Mutation::ForgetTheProbe) => {}
+            FailurePolicy::UntilProbed { .. } => self.probe(id, out),
+            FailurePolicy::Ignore | FailurePolicy::Disable => {}
         }
     }
 
@@ -130,7 +133,7 @@ impl State {
         let unknown = match change {
             Change::Enable(id)
             | Change::Disable(id)
-            | Change::Assign(id, _)
+            | Change::SetEndpoint(id, _)
             | Change::Limit(id, _)
             | Change::Reset(id) => (!self.pool.has(id)).then_some(Unchanged::NoSuchBackend),
             Change::Create(group, _) | Change::Policy(group, ..) => self.lacks(group),
@@ -152,13 +155,13 @@ impl State {
             }
             Change::Create(group, endpoint) => {
                 let id = self.pool.create(group);
-                out.push(Action::Assign(id, endpoint));
+                out.push(Action::SetEndpoint(id, endpoint));
                 answer = Answer::Created(id);
             }
-            Change::Assign(id, _) if self.pool.is_enabled(id) => {
+            Change::SetEndpoint(id, _) if self.pool.is_enabled(id) => {
                 return Answer::Unchanged(Unchanged::NotDisabled);
             }
-            Change::Assign(id, endpoint) => out.push(Action::Assign(id, endpoint)),
+            Change::SetEndpoint(id, endpoint) => out.push(Action::SetEndpoint(id, endpoint)),
             Change::Limit(id, limit) => self.pool.set_limit(id, limit),
             Change::Reset(id) => self.pool.reset(id),
             Change::Policy(group, policy, failover) => self.pool.set_policy(group, policy, failover),

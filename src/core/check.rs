@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::msg::{Action, Answer, BackendId, ClientId, Note, Ticket, UpstreamId};
-use super::pool::{Health, Pick};
-use super::switch::{Gate, Stage};
+use super::msg::{Action, Answer, BackendId, ClientId, Note, RequestId, UpstreamId};
+use super::pool::{Choice, Health};
+use super::switch::{Gate, SwitchStage};
 use super::{Place, State};
 use crate::config::WhenFull;
 
@@ -15,18 +15,18 @@ const RECOUNT_UP_TO: usize = 256;
 /// What `check` compares with: the state before the event.
 pub(super) struct Before {
     active: UpstreamId,
-    granted: usize,
+    assigned: usize,
     shut: bool,
-    ticket: Option<Ticket>,
+    request: Option<RequestId>,
 }
 
 impl State {
     pub(super) fn snapshot(&self) -> Before {
-        let ticket = match self.gate {
+        let request = match self.gate {
             Gate::Open => None,
-            Gate::Shut(running) => Some(running.ticket),
+            Gate::Shut(running) => Some(running.request),
         };
-        Before { active: self.active, granted: self.granted, shut: self.switching(), ticket }
+        Before { active: self.active, assigned: self.assigned, shut: self.switching(), request }
     }
 
     /// Asserts every rule.
@@ -34,7 +34,8 @@ impl State {
     /// # Panics
     /// When a rule is broken: a defect in the core.
     pub(super) fn check(&self, before: &Before, actions: &[Action]) {
-        // A recount after every event would cost a release of thousands its linear time; what it finds, it finds among few.
+        // A recount after every event would cost a release of thousands its linear time; what it finds, it finds among
+        // few.
         if self.clients.len() <= RECOUNT_UP_TO {
             self.check_counts();
         }
@@ -74,8 +75,8 @@ impl State {
         }
         assert_eq!(held, self.held.len(), "the queue holds somebody who is not held");
         assert_eq!(dialling, self.dialling, "dialling clients are miscounted");
-        assert_eq!(held + self.granted, self.clients.len(), "granted clients are miscounted");
-        for (backend, load) in self.pool.loads() {
+        assert_eq!(held + self.assigned, self.clients.len(), "assigned clients are miscounted");
+        for (backend, load) in self.pool.assigned_counts() {
             assert_eq!(load, per_backend.get(&backend).copied().unwrap_or(0), "{backend:?} is miscounted");
         }
     }
@@ -87,9 +88,9 @@ impl State {
             return;
         }
         for id in self.held.iter().take(RECOUNT_UP_TO) {
-            match (self.look(*id), self.rules.when_full) {
-                (None, _) | (Some(Pick::Full), WhenFull::Wait) => {}
-                (Some(Pick::Full), WhenFull::Close) | (Some(Pick::Backend(_) | Pick::Nobody), _) => {
+            match (self.choose(*id), self.rules.when_full) {
+                (None, _) | (Some(Choice::Full), WhenFull::Wait) => {}
+                (Some(Choice::Full), WhenFull::Close) | (Some(Choice::Backend(_) | Choice::Exhausted), _) => {
                     panic!("the gate is open, there is room and {id:?} is held")
                 }
             }
@@ -103,12 +104,12 @@ impl State {
             let Action::Dial(id, backend) = action else { continue };
             assert!(self.pool.is_enabled(*backend), "{backend:?} is disabled and was given {id:?}");
             let limit = self.pool.limit_of(*backend);
-            let within = limit.is_none_or(|limit| self.pool.granted_to(*backend) <= limit);
+            let within = limit.is_none_or(|limit| self.pool.assigned_to(*backend) <= limit);
             assert!(within, "{backend:?} is above its limit");
             let Some(client) = self.clients.get(id) else { continue };
             assert!(!client.tried.contains(backend), "{id:?} was refused by {backend:?} and is sent there again");
             if self.pool.health(*backend) == Health::Failed
-                && let Pick::Backend(other) = self.pool.look(self.active, &client.asker())
+                && let Choice::Backend(other) = self.pool.choose(self.active, &client.criteria())
             {
                 let better = self.pool.health(other) == Health::Up;
                 assert!(!better, "{id:?} was given {backend:?}, which has failed, and there was {other:?}");
@@ -116,8 +117,8 @@ impl State {
         }
     }
 
-    /// The upstream changes only when nobody is granted; while the gate is shut nobody is dialled; while the script runs
-    /// nobody is granted.
+    /// The upstream changes only when nobody is assigned; while the gate is shut nobody is dialled; while the script
+    /// runs nobody is assigned.
     fn check_switchover(&self, before: &Before, actions: &[Action]) {
         let mut shut = before.shut;
         let mut dials = 0_usize;
@@ -130,15 +131,15 @@ impl State {
                     assert!(!shut, "{client:?} is dialled while the gate is shut");
                     assert_eq!(self.pool.upstream_of(*backend), self.active, "{client:?} goes to the wrong upstream");
                 }
-                Action::Dismiss(client) => {
+                Action::CloseGracefully(client) => {
                     let ending = matches!(self.place(*client), Some(Place::Ending(_)));
                     assert!(shut && ending, "{client:?} is dismissed although it is open, or no switchover runs");
                 }
-                Action::Refuse(..)
-                | Action::CallOff(_)
-                | Action::Cut(_)
+                Action::Reject(..)
+                | Action::CancelDial(_)
+                | Action::Reset(_)
                 | Action::Probe(_)
-                | Action::Assign(..)
+                | Action::SetEndpoint(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
@@ -150,7 +151,7 @@ impl State {
         }
         assert_eq!(shut, self.switching(), "the gate moved without a note");
         if let Some(limit) = self.settings.max_open {
-            let within = self.granted <= limit as usize || dials == 0;
+            let within = self.assigned <= limit as usize || dials == 0;
             assert!(within, "clients were dialled beyond the throttle");
         }
         if self.active != before.active {
@@ -158,14 +159,14 @@ impl State {
                 matches!(note, Action::Note(Note::SwitchEnded { outcome: super::msg::Outcome::Moved { .. }, .. }))
             };
             assert!(actions.iter().any(moved), "the upstream changed without a successful switchover");
-            assert_eq!(self.granted, dials, "the upstream changed while clients were granted");
-            assert!(before.granted <= 1, "the upstream changed while several clients were granted");
+            assert_eq!(self.assigned, dials, "the upstream changed while clients were assigned");
+            assert!(before.assigned <= 1, "the upstream changed while several clients were assigned");
         }
         if let Gate::Shut(running) = self.gate {
             match running.stage {
-                Stage::Draining => assert!(self.granted > 0, "drained, and nothing happens"),
-                Stage::Scripting(_) | Stage::Undoing { .. } => {
-                    assert_eq!(self.granted, 0, "the script runs while clients are granted")
+                SwitchStage::Draining => assert!(self.assigned > 0, "drained, and nothing happens"),
+                SwitchStage::Scripting(_) | SwitchStage::RollingBack { .. } => {
+                    assert_eq!(self.assigned, 0, "the script runs while clients are assigned")
                 }
             }
         }
@@ -182,21 +183,21 @@ impl State {
             }
         }
         for waiting in last.iter().flat_map(|last| self.held.range(..last)).take(RECOUNT_UP_TO) {
-            let served = matches!(self.look(*waiting), Some(Pick::Backend(_)));
+            let served = matches!(self.choose(*waiting), Some(Choice::Backend(_)));
             assert!(!served, "{waiting:?} waits although {last:?} came later");
         }
     }
 
     /// A switch is answered exactly when it ends, exactly once.
     fn check_answers(&self, before: &Before, actions: &[Action]) {
-        let answers = |ticket: Ticket| {
+        let answers = |request: RequestId| {
             let is_outcome =
-                |action: &&Action| matches!(action, Action::Answer(t, Answer::Switched(_)) if *t == ticket);
+                |action: &&Action| matches!(action, Action::Answer(t, Answer::Switched(_)) if *t == request);
             actions.iter().filter(is_outcome).count()
         };
-        if let Some(ticket) = before.ticket {
-            let still_running = self.snapshot().ticket == Some(ticket);
-            assert_eq!(answers(ticket), usize::from(!still_running), "a switch is answered once, when it ends");
+        if let Some(request) = before.request {
+            let still_running = self.snapshot().request == Some(request);
+            assert_eq!(answers(request), usize::from(!still_running), "a switch is answered once, when it ends");
         }
     }
 }

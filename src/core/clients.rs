@@ -1,7 +1,7 @@
-//! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and keeps
-//! every count; whether somebody else can be served now is left to `settle`.
+//! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and
+//! keeps every count; whether somebody else can be served now is left to `settle`.
 
-use super::msg::{Action, BackendId, ClientHash, ClientId, DialFailure, Failure, Note, TimerId, Traffic, Why};
+use super::msg::{Action, BackendId, ClientHash, ClientId, CloseReason, DialFailure, Failure, Note, TimerId, Traffic};
 use super::{Client, Life, Mutation, Place, State};
 
 impl State {
@@ -11,10 +11,10 @@ impl State {
         }
         match self.life {
             Life::Running | Life::Stopping(_) => {}
-            Life::Closing(_) | Life::Over => return self.turn_away(client, Why::Shutdown, out),
+            Life::Closing(_) | Life::Over => return self.reject(client, CloseReason::Shutdown, out),
         }
         if self.clients.len() >= self.rules.max_clients {
-            return self.turn_away(client, Why::NoRoom, out);
+            return self.reject(client, CloseReason::NoRoom, out);
         }
         let queue_is_full = self.held.len() >= self.settings.max_queued as usize;
         self.clients.insert(client, Client::new(hash));
@@ -28,7 +28,7 @@ impl State {
     pub(super) fn hung_up(&mut self, client: ClientId, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Held) if self.broken(Mutation::KeepTheHungUp) => {}
-            Some(Place::Held) => self.turn_away(client, Why::HungUp, out),
+            Some(Place::Held) => self.reject(client, CloseReason::HungUp, out),
             Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
         }
     }
@@ -47,20 +47,20 @@ impl State {
 
     /// The client goes back to its old place in the queue. If the gate is shut it waits there for the outcome; if not,
     /// `settle` offers it to the next backend or, when all have refused it, turns it away.
-    pub(super) fn refused(&mut self, client: ClientId, failure: DialFailure, out: &mut Vec<Action>) {
+    pub(super) fn dial_failed(&mut self, client: ClientId, failure: DialFailure, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
                 out.push(Action::Note(Note::DialFailed(client, backend, failure)));
                 match failure {
-                    DialFailure::Local => return self.turn_away(client, Why::NoRoom, out),
-                    DialFailure::CalledOff => {}
+                    DialFailure::Local => return self.reject(client, CloseReason::NoRoom, out),
+                    DialFailure::Cancelled => {}
                     DialFailure::Backend => {
                         self.tried(client, backend);
                         self.backend_failed(backend, out);
                     }
                     DialFailure::NoPort => {
                         self.tried(client, backend);
-                        self.pool.refused(backend);
+                        self.pool.dial_failed(backend);
                     }
                 }
                 if self.broken(Mutation::ForgetTheRefused) && self.switching() {
@@ -70,7 +70,7 @@ impl State {
                 self.move_to(client, Some(Place::Held));
                 out.push(Action::Note(Note::Requeued(client)));
                 if self.closing() {
-                    self.turn_away(client, Why::Shutdown, out);
+                    self.reject(client, CloseReason::Shutdown, out);
                 }
             }
             Some(Place::Held | Place::Open(_) | Place::Ending(_)) | None => {}
@@ -89,7 +89,7 @@ impl State {
             Some(Place::Open(backend)) => {
                 self.move_to(client, Some(Place::Ending(backend)));
                 if self.switching() {
-                    out.push(Action::Dismiss(client));
+                    out.push(Action::CloseGracefully(client));
                 }
             }
             Some(Place::Held | Place::Dialling(_) | Place::Ending(_)) | None => {}
@@ -117,7 +117,7 @@ impl State {
         }
     }
 
-    pub(super) fn closed(&mut self, client: ClientId, why: Why, traffic: Traffic, out: &mut Vec<Action>) {
+    pub(super) fn closed(&mut self, client: ClientId, why: CloseReason, traffic: Traffic, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
                 self.flowed(client, traffic);
@@ -129,16 +129,16 @@ impl State {
     }
 
     /// Every backend has refused this client: it pauses before the next round, or was in its last.
-    pub(super) fn nobody_took(&mut self, id: ClientId, out: &mut Vec<Action>) {
-        let rounds = self.rules.rounds;
+    pub(super) fn round_failed(&mut self, id: ClientId, out: &mut Vec<Action>) {
+        let retry = self.rules.retry;
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.rounds += 1;
-        if client.rounds >= rounds.most {
-            return self.turn_away(id, Why::NoBackend, out);
+        if client.rounds >= retry.most {
+            return self.reject(id, CloseReason::NoBackend, out);
         }
         client.tried.clear();
         out.push(Action::Note(Note::Paused(id)));
-        let timer = self.arm(rounds.pause, out);
+        let timer = self.arm(retry.pause, out);
         self.pauses.insert(timer, id);
         if let Some(client) = self.clients.get_mut(&id) {
             client.pause = Some(timer);
@@ -153,7 +153,7 @@ impl State {
     }
 
     /// The service has moved: what the backends of the old upstream did is forgotten.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn forget_failures(&mut self) {
         for client in self.clients.values_mut() {
             client.tried.clear();
             (client.rounds, client.pause) = (0, None);
@@ -163,9 +163,9 @@ impl State {
     }
 
     /// Closes a client that has no backend.
-    pub(super) fn turn_away(&mut self, client: ClientId, why: Why, out: &mut Vec<Action>) {
+    pub(super) fn reject(&mut self, client: ClientId, why: CloseReason, out: &mut Vec<Action>) {
         self.move_to(client, None);
-        out.push(Action::Refuse(client, why));
+        out.push(Action::Reject(client, why));
         out.push(Action::Note(Note::Ended(client, why)));
     }
 
@@ -186,11 +186,11 @@ impl State {
             }
             Some(Place::Dialling(backend)) => {
                 self.dialling -= 1;
-                self.granted -= 1;
+                self.assigned -= 1;
                 self.pool.release(backend);
             }
             Some(Place::Open(backend) | Place::Ending(backend)) => {
-                self.granted -= 1;
+                self.assigned -= 1;
                 self.pool.release(backend);
             }
         }
@@ -207,12 +207,12 @@ impl State {
             }
             Place::Dialling(backend) => {
                 self.dialling += 1;
-                self.granted += 1;
-                self.pool.grant(backend);
+                self.assigned += 1;
+                self.pool.assign(backend);
             }
             Place::Open(backend) | Place::Ending(backend) => {
-                self.granted += 1;
-                self.pool.grant(backend);
+                self.assigned += 1;
+                self.pool.assign(backend);
             }
         }
         if let Some(client) = self.clients.get_mut(&id) {

@@ -1,10 +1,10 @@
-//! Commands, and the end of the program: told to stop, clients finish within the grace period; told to end, everybody is
-//! cut; then `Exit`, once.
+//! Commands, and the end of the program: told to stop, clients finish within the grace period; told to end, everybody
+//! is cut; then `Exit`, once.
 
 use std::time::Duration;
 
 use super::State;
-use super::msg::{Action, Answer, Command, Failure, Note, RunId, Ticket, TimerId, Why};
+use super::msg::{Action, Answer, CloseReason, Command, Failure, Note, RequestId, RunId, TimerId};
 
 /// From start to end of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,13 +23,13 @@ const CLOSING: Duration = Duration::from_secs(1);
 const SECOND_INTERRUPT: Duration = Duration::from_secs(5);
 
 impl State {
-    pub(super) fn asked(&mut self, ticket: Ticket, command: Command, out: &mut Vec<Action>) {
+    pub(super) fn asked(&mut self, request: RequestId, command: Command, out: &mut Vec<Action>) {
         let answer = match command {
             // Answered when it ends.
-            Command::Switch => return self.start_switch(ticket, out),
+            Command::Switch => return self.start_switch(request, out),
             Command::Abort if self.switching() => {
                 self.fail(Failure::Aborted, out);
-                Answer::Undone
+                Answer::RollingBack
             }
             Command::Abort => Answer::NoSwitchRunning,
             Command::Set(setting) => {
@@ -39,7 +39,7 @@ impl State {
             }
             Command::Change(change) => self.change(change, out),
             Command::Quit if self.switching() || !self.clients.is_empty() => {
-                Answer::InUse { granted: self.granted, held: self.held.len() }
+                Answer::InUse { assigned: self.assigned, held: self.held.len() }
             }
             Command::Quit | Command::QuitForce => {
                 self.close_all(Failure::Quit, out);
@@ -51,21 +51,21 @@ impl State {
                 Answer::Ending
             }
         };
-        out.push(Action::Answer(ticket, answer));
+        out.push(Action::Answer(request, answer));
     }
 
     pub(super) fn interrupt(&mut self, out: &mut Vec<Action>) -> Answer {
-        let (granted, held) = (self.granted, self.held.len());
+        let (assigned, held) = (self.assigned, self.held.len());
         match self.life {
             Life::Running if self.switching() => {
                 self.fail(Failure::CtrlC, out);
-                return Answer::Undone;
+                return Answer::RollingBack;
             }
             Life::Running if self.clients.is_empty() => self.close_all(Failure::CtrlC, out),
             Life::Running if self.interrupted.is_none() => {
                 self.interrupted = Some(self.arm(SECOND_INTERRUPT, out));
-                out.push(Action::Note(Note::InterruptIgnored { granted, held }));
-                return Answer::StillInUse { granted, held };
+                out.push(Action::Note(Note::InterruptIgnored { assigned, held }));
+                return Answer::StillInUse { assigned, held };
             }
             Life::Running | Life::Stopping(_) | Life::Closing(_) | Life::Over => self.stop(out),
         }
@@ -79,7 +79,7 @@ impl State {
                 let timer = self.arm(self.rules.grace, out);
                 self.life = Life::Stopping(timer);
                 out.push(Action::StopListening);
-                out.push(Action::Note(Note::Stopping { granted: self.granted, held: self.held.len() }));
+                out.push(Action::Note(Note::Stopping { assigned: self.assigned, held: self.held.len() }));
             }
             Life::Stopping(_) => self.close_all(Failure::Stopped, out),
             Life::Closing(_) | Life::Over => {}
@@ -98,9 +98,9 @@ impl State {
         self.life = Life::Closing(timer);
         self.fail(failure, out);
         for client in std::mem::take(&mut self.held) {
-            self.turn_away(client, Why::Shutdown, out);
+            self.reject(client, CloseReason::Shutdown, out);
         }
-        out.extend(self.clients.keys().map(|&client| Action::Cut(client)));
+        out.extend(self.clients.keys().map(|&client| Action::Reset(client)));
     }
 
     pub(super) fn fired(&mut self, timer: TimerId, out: &mut Vec<Action>) {

@@ -22,12 +22,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use crate::config::{Rounds, Service, Settings, WhenFull};
-use life::Life;
-use msg::{Action, BackendId, BackendView, ClientHash, ClientId, Event, Note, TimerId, Traffic, UpstreamId, View, Why};
-pub use mutation::Mutation;
-use pool::{Asker, Pick, Pool};
-use switch::Gate;
+use self::life::Life;
+use self::msg::{
+    Action, BackendId, BackendView, ClientHash, ClientId, CloseReason, Event, Note, TimerId, Traffic, UpstreamId, View,
+};
+pub use self::mutation::Mutation;
+use self::pool::{Choice, Criteria, Pool};
+use self::switch::Gate;
+use crate::config::{RetryPolicy, Service, Settings, WhenFull};
 
 /// The whole state of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,9 +47,9 @@ pub struct State {
     returned: BTreeSet<ClientId>,
     /// Who pauses between two rounds, by the timer that ends the pause.
     pauses: BTreeMap<TimerId, ClientId>,
-    /// How many clients are dialling, and how many of all are granted. `dialling <= granted`.
+    /// How many clients are dialling, and how many of all are assigned. `dialling <= assigned`.
     dialling: usize,
-    granted: usize,
+    assigned: usize,
     /// The queue is above its limit and that has been told.
     warned: bool,
     /// After one ignored Ctrl-C: until this fires, the next one stops the program.
@@ -66,7 +68,7 @@ struct Rules {
     max_dials: usize,
     max_clients: usize,
     when_full: WhenFull,
-    rounds: Rounds,
+    retry: RetryPolicy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +85,7 @@ struct Client {
     traffic: Traffic,
 }
 
-/// Where a client is. All but `Held` are granted.
+/// Where a client is. All but `Held` are assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Held,
@@ -104,7 +106,7 @@ impl State {
                 max_dials: service.max_dials.max(1),
                 max_clients,
                 when_full: service.when_full,
-                rounds: service.rounds,
+                retry: service.retry,
             },
             settings: service.settings,
             pool: Pool::new(service),
@@ -116,7 +118,7 @@ impl State {
             returned: BTreeSet::new(),
             pauses: BTreeMap::new(),
             dialling: 0,
-            granted: 0,
+            assigned: 0,
             warned: false,
             interrupted: None,
             next_timer: 0,
@@ -136,7 +138,7 @@ impl State {
             Event::Arrived(client, hash) => self.arrived(client, hash, out),
             Event::HungUp(client) => self.hung_up(client, out),
             Event::Connected(client) => self.connected(client, out),
-            Event::Refused(client, failure) => self.refused(client, failure, out),
+            Event::DialFailed(client, failure) => self.dial_failed(client, failure, out),
             Event::Dismissible(client) => self.dismissible(client, out),
             Event::Resumed(client) => self.resumed(client),
             Event::Flowed(client, traffic) => self.flowed(client, traffic),
@@ -144,9 +146,9 @@ impl State {
             Event::Probed(backend, end) => self.probed(backend, end, out),
             Event::ScriptEnded(run, end) => self.script_ended(run, end, out),
             Event::Fired(timer) => self.fired(timer, out),
-            Event::Asked(ticket, command) => self.asked(ticket, command, out),
+            Event::Asked(request, command) => self.asked(request, command, out),
         }
-        self.move_on(first, out);
+        self.redial(first, out);
         self.settle(out);
         #[cfg(debug_assertions)]
         self.check(&before, &out[first..]);
@@ -157,7 +159,7 @@ impl State {
         View {
             active: self.active,
             held: self.held.len(),
-            granted: self.granted,
+            assigned: self.assigned,
             switching: self.switching(),
             settings: self.settings,
         }
@@ -172,7 +174,7 @@ impl State {
 
     fn settle(&mut self, out: &mut Vec<Action>) {
         self.complete_drain(out);
-        self.pump(out);
+        self.serve_queue(out);
         let over = self.held.len() > self.settings.max_queued as usize && !self.switching();
         if over && !self.warned {
             out.push(Action::Note(Note::QueueOverLimit { held: self.held.len(), limit: self.settings.max_queued }));
@@ -187,9 +189,10 @@ impl State {
     /// Serves the queue while the gate is open and there is room.
     ///
     /// The order that is promised: whoever can be served is served before all that arrived later. Who cannot be (it
-    /// pauses; or each backend that it may have and that has not refused it is full) lets the others pass, and is looked
-    /// at again after every event, before them. One look at each is enough: serving somebody makes no room for others.
-    fn pump(&mut self, out: &mut Vec<Action>) {
+    /// pauses; or each backend that it may have and that has not refused it is full) lets the others pass, and is
+    /// looked at again after every event, before them. One look at each is enough: serving somebody makes no room for
+    /// others.
+    fn serve_queue(&mut self, out: &mut Vec<Action>) {
         let alike = self.pool.treats_all_alike(self.active);
         let (mut after, mut newcomers_wait) = (None, false);
         while (!self.switching() || self.broken(Mutation::DialWhileShut)) && self.has_room() {
@@ -202,47 +205,47 @@ impl State {
             };
             let Some(&client) = next else { return };
             after = Some(client);
-            match self.look(client) {
+            match self.choose(client) {
                 None => {}
-                Some(Pick::Backend(backend)) => {
-                    self.grant(client, backend, out);
+                Some(Choice::Backend(backend)) => {
+                    self.assign(client, backend, out);
                     if self.broken(Mutation::ServeOnlyOne) {
                         return;
                     }
                 }
-                Some(Pick::Full) if self.broken(Mutation::BlockTheQueue) => return,
-                Some(Pick::Full) => match self.rules.when_full {
+                Some(Choice::Full) if self.broken(Mutation::BlockTheQueue) => return,
+                Some(Choice::Full) => match self.rules.when_full {
                     WhenFull::Wait => newcomers_wait |= alike && !self.returned.contains(&client),
-                    WhenFull::Close => self.turn_away(client, Why::Full, out),
+                    WhenFull::Close => self.reject(client, CloseReason::Full, out),
                 },
-                Some(Pick::Nobody) => self.nobody_took(client, out),
+                Some(Choice::Exhausted) => self.round_failed(client, out),
             }
         }
     }
 
     /// Who may serve this held client; nobody is asked while it pauses.
-    fn look(&self, client: ClientId) -> Option<Pick> {
+    fn choose(&self, client: ClientId) -> Option<Choice> {
         let client = self.clients.get(&client).filter(|client| client.pause.is_none())?;
-        Some(self.pool.look(self.active, &client.asker()))
+        Some(self.pool.choose(self.active, &client.criteria()))
     }
 
-    fn grant(&mut self, id: ClientId, backend: BackendId, out: &mut Vec<Action>) {
+    fn assign(&mut self, id: ClientId, backend: BackendId, out: &mut Vec<Action>) {
         if let Some(client) = self.clients.get(&id) {
-            self.pool.take(backend, &client.asker());
+            self.pool.take(backend, &client.criteria());
         }
         self.move_to(id, Some(Place::Dialling(backend)));
-        out.push(Action::Note(Note::Granted(id, backend)));
+        out.push(Action::Note(Note::Assigned(id, backend)));
         out.push(Action::Dial(id, backend));
     }
 
     fn has_room(&self) -> bool {
-        let throttled = self.settings.max_open.is_some_and(|limit| self.granted >= limit as usize);
+        let throttled = self.settings.max_open.is_some_and(|limit| self.assigned >= limit as usize);
         (!throttled || self.broken(Mutation::IgnoreThrottle)) && self.dialling < self.rules.max_dials
     }
 }
 
 impl Client {
-    fn asker(&self) -> Asker<'_> {
-        Asker { hash: self.hash, tried: &self.tried, again: self.rounds > 0 || !self.tried.is_empty() }
+    fn criteria(&self) -> Criteria<'_> {
+        Criteria { hash: self.hash, tried: &self.tried, again: self.rounds > 0 || !self.tried.is_empty() }
     }
 }

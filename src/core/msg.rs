@@ -37,7 +37,7 @@ pub struct EndpointId(pub usize);
 
 /// A question that is owed exactly one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct RequestId(pub u64);
 
 /// A timer. Never used twice, never cancelled: one that no longer matters is ignored when it fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,16 +59,17 @@ pub enum Event {
     /// A dial succeeded: from now on bytes move.
     Connected(ClientId),
     /// A dial ended without a connection; no byte of the client was read.
-    Refused(ClientId, DialFailure),
+    DialFailed(ClientId, DialFailure),
     /// Only the end of an open connection is still to come: the backend has ended, its last byte was delivered and the
-    /// client has sent nothing since; or one side has failed, and the other is given the rest of what that one had sent.
+    /// client has sent nothing since; or one side has failed, and the other is given the rest of what that one had
+    /// sent.
     Dismissible(ClientId),
     /// The client has sent something after its backend's end: its connection is open as it was before `Dismissible`.
     Resumed(ClientId),
     /// What an open client's connection has had until now. Optional: `Closed` tells the same at the end.
     Flowed(ClientId, Traffic),
-    /// A granted client is gone and so is its backend connection, which had this much in all.
-    Closed(ClientId, Why, Traffic),
+    /// An assigned client is gone and so is its backend connection, which had this much in all.
+    Closed(ClientId, CloseReason, Traffic),
     /// A probe has ended.
     Probed(BackendId, ProbeEnd),
     /// The script's process has ended or never began.
@@ -76,7 +77,7 @@ pub enum Event {
     /// A timer armed with [`Action::Arm`] has run out.
     Fired(TimerId),
     /// Somebody asks for something and will be answered.
-    Asked(Ticket, Command),
+    Asked(RequestId, Command),
 }
 
 /// Why a dial ended without a connection.
@@ -89,8 +90,8 @@ pub enum DialFailure {
     /// This machine had no port left for one more connection to the backend. Others may have one for another backend;
     /// and nothing is known against this one, so that nothing is remembered.
     NoPort,
-    /// We called it off (see [`Action::CallOff`]).
-    CalledOff,
+    /// We called it off (see [`Action::CancelDial`]).
+    Cancelled,
 }
 
 /// How a probe ended.
@@ -154,7 +155,7 @@ pub enum Change {
     /// A new one at the end of this group, disabled, without a limit.
     Create(GroupId, EndpointId),
     /// Let it be somewhere else. Only while it is disabled.
-    Assign(BackendId, EndpointId),
+    SetEndpoint(BackendId, EndpointId),
     /// The most clients it may have at once.
     Limit(BackendId, Option<u32>),
     /// Count from zero again.
@@ -182,7 +183,7 @@ pub enum Answer {
     /// To `Switch`, when another one is running.
     SwitchRunning,
     /// To `Abort` and `Interrupt`: the switchover is being undone.
-    Undone,
+    RollingBack,
     /// To `Abort`: there is none.
     NoSwitchRunning,
     /// To `Set` and `Change`.
@@ -192,9 +193,9 @@ pub enum Answer {
     /// To `Change`.
     Unchanged(Unchanged),
     /// To `Quit`: somebody is connected or held, or a switchover is running.
-    InUse { granted: usize, held: usize },
+    InUse { assigned: usize, held: usize },
     /// To `Interrupt`, likewise: stays, but the next one within five seconds will stop it.
-    StillInUse { granted: usize, held: usize },
+    StillInUse { assigned: usize, held: usize },
     /// The program is about to end.
     Ending,
     /// To whatever cannot be done any more because the program is about to end.
@@ -235,18 +236,18 @@ pub enum Action {
     /// Connect this held client to this backend. Ends in `Connected`, `Refused` or `Closed`.
     Dial(ClientId, BackendId),
     /// Stop this dial if it has not succeeded yet; ends in `Refused(CalledOff)`, or in `Connected` if it was too late.
-    CallOff(ClientId),
+    CancelDial(ClientId),
     /// Close this held client (or forget it, if it is known to be gone).
-    Refuse(ClientId, Why),
-    /// End this granted client, which was `Dismissible`. Ends in `Closed`; or, if the client has sent something meanwhile,
-    /// in `Resumed`. Its backend sees a reset: the client has not ended its stream.
-    Dismiss(ClientId),
-    /// End this granted client at once; both sides of a connection see it fail. Ends in `Closed`.
-    Cut(ClientId),
+    Reject(ClientId, CloseReason),
+    /// End this assigned client, which was `Dismissible`. Ends in `Closed`; or, if the client has sent something
+    /// meanwhile, in `Resumed`. Its backend sees a reset: the client has not ended its stream.
+    CloseGracefully(ClientId),
+    /// End this assigned client at once; both sides of a connection see it fail. Ends in `Closed`.
+    Reset(ClientId),
     /// Connect to this backend and close the connection again. Ends in `Probed`.
     Probe(BackendId),
     /// From now on this backend is there.
-    Assign(BackendId, EndpointId),
+    SetEndpoint(BackendId, EndpointId),
     /// Bring `Fired` after this time.
     Arm(TimerId, Duration),
     /// Start the script; it is killed when `deadline` fires. Ends in `ScriptEnded`.
@@ -254,7 +255,7 @@ pub enum Action {
     /// Kill the script and all of its process group. Its end is still awaited.
     KillScript(RunId),
     /// Reply to a ticket.
-    Answer(Ticket, Answer),
+    Answer(RequestId, Answer),
     /// Tell what was decided.
     Note(Note),
     /// Close the listeners.
@@ -273,11 +274,11 @@ pub enum Note {
     /// Every backend has refused a client, which stays in the queue and will be offered to them again.
     Paused(ClientId),
     /// A client left the queue for a backend.
-    Granted(ClientId, BackendId),
+    Assigned(ClientId, BackendId),
     Connected(ClientId),
     DialFailed(ClientId, BackendId, DialFailure),
     /// A client is gone for good.
-    Ended(ClientId, Why),
+    Ended(ClientId, CloseReason),
     /// A backend has failed and is passed over where there is another.
     BackendFailed(BackendId),
     /// A backend that had failed is used like any other again.
@@ -291,13 +292,13 @@ pub enum Note {
         limit: u32,
     },
     SwitchStarted {
-        ticket: Ticket,
+        request: RequestId,
         from: UpstreamId,
         to: UpstreamId,
         timeout: Duration,
         max_queued: u32,
     },
-    /// The last granted client has left.
+    /// The last assigned client has left.
     Drained,
     SwitchEnded {
         from: UpstreamId,
@@ -307,19 +308,19 @@ pub enum Note {
     SettingChanged,
     /// The program was told to stop and waits for this many clients.
     Stopping {
-        granted: usize,
+        assigned: usize,
         held: usize,
     },
     /// Ctrl-C was not enough.
     InterruptIgnored {
-        granted: usize,
+        assigned: usize,
         held: usize,
     },
 }
 
 /// Why a client is gone. `README.md` explains each to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub enum CloseReason {
     // While held.
     /// The client left before it was served.
     HungUp,
@@ -331,7 +332,7 @@ pub enum Why {
     NoRoom,
     /// The program ended.
     Shutdown,
-    // While granted: the wholly normal ends first.
+    // While assigned: the wholly normal ends first.
     /// Both sides ended, the client first.
     ClientEnded,
     /// Both sides ended, the backend first.
@@ -339,7 +340,7 @@ pub enum Why {
     /// The backend had ended, the client had all its bytes and sent nothing since, for five seconds.
     Lingered,
     /// The same, but a switchover did not wait for the five seconds.
-    Dismissed,
+    ClosedForSwitch,
     /// The client reset the connection or could not be reached any more.
     ClientFailed,
     /// The backend reset the connection or could not be reached any more.
@@ -347,7 +348,7 @@ pub enum Why {
     /// No byte has passed either way for the idle timeout.
     Idle,
     /// `quit force`, or the end of the grace period.
-    Cut,
+    Terminated,
     /// A defect in this program ended it.
     Panicked,
 }
@@ -359,7 +360,7 @@ pub struct View {
     /// Clients waiting for a backend.
     pub held: usize,
     /// Clients that have been given a backend, connected yet or not.
-    pub granted: usize,
+    pub assigned: usize,
     pub switching: bool,
     pub settings: Settings,
 }
@@ -377,7 +378,7 @@ pub struct BackendView {
     pub failed: bool,
     pub limit: Option<u32>,
     /// Clients it has now, connected yet or not.
-    pub granted: u32,
+    pub assigned: u32,
     pub totals: Totals,
 }
 

@@ -1,5 +1,5 @@
-//! Rules that can be broken on purpose, so that `tests/model.rs` and `tests/sim.rs` can prove that they would notice. In a
-//! build without the feature `mutation` nothing can be.
+//! Rules that can be broken on purpose, so that `tests/model.rs` and `tests/sim.rs` can prove that they would notice.
+//! In a build without the feature `mutation` nothing can be.
 
 use super::State;
 

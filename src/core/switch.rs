@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::msg::{Action, Answer, Failure, Note, Outcome, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
+use super::msg::{Action, Answer, Failure, Note, Outcome, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
 use super::{Life, Mutation, Place, State};
 
 /// Whether held clients may be dialled.
@@ -17,27 +17,27 @@ pub(super) enum Gate {
 /// A running switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Switchover {
-    pub(super) ticket: Ticket,
+    pub(super) request: RequestId,
     pub(super) to: UpstreamId,
     pub(super) deadline: TimerId,
-    pub(super) stage: Stage,
+    pub(super) stage: SwitchStage,
 }
 
 /// What a switchover is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Stage {
-    /// The last granted client.
+pub(super) enum SwitchStage {
+    /// The last assigned client.
     Draining,
     /// The end of this run of the script.
     Scripting(RunId),
-    /// The end of this run, which was killed: whatever it left behind to undo its work is done then. Not longer than the
-    /// timer, and not for another outcome.
-    Undoing { run: RunId, failure: Failure, limit: TimerId },
+    /// The end of this run, which was killed: whatever it left behind to undo its work is done then. Not longer than
+    /// the timer, and not for another outcome.
+    RollingBack { run: RunId, failure: Failure, limit: TimerId },
 }
 
 /// How long the end of a killed script is awaited. The engine reports it within three seconds; only a process that even
 /// SIGKILL does not end takes longer.
-const UNDOING: Duration = Duration::from_secs(4);
+const ROLLBACK: Duration = Duration::from_secs(4);
 
 impl State {
     pub(super) fn switching(&self) -> bool {
@@ -47,56 +47,56 @@ impl State {
         }
     }
 
-    /// Shuts the gate. Dials under way are called off: no byte of those clients has been sent, so they can wait for the
+    /// Shuts the gate. Dials under way are cancelled: no byte of those clients has been sent, so they can wait for the
     /// outcome instead of keeping it from coming (a dead backend would, for the whole connect timeout).
-    pub(super) fn start_switch(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+    pub(super) fn start_switch(&mut self, request: RequestId, out: &mut Vec<Action>) {
         if self.switching() {
-            return out.push(Action::Answer(ticket, Answer::SwitchRunning));
+            return out.push(Action::Answer(request, Answer::SwitchRunning));
         }
         match self.life {
             Life::Running => {}
             Life::Stopping(_) | Life::Closing(_) | Life::Over => {
-                return out.push(Action::Answer(ticket, Answer::TooLate));
+                return out.push(Action::Answer(request, Answer::TooLate));
             }
         }
         let to = UpstreamId((self.active.0 + 1) % self.pool.upstreams());
         let timeout = self.settings.switch_max_time;
         out.push(Action::Note(Note::SwitchStarted {
-            ticket,
+            request,
             from: self.active,
             to,
             timeout,
             max_queued: self.settings.max_queued,
         }));
         let deadline = self.arm(timeout, out);
-        self.gate = Gate::Shut(Switchover { ticket, to, deadline, stage: Stage::Draining });
+        self.gate = Gate::Shut(Switchover { request, to, deadline, stage: SwitchStage::Draining });
         if timeout == Duration::ZERO {
             return self.fail(Failure::Timeout, out);
         }
         for (&client, state) in &self.clients {
             match state.place {
                 Place::Held | Place::Open(_) => {}
-                Place::Dialling(_) => out.push(Action::CallOff(client)),
-                Place::Ending(_) => out.push(Action::Dismiss(client)),
+                Place::Dialling(_) => out.push(Action::CancelDial(client)),
+                Place::Ending(_) => out.push(Action::CloseGracefully(client)),
             }
         }
     }
 
-    /// Goes on when the last granted client has left. Part of `settle`.
+    /// Goes on when the last assigned client has left. Part of `settle`.
     pub(super) fn complete_drain(&mut self, out: &mut Vec<Action>) {
         let Gate::Shut(mut running) = self.gate else { return };
         let waiting_for =
-            if self.broken(Mutation::ForgetTheDialling) { self.granted - self.dialling } else { self.granted };
+            if self.broken(Mutation::ForgetTheDialling) { self.assigned - self.dialling } else { self.assigned };
         match running.stage {
-            Stage::Draining if waiting_for == 0 => {}
-            Stage::Draining | Stage::Scripting(_) | Stage::Undoing { .. } => return,
+            SwitchStage::Draining if waiting_for == 0 => {}
+            SwitchStage::Draining | SwitchStage::Scripting(_) | SwitchStage::RollingBack { .. } => return,
         }
         out.push(Action::Note(Note::Drained));
         if !self.rules.script {
             return self.finish(Outcome::Moved { script: false }, out);
         }
         let run = self.new_run();
-        running.stage = Stage::Scripting(run);
+        running.stage = SwitchStage::Scripting(run);
         self.gate = Gate::Shut(running);
         out.push(Action::RunScript { run, from: self.active, to: running.to, deadline: running.deadline });
     }
@@ -104,9 +104,11 @@ impl State {
     pub(super) fn script_ended(&mut self, ended: RunId, end: ScriptEnd, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
         match running.stage {
-            Stage::Scripting(run) if run == ended => {}
-            Stage::Undoing { run, failure, .. } if run == ended => return self.finish(Outcome::Failed(failure), out),
-            Stage::Draining | Stage::Scripting(_) | Stage::Undoing { .. } => return,
+            SwitchStage::Scripting(run) if run == ended => {}
+            SwitchStage::RollingBack { run, failure, .. } if run == ended => {
+                return self.finish(Outcome::Failed(failure), out);
+            }
+            SwitchStage::Draining | SwitchStage::Scripting(_) | SwitchStage::RollingBack { .. } => return,
         }
         let outcome = match end {
             ScriptEnd::Exited(0) => Outcome::Moved { script: true },
@@ -120,9 +122,11 @@ impl State {
     pub(super) fn switch_timer(&mut self, timer: TimerId, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
         match running.stage {
-            Stage::Undoing { failure, limit, .. } if limit == timer => self.finish(Outcome::Failed(failure), out),
-            Stage::Undoing { .. } => {}
-            Stage::Draining | Stage::Scripting(_) => {
+            SwitchStage::RollingBack { failure, limit, .. } if limit == timer => {
+                self.finish(Outcome::Failed(failure), out)
+            }
+            SwitchStage::RollingBack { .. } => {}
+            SwitchStage::Draining | SwitchStage::Scripting(_) => {
                 if running.deadline == timer || self.broken(Mutation::TakeAnyTimer) {
                     self.fail(Failure::Timeout, out);
                 }
@@ -136,20 +140,20 @@ impl State {
     pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
         let Gate::Shut(mut running) = self.gate else { return };
         let failure = match running.stage {
-            Stage::Draining => return self.finish(Outcome::Failed(failure), out),
-            Stage::Scripting(run) => {
+            SwitchStage::Draining => return self.finish(Outcome::Failed(failure), out),
+            SwitchStage::Scripting(run) => {
                 if !self.broken(Mutation::SpareTheScript) {
                     out.push(Action::KillScript(run));
                 }
                 if !self.closing() {
-                    let limit = self.arm(UNDOING, out);
-                    running.stage = Stage::Undoing { run, failure, limit };
+                    let limit = self.arm(ROLLBACK, out);
+                    running.stage = SwitchStage::RollingBack { run, failure, limit };
                     self.gate = Gate::Shut(running);
                 }
                 failure
             }
             // The first reason stays.
-            Stage::Undoing { failure, .. } => failure,
+            SwitchStage::RollingBack { failure, .. } => failure,
         };
         if self.closing() {
             self.finish(Outcome::Failed(failure), out);
@@ -167,13 +171,13 @@ impl State {
         };
         if moved {
             self.active = running.to;
-            self.begin_anew();
+            self.forget_failures();
         }
         self.gate = Gate::Open;
         out.push(Action::Note(Note::SwitchEnded { from, to: running.to, outcome }));
-        out.push(Action::Answer(running.ticket, Answer::Switched(outcome)));
+        out.push(Action::Answer(running.request, Answer::Switched(outcome)));
         if self.broken(Mutation::AnswerTwice) {
-            out.push(Action::Answer(running.ticket, Answer::Switched(outcome)));
+            out.push(Action::Answer(running.request, Answer::Switched(outcome)));
         }
     }
 }

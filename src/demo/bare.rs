@@ -1,5 +1,5 @@
-//! The same move without cbpx: two more servers and the same clients, which connect to them directly. What the proxy does
-//! elsewhere, an operator does here by hand: stop one server, run the script, send the clients to the other.
+//! The same move without cbpx: two more servers and the same clients, which connect to them directly. What the proxy
+//! does elsewhere, an operator does here by hand: stop one server, run the script, send the clients to the other.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader};
@@ -9,18 +9,18 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use super::book::{Book, Totals};
+use super::book::{Book, DemoTotals};
 use super::clients::Target;
-use super::play::Event;
+use super::play::DemoEvent;
 use super::pulse::Sight;
-use super::servers::{Bound, Primary, Server};
+use super::servers::{BoundServers, DemoServer, Primary};
 use super::stage::{Directory, PRIMARY};
 use crate::threads;
 
 /// The servers, and where clients find them. The servers end before their directory goes.
 pub struct Bare {
-    pub blue: Server,
-    pub green: Server,
+    pub blue: DemoServer,
+    pub green: DemoServer,
     pub directory: Directory,
     pub target: Target,
     pub book: Book,
@@ -29,7 +29,7 @@ pub struct Bare {
 /// How it went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
-    pub totals: Totals,
+    pub totals: DemoTotals,
     /// The script succeeded, and the other server has answered since.
     pub there: bool,
 }
@@ -41,7 +41,7 @@ impl Bare {
     /// The first thing that is not to be had.
     pub fn set() -> Result<Bare, Box<dyn Error>> {
         let directory = Directory::new()?;
-        let (blue, green) = (Bound::new("blue")?, Bound::new("green")?);
+        let (blue, green) = (BoundServers::new("blue")?, BoundServers::new("green")?);
         directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
         // Nobody but the script changes roles here: a server that was demoted stays so.
         let primary = Arc::new(Primary { file: directory.file(PRIMARY), switching: Box::new(|| true) });
@@ -62,7 +62,7 @@ impl Bare {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn run_script(&self, events: Sender<Event>) -> io::Result<ByHand> {
+    pub fn run_script(&self, events: Sender<DemoEvent>) -> io::Result<ByHand> {
         let mut command = Command::new(self.directory.script());
         for server in [&self.blue, &self.green] {
             command.args([server.address.ip().to_string(), server.address.port().to_string()]);
@@ -104,11 +104,11 @@ impl Drop for ByHand {
     }
 }
 
-fn read(lines: Option<ChildStdout>, events: &Sender<Event>) {
+fn read(lines: Option<ChildStdout>, events: &Sender<DemoEvent>) {
     for line in lines.into_iter().flat_map(|lines| BufReader::new(lines).lines()) {
         // Output that breaks off is judged by the exit status. Events are not read any more once the play is over.
         let Ok(line) = line else { break };
-        events.send(Event::Said(line)).ok();
+        events.send(DemoEvent::Said(line)).ok();
     }
-    events.send(Event::SaidAll).ok();
+    events.send(DemoEvent::SaidAll).ok();
 }

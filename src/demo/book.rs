@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 /// Cheap to clone; all clones are the same book.
 #[derive(Clone, Debug, Default)]
-pub struct Book(Arc<Mutex<Inner>>);
+pub struct Book(Arc<Mutex<BookInner>>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    totals: Totals,
+struct BookInner {
+    totals: DemoTotals,
     first_error: Option<String>,
     /// Nobody listened where a client connected.
     refused: bool,
@@ -27,7 +27,7 @@ const SAMPLES: usize = 200_000;
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct DemoTotals {
     /// Requests answered in full.
     pub requests: u64,
     /// Requests that were not.
@@ -117,7 +117,7 @@ impl Book {
         Waits { longest, median: median(&mut waits) }
     }
 
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> DemoTotals {
         self.0.lock().totals
     }
 

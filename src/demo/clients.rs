@@ -1,5 +1,5 @@
-//! The clients: threads that use a server, or the proxy before it, as an application would and write down what they see. They know nothing of
-//! switches. Each counts one request at a time, so no wait can hide behind another.
+//! The clients: threads that use a server, or the proxy before it, as an application would and write down what they
+//! see. They know nothing of switches. Each counts one request at a time, so no wait can hide behind another.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -70,23 +70,24 @@ impl Target {
 
 /// All clients. Dropping this lets each finish what it is at, and joins it.
 #[derive(Debug)]
-pub struct Clients {
+pub struct DemoClients {
     /// Dropped to tell them.
     closing: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Clients {
+impl DemoClients {
     /// Starts them.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(target: &Target, pace: Pace, book: &Book) -> io::Result<Clients> {
+    pub fn start(target: &Target, pace: Pace, book: &Book) -> io::Result<DemoClients> {
         let (closing, closed) = bounded(0);
-        let mut clients = Clients { closing: Some(closing), threads: Vec::new() };
+        let mut clients = DemoClients { closing: Some(closing), threads: Vec::new() };
         for number in 0..SHORT + LONG {
-            let client = Client { number, target: target.clone(), pace, book: book.clone(), closed: closed.clone() };
-            let visit = if number < SHORT { Client::request } else { Client::transaction };
+            let client =
+                DemoClient { number, target: target.clone(), pace, book: book.clone(), closed: closed.clone() };
+            let visit = if number < SHORT { DemoClient::request } else { DemoClient::transaction };
             let thread = threads::spawn(&format!("demo-{number}"), move || client.run(visit));
             let failed =
                 |e: io::Error| io::Error::new(e.kind(), format!("cannot start client {number} of the demo: {e}"));
@@ -96,7 +97,7 @@ impl Clients {
     }
 }
 
-impl Drop for Clients {
+impl Drop for DemoClients {
     fn drop(&mut self) {
         self.closing = None;
         for thread in self.threads.drain(..) {
@@ -106,7 +107,7 @@ impl Drop for Clients {
     }
 }
 
-struct Client {
+struct DemoClient {
     number: u32,
     target: Target,
     pace: Pace,
@@ -114,8 +115,8 @@ struct Client {
     closed: Receiver<()>,
 }
 
-impl Client {
-    fn run(&self, visit: fn(&Client) -> io::Result<()>) {
+impl DemoClient {
+    fn run(&self, visit: fn(&DemoClient) -> io::Result<()>) {
         for number in 0.. {
             if let Err(e) = visit(self) {
                 self.book.failed(&e.to_string());
@@ -143,7 +144,7 @@ impl Client {
         let mut connection = self.connect()?;
         let first = connection.ask("begin")?;
         self.book.answered(asked);
-        if let Answer::Refused = first {
+        if let ServerAnswer::Refused = first {
             return connection.end();
         }
         std::thread::sleep(TRANSACTION);
@@ -152,14 +153,16 @@ impl Client {
         connection.end()?;
         self.book.answered(asked);
         match (first, second) {
-            (Answer::From(one), Answer::From(other)) if one != other => {
+            (ServerAnswer::From(one), ServerAnswer::From(other)) if one != other => {
                 Err(io::Error::other(format!("a transaction began on {one} and ended on {other}")))
             }
-            (Answer::From(_), Answer::From(_) | Answer::Refused) | (Answer::Refused, _) => Ok(()),
+            (ServerAnswer::From(_), ServerAnswer::From(_) | ServerAnswer::Refused) | (ServerAnswer::Refused, _) => {
+                Ok(())
+            }
         }
     }
 
-    fn connect(&self) -> io::Result<Connection> {
+    fn connect(&self) -> io::Result<DemoConnection> {
         let stream = TcpStream::connect(self.target.get()).inspect_err(|e| {
             if e.kind() == ErrorKind::ConnectionRefused {
                 self.book.nobody_listens();
@@ -168,27 +171,27 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Connection(BufReader::with_capacity(64, stream)))
+        Ok(DemoConnection(BufReader::with_capacity(64, stream)))
     }
 }
 
 /// What a server said.
-enum Answer {
+enum ServerAnswer {
     From(String),
     /// It is not the primary, and has counted this.
     Refused,
 }
 
-struct Connection(BufReader<TcpStream>);
+struct DemoConnection(BufReader<TcpStream>);
 
-impl Connection {
-    fn ask(&mut self, word: &str) -> io::Result<Answer> {
+impl DemoConnection {
+    fn ask(&mut self, word: &str) -> io::Result<ServerAnswer> {
         self.0.get_mut().write_all(format!("{word}\n").as_bytes())?;
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         match line.strip_suffix('\n') {
-            Some(said) if said.starts_with("refused") => Ok(Answer::Refused),
-            Some(name) => Ok(Answer::From(name.to_owned())),
+            Some(said) if said.starts_with("refused") => Ok(ServerAnswer::Refused),
+            Some(name) => Ok(ServerAnswer::From(name.to_owned())),
             None => Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection ended before the answer")),
         }
     }

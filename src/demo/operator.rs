@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::play::Event;
+use super::play::DemoEvent;
 use crate::threads;
 
 /// One command on its way. Dropping it hangs up, which changes nothing about the command.
@@ -21,11 +21,11 @@ pub struct Operator {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Operator {
-    /// Types `switch`. Each line of the answer becomes an [`Event::Said`], the end of it an [`Event::SaidAll`].
+    /// Types `switch`. Each line of the answer becomes an [`DemoEvent::Said`], the end of it an [`DemoEvent::SaidAll`].
     ///
     /// # Errors
     /// When the control port cannot be reached.
-    pub fn types_switch(control: SocketAddr, events: Sender<Event>) -> io::Result<Operator> {
+    pub fn types_switch(control: SocketAddr, events: Sender<DemoEvent>) -> io::Result<Operator> {
         let mut stream = TcpStream::connect(control)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"switch\n")?;
@@ -45,18 +45,18 @@ impl Drop for Operator {
     }
 }
 
-fn read(answer: BufReader<TcpStream>, events: &Sender<Event>) {
+fn read(answer: BufReader<TcpStream>, events: &Sender<DemoEvent>) {
     for line in answer.lines() {
         // An answer that breaks off is judged by what it lacks. Events are not read any more once the play is over.
         let Ok(line) = line else { break };
-        events.send(Event::Said(line)).ok();
+        events.send(DemoEvent::Said(line)).ok();
     }
-    events.send(Event::SaidAll).ok();
+    events.send(DemoEvent::SaidAll).ok();
 }
 
 /// What the proxy answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
+pub struct SwitchReport {
     /// The last word: `Switch OK!: ...` or `Switch failed: ...`.
     pub outcome: Option<String>,
     /// Until the last client had left the old server, and from then to the script's end.
@@ -64,7 +64,7 @@ pub struct Report {
     pub script: Duration,
 }
 
-impl Report {
+impl SwitchReport {
     /// Takes over what a line says; most say nothing that is needed here.
     pub fn read(&mut self, line: &str) {
         let line = line.trim();
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn outcome_and_timings_are_found_among_the_rows() {
-        let mut report = Report::default();
+        let mut report = SwitchReport::default();
         for line in [
             " Starting switch: 127.0.0.1:1 -> 127.0.0.1:2, timeout: 5.00 s, 1000 connections buffer",
             " script: Took nothing",

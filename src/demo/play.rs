@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::bare::{Bare, Moved};
-use super::book::Totals;
-use super::clients::{Clients, LONG, Pace, SHORT, TRANSACTION};
-use super::operator::{Operator, Report};
+use super::book::DemoTotals;
+use super::clients::{DemoClients, LONG, Pace, SHORT, TRANSACTION};
+use super::operator::{Operator, SwitchReport};
 use super::pulse::{Pulse, Sight};
 use super::screen::{Ink, Screen, fold};
-use super::stage::Stage;
-use super::verdict::{Scene, Verdict, milliseconds};
+use super::stage::DemoStage;
+use super::verdict::{DemoVerdict, Observations, milliseconds};
 
 /// What the play hears of.
 #[derive(Debug)]
-pub enum Event {
+pub enum DemoEvent {
     /// The operator was told this line.
     Said(String),
     /// The operator's answer is complete.
@@ -28,7 +28,7 @@ pub enum Event {
 
 /// Why a play ends before its end.
 #[derive(Debug)]
-enum Cut {
+enum Interruption {
     Interrupted,
     /// Somebody at the control port told the proxy to quit.
     ProxyGone,
@@ -36,9 +36,9 @@ enum Cut {
     Failed(io::Error),
 }
 
-impl From<io::Error> for Cut {
-    fn from(e: io::Error) -> Cut {
-        Cut::Failed(e)
+impl From<io::Error> for Interruption {
+    fn from(e: io::Error) -> Interruption {
+        Interruption::Failed(e)
     }
 }
 
@@ -47,9 +47,9 @@ const BEFORE_SWITCH: Duration = Duration::from_millis(250);
 
 /// One performance.
 pub struct Play<'a> {
-    stage: &'a Stage,
-    events: Sender<Event>,
-    inbox: Receiver<Event>,
+    stage: &'a DemoStage,
+    events: Sender<DemoEvent>,
+    inbox: Receiver<DemoEvent>,
     screen: Screen,
     pulse: Pulse,
     /// While the play goes on without a proxy.
@@ -92,7 +92,7 @@ const WITHOUT_STORY: &str = "Two more servers, blue and green, and 55 clients th
     Blue is stopped, the same script promotes green, the clients are sent there.";
 
 impl<'a> Play<'a> {
-    pub fn new(stage: &'a Stage, events: Sender<Event>, inbox: Receiver<Event>) -> Play<'a> {
+    pub fn new(stage: &'a DemoStage, events: Sender<DemoEvent>, inbox: Receiver<DemoEvent>) -> Play<'a> {
         Play { stage, events, inbox, screen: Screen::new(), pulse: Pulse::new(), bare: None }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Play<'a> {
             Ok(acts) => acts,
             Err(cut) => return self.explain(cut),
         };
-        let verdict = Verdict::new(&self.stage.book, scenes, without);
+        let verdict = DemoVerdict::new(&self.stage.book, scenes, without);
         verdict.tell(&mut self.screen)?;
         let good = verdict.is_good();
         // Whatever the verdict: who asked for it may want to look around.
@@ -151,9 +151,9 @@ impl<'a> Play<'a> {
         screen.headings()
     }
 
-    fn acts(&mut self) -> Result<(Vec<Scene>, Moved), Cut> {
+    fn acts(&mut self) -> Result<(Vec<Observations>, Moved), Interruption> {
         // Gone before the verdict, so that it knows how every request has ended.
-        let clients = Clients::start(&self.stage.target, Pace::Brisk, &self.stage.book)?;
+        let clients = DemoClients::start(&self.stage.target, Pace::Brisk, &self.stage.book)?;
         self.pulse = Pulse::new();
         self.rows(2)?;
         let first = self.act(&WORKS)?;
@@ -165,14 +165,14 @@ impl<'a> Play<'a> {
     }
 
     /// The last act. Nobody uses the proxy meanwhile.
-    fn without(&mut self) -> Result<Moved, Cut> {
+    fn without(&mut self) -> Result<Moved, Interruption> {
         let heading = self.screen.ink(Ink::Bold, WITHOUT);
         self.screen.say(&format!("\n{heading}\n{WITHOUT_STORY}\n"))?;
         self.screen.headings()?;
         let failed = |e| io::Error::other(format!("cannot set the stage without cbpx: {e}"));
         let bare = self.bare.insert(Bare::set().map_err(failed)?);
         let (target, book) = (bare.target.clone(), bare.book.clone());
-        let clients = Clients::start(&target, Pace::Brisk, &book)?;
+        let clients = DemoClients::start(&target, Pace::Brisk, &book)?;
         self.pulse = Pulse::new();
         self.rows(1)?;
         self.watch(BEFORE_SWITCH)?;
@@ -190,7 +190,7 @@ impl<'a> Play<'a> {
     }
 
     /// What an operator does who has no proxy. Returns whether the script succeeded.
-    fn move_by_hand(&mut self) -> Result<bool, Cut> {
+    fn move_by_hand(&mut self) -> Result<bool, Interruption> {
         let Some(bare) = &self.bare else { return Ok(false) };
         let (blue, green) = (bare.blue.address, bare.green.address);
         self.screen.say(&self.screen.ink(Ink::Bold, "  $ systemctl stop blue"))?;
@@ -212,7 +212,7 @@ impl<'a> Play<'a> {
         Ok(succeeded)
     }
 
-    fn act(&mut self, act: &Act) -> Result<Scene, Cut> {
+    fn act(&mut self, act: &Act) -> Result<Observations, Interruption> {
         let stage = self.stage;
         let heading = self.screen.ink(Ink::Bold, act.heading);
         self.screen.say(&format!("\n{heading}\n{}\n", act.story))?;
@@ -228,8 +228,8 @@ impl<'a> Play<'a> {
         // Whoever was held is served within the next rows.
         self.rows(3)?;
         let as_expected = report.outcome.as_deref().is_some_and(|outcome| outcome.starts_with(act.expected))
-            && stage.name_of(&stage.proxy.desk().board.read().active) == act.then;
-        let scene = Scene { name: act.name, report, as_expected, waits: stage.book.switch_waits() };
+            && stage.name_of(&stage.proxy.context().stats.read().active) == act.then;
+        let scene = Observations { name: act.name, report, as_expected, waits: stage.book.switch_waits() };
         let words = if as_expected {
             format!(
                 "{} serves. The longest wait of any client was {}: {}.",
@@ -249,26 +249,26 @@ impl<'a> Play<'a> {
     }
 
     /// Rows until the operator has the whole answer.
-    fn listen(&mut self) -> Result<Report, Cut> {
-        let mut report = Report::default();
+    fn listen(&mut self) -> Result<SwitchReport, Interruption> {
+        let mut report = SwitchReport::default();
         self.hear(|line| report.read(line))?;
         self.stage.book.switch_ended();
         Ok(report)
     }
 
     /// Rows and lines until all is said.
-    fn hear(&mut self, mut line_by_line: impl FnMut(&str)) -> Result<(), Cut> {
+    fn hear(&mut self, mut line_by_line: impl FnMut(&str)) -> Result<(), Interruption> {
         loop {
             match self.next(None)? {
-                Some(Event::Said(line)) => {
+                Some(DemoEvent::Said(line)) => {
                     line_by_line(&line);
                     if !line.trim().is_empty() {
                         self.screen
                             .say(&self.screen.ink(Ink::Dim, &fold(&format!("  | {}", line.trim()), "  |   ")))?;
                     }
                 }
-                Some(Event::SaidAll) => return Ok(()),
-                Some(Event::Interrupted) => return Err(Cut::Interrupted),
+                Some(DemoEvent::SaidAll) => return Ok(()),
+                Some(DemoEvent::Interrupted) => return Err(Interruption::Interrupted),
                 None => {}
             }
         }
@@ -276,7 +276,7 @@ impl<'a> Play<'a> {
 
     /// Everything goes on until Ctrl-C or `quit force`. Returns whether it went on well.
     fn stay(&mut self) -> io::Result<bool> {
-        let clients = Clients::start(&self.stage.target, Pace::Gentle, &self.stage.book)?;
+        let clients = DemoClients::start(&self.stage.target, Pace::Gentle, &self.stage.book)?;
         let before = self.stage.book.totals();
         self.screen.lower_ceiling();
         let (ip, port) = (self.stage.control.ip(), self.stage.control.port());
@@ -293,11 +293,11 @@ impl<'a> Play<'a> {
         drop(clients);
         self.screen.interrupted()?;
         match cut {
-            Cut::Failed(e) => Err(e),
+            Interruption::Failed(e) => Err(e),
             // The errors of clients that were cut off are what was asked for.
-            Cut::ProxyGone => self.screen.say("\ncbpx was told to quit: the demo ends.").map(|()| true),
-            Cut::Interrupted => {
-                let Totals { requests, errors, wrong } = self.stage.book.totals();
+            Interruption::ProxyGone => self.screen.say("\ncbpx was told to quit: the demo ends.").map(|()| true),
+            Interruption::Interrupted => {
+                let DemoTotals { requests, errors, wrong } = self.stage.book.totals();
                 let (errors, wrong) = (errors - before.errors, wrong - before.wrong);
                 self.screen.say(&format!(
                     "\nEnded. Since the verdict: {} requests, {errors} errors, {wrong} at the wrong server.",
@@ -309,19 +309,19 @@ impl<'a> Play<'a> {
     }
 
     /// The play is over before its end, and nothing has been shown.
-    fn explain(&mut self, cut: Cut) -> io::Result<bool> {
+    fn explain(&mut self, cut: Interruption) -> io::Result<bool> {
         self.screen.interrupted()?;
         let words = match cut {
-            Cut::Failed(e) => return Err(e),
-            Cut::Interrupted => "\nInterrupted: no verdict.",
-            Cut::ProxyGone => "\ncbpx was told to quit in the middle of the play: no verdict.",
+            Interruption::Failed(e) => return Err(e),
+            Interruption::Interrupted => "\nInterrupted: no verdict.",
+            Interruption::ProxyGone => "\ncbpx was told to quit in the middle of the play: no verdict.",
         };
         self.screen.say(words)?;
         Ok(false)
     }
 
     /// Until this many rows more are complete.
-    fn rows(&mut self, count: u32) -> Result<(), Cut> {
+    fn rows(&mut self, count: u32) -> Result<(), Interruption> {
         let last = self.pulse.rows + count;
         while self.pulse.rows < last {
             self.pass(None)?;
@@ -330,7 +330,7 @@ impl<'a> Play<'a> {
     }
 
     /// For this long.
-    fn watch(&mut self, time: Duration) -> Result<(), Cut> {
+    fn watch(&mut self, time: Duration) -> Result<(), Interruption> {
         let end = Instant::now() + time;
         while Instant::now() < end {
             self.pass(Some(end))?;
@@ -338,11 +338,11 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    fn pass(&mut self, until: Option<Instant>) -> Result<(), Cut> {
+    fn pass(&mut self, until: Option<Instant>) -> Result<(), Interruption> {
         match self.next(until)? {
-            Some(Event::Interrupted) => Err(Cut::Interrupted),
+            Some(DemoEvent::Interrupted) => Err(Interruption::Interrupted),
             // The operator has nothing to say outside `listen`.
-            Some(Event::Said(_) | Event::SaidAll) | None => Ok(()),
+            Some(DemoEvent::Said(_) | DemoEvent::SaidAll) | None => Ok(()),
         }
     }
 
@@ -352,7 +352,7 @@ impl<'a> Play<'a> {
     }
 
     /// The one place that waits: for an event, the next sample or `until`, whichever comes first.
-    fn next(&mut self, until: Option<Instant>) -> Result<Option<Event>, Cut> {
+    fn next(&mut self, until: Option<Instant>) -> Result<Option<DemoEvent>, Interruption> {
         let deadline = until.map_or(self.pulse.next, |until| until.min(self.pulse.next));
         match self.inbox.recv_deadline(deadline) {
             Ok(event) => return Ok(Some(event)),
@@ -361,7 +361,7 @@ impl<'a> Play<'a> {
         }
         if Instant::now() >= self.pulse.next {
             if self.stage.book.has_refusals() {
-                return Err(Cut::ProxyGone);
+                return Err(Interruption::ProxyGone);
             }
             self.pulse.sample(self.sight(), &mut self.screen)?;
         }

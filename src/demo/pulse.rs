@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::book::Totals;
-use super::screen::{Row, Sample, Screen};
+use super::book::DemoTotals;
+use super::screen::{Sample, Screen, ScreenRow};
 
 /// What can be seen at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -13,13 +13,13 @@ pub struct Sight {
     pub active: &'static str,
     /// Clients that are connected and held; without a proxy nobody knows.
     pub queue: Option<Queue>,
-    pub totals: Totals,
+    pub totals: DemoTotals,
 }
 
 /// Of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
-    pub granted: usize,
+    pub assigned: usize,
     pub held: usize,
 }
 
@@ -32,7 +32,7 @@ pub struct Pulse {
     pub next: Instant,
     /// Rows that are complete.
     pub rows: u32,
-    row: Row,
+    row: ScreenRow,
     /// Requests when the last sample and the last row were complete.
     sampled: u64,
     rowed: u64,
@@ -49,7 +49,7 @@ impl Pulse {
     /// Time begins.
     pub fn new() -> Pulse {
         let began = Instant::now();
-        Pulse { began, next: began + SAMPLE, rows: 0, row: Row::default(), sampled: 0, rowed: 0, errors: 0 }
+        Pulse { began, next: began + SAMPLE, rows: 0, row: ScreenRow::default(), sampled: 0, rowed: 0, errors: 0 }
     }
 
     /// Takes the samples that are due. One that is late is several, each with its share, so that time keeps its scale

@@ -46,7 +46,7 @@ pub struct Sample {
 
 /// Half a second, or the part of it that is over.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row {
+pub struct ScreenRow {
     /// Since the clients began.
     pub time: Duration,
     pub active: &'static str,
@@ -144,7 +144,7 @@ impl Screen {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn row(&mut self, row: &Row) -> io::Result<()> {
+    pub fn row(&mut self, row: &ScreenRow) -> io::Result<()> {
         if self.rows == HEADINGS_EVERY {
             self.headings()?;
         }
@@ -157,7 +157,7 @@ impl Screen {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn growing_row(&mut self, row: &Row) -> io::Result<()> {
+    pub fn growing_row(&mut self, row: &ScreenRow) -> io::Result<()> {
         if !self.has_bars() {
             return Ok(());
         }
@@ -179,9 +179,9 @@ impl Screen {
         written.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}")))
     }
 
-    fn line(&mut self, row: &Row) -> String {
+    fn line(&mut self, row: &ScreenRow) -> String {
         let queue = match row.queue {
-            Some(Queue { granted, held }) => format!("{granted:>6} {held:>8}"),
+            Some(Queue { assigned, held }) => format!("{assigned:>6} {held:>8}"),
             None => format!("{:>6} {:>8}", "-", "-"),
         };
         let numbers = format!("{queue} {:>6}", row.per_second);
@@ -208,8 +208,8 @@ impl Screen {
     }
 }
 
-/// The text in lines of at most [`WIDTH`], broken at spaces, all but the first with `indent` before them. A longer word has
-/// a line of its own.
+/// The text in lines of at most [`WIDTH`], broken at spaces, all but the first with `indent` before them. A longer word
+/// has a line of its own.
 pub fn fold(text: &str, indent: &str) -> String {
     let (mut lines, mut column) = (String::new(), 0);
     for word in text.split_inclusive(' ') {
@@ -241,11 +241,11 @@ mod tests {
         Screen { out: io::stdout(), colour: false, bars, growing: false, highest: 1, rows: 0 }
     }
 
-    fn row() -> Row {
+    fn row() -> ScreenRow {
         let samples = [(80, 0, false), (40, 0, true), (0, 55, false), (0, 55, true), (0, 0, false)];
         let samples = samples.map(|(answered, held, failed)| Sample { answered, held, failed }).to_vec();
-        let (time, queue) = (Duration::from_millis(1500), Some(Queue { granted: 12, held: 55 }));
-        Row { time, active: "blue", queue, per_second: 5120, errors: 0, samples }
+        let (time, queue) = (Duration::from_millis(1500), Some(Queue { assigned: 12, held: 55 }));
+        ScreenRow { time, active: "blue", queue, per_second: 5120, errors: 0, samples }
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
     #[test]
     fn the_widest_row_is_no_wider_than_a_terminal() {
         let samples = vec![Sample { answered: 1, held: 0, failed: false }; 20];
-        let queue = Some(Queue { granted: 65_536, held: 10_000 });
+        let queue = Some(Queue { assigned: 65_536, held: 10_000 });
         let (time, active) = (Duration::from_secs(9999), "green");
-        let row = Row { time, active, queue, per_second: 999_999, errors: 999_999, samples };
+        let row = ScreenRow { time, active, queue, per_second: 999_999, errors: 999_999, samples };
         let width = screen(Some(BLOCKS)).line(&row).chars().count();
         assert!(width <= usize::from(COLUMNS) && usize::from(COLUMNS) <= WIDTH, "{width}");
     }

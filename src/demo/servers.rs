@@ -39,7 +39,7 @@ impl Primary {
 
 /// A server that has its port but does not accept anybody yet.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundServers {
     name: &'static str,
     listener: TcpListener,
     pub address: SocketAddr,
@@ -47,7 +47,7 @@ pub struct Bound {
 
 /// A server. Dropping it stops it and joins its threads; whoever is still connected is given [`PATIENCE`].
 #[derive(Debug)]
-pub struct Server {
+pub struct DemoServer {
     pub name: &'static str,
     pub address: SocketAddr,
     listener: Arc<TcpListener>,
@@ -58,43 +58,45 @@ pub struct Server {
 /// The client a thread serves at the moment.
 type Seat = Arc<Mutex<Option<Arc<TcpStream>>>>;
 
-/// One thread accepts and serves one client at a time: more than there are clients, so that a visitor who connects and
-/// says nothing keeps nobody waiting.
+/// One thread accepts and serves one client at a time: more than there are clients, so that a accepted client who
+/// connects and says nothing keeps nobody waiting.
 const THREADS: usize = 64;
-/// A client is given this long for its next line; also what a silent visitor can delay the end by.
+/// A client is given this long for its next line; also what a silent accepted client can delay the end by.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A longer line is no request.
 const LONGEST: u64 = 1024;
 
-impl Bound {
+impl BoundServers {
     /// Binds a free port on loopback.
     ///
     /// # Errors
     /// When there is none.
-    pub fn new(name: &'static str) -> io::Result<Bound> {
+    pub fn new(name: &'static str) -> io::Result<BoundServers> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        Ok(Bound { name, listener, address })
+        Ok(BoundServers { name, listener, address })
     }
 
     /// Starts to accept.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn open(self, primary: &Arc<Primary>, book: &Book) -> io::Result<Server> {
-        let Bound { name, listener, address } = self;
-        let mut server = Server { name, address, listener: Arc::new(listener), seats: Vec::new(), threads: Vec::new() };
+    pub fn open(self, primary: &Arc<Primary>, book: &Book) -> io::Result<DemoServer> {
+        let BoundServers { name, listener, address } = self;
+        let mut server =
+            DemoServer { name, address, listener: Arc::new(listener), seats: Vec::new(), threads: Vec::new() };
         for _ in 0..THREADS {
             let (listener, seat) = (Arc::clone(&server.listener), Seat::default());
             server.seats.push(Arc::clone(&seat));
-            let desk = Desk { name, port: address.port(), primary: Arc::clone(primary), book: book.clone(), seat };
-            server.threads.push(threads::spawn(name, move || desk.run(&listener))?);
+            let context =
+                PrimaryContext { name, port: address.port(), primary: Arc::clone(primary), book: book.clone(), seat };
+            server.threads.push(threads::spawn(name, move || context.run(&listener))?);
         }
         Ok(server)
     }
 }
 
-impl Server {
+impl DemoServer {
     /// Stops it as a service manager stops a database: nobody is accepted any more, whoever is connected is cut off.
     pub fn stop(&self) {
         self.close();
@@ -112,7 +114,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for DemoServer {
     fn drop(&mut self) {
         self.close();
         for thread in self.threads.drain(..) {
@@ -123,7 +125,7 @@ impl Drop for Server {
 }
 
 /// What one thread of a server needs.
-struct Desk {
+struct PrimaryContext {
     name: &'static str,
     port: u16,
     primary: Arc<Primary>,
@@ -131,7 +133,7 @@ struct Desk {
     seat: Seat,
 }
 
-impl Desk {
+impl PrimaryContext {
     fn run(&self, listener: &TcpListener) {
         loop {
             match listener.accept() {

@@ -14,18 +14,19 @@ use super::book::Book;
 use super::clients::Target;
 use super::pulse::{Queue, Sight};
 use super::screen::WIDTH;
-use super::servers::{Bound, Primary, Server};
+use super::servers::{BoundServers, DemoServer, Primary};
 use crate::config::{
-    Config, Control, Log, LogStyle, LogTarget, Network, Process, Rounds, Service, Settings, Upstream, WhenFull, Words,
+    Commands, Config, Control, Log, LogStyle, LogTarget, Network, Process, RetryPolicy, Service, Settings, Upstream,
+    WhenFull,
 };
 use crate::endpoint::{Address, Endpoint};
-use crate::serve::Proxy;
+use crate::process::Proxy;
 
 /// Everything but clients and operator.
-pub struct Stage {
+pub struct DemoStage {
     pub proxy: Proxy,
-    pub blue: Server,
-    pub green: Server,
+    pub blue: DemoServer,
+    pub green: DemoServer,
     pub directory: Directory,
     pub book: Book,
     /// Where clients connect.
@@ -35,17 +36,17 @@ pub struct Stage {
     pub control: SocketAddr,
 }
 
-impl Stage {
+impl DemoStage {
     /// Starts it all; nobody is connected yet.
     ///
     /// # Errors
     /// The first thing that is not to be had.
-    pub fn set() -> Result<Stage, Box<dyn Error>> {
+    pub fn set() -> Result<DemoStage, Box<dyn Error>> {
         let directory = Directory::new()?;
-        let (blue, green) = (Bound::new("blue")?, Bound::new("green")?);
+        let (blue, green) = (BoundServers::new("blue")?, BoundServers::new("green")?);
         directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
         let proxy = Proxy::start(&configuration(blue.address, green.address, directory.script()))?;
-        let board = proxy.desk().board.clone();
+        let board = proxy.context().stats.clone();
         let primary = Arc::new(Primary {
             file: directory.file(PRIMARY),
             switching: Box::new(move || board.read().view.switching),
@@ -54,13 +55,13 @@ impl Stage {
         let (blue, green) = (blue.open(&primary, &book)?, green.open(&primary, &book)?);
         let listening = tcp(proxy.listening())?;
         let control = tcp(proxy.controlled_at())?;
-        Ok(Stage { proxy, blue, green, directory, book, listening, target: Target::new(listening), control })
+        Ok(DemoStage { proxy, blue, green, directory, book, listening, target: Target::new(listening), control })
     }
 
     /// What the proxy's and the clients' counters show.
     pub fn sight(&self) -> Sight {
-        let now = self.proxy.desk().board.read();
-        let queue = Queue { granted: now.view.granted, held: now.view.held };
+        let now = self.proxy.context().stats.read();
+        let queue = Queue { assigned: now.view.assigned, held: now.view.held };
         Sight { active: self.name_of(&now.active), queue: Some(queue), totals: self.book.totals() }
     }
 
@@ -157,11 +158,11 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
             script: Some(script),
             max_dials: 256,
             when_full: WhenFull::Wait,
-            rounds: Rounds { most: 1, pause: Duration::ZERO },
+            retry: RetryPolicy { most: 1, pause: Duration::ZERO },
             seed: 0,
             grace: Duration::from_secs(6),
         }],
-        control: Control { listeners: vec![anywhere()], console: false, words: Words::Switchover, directory: None },
+        control: Control { listeners: vec![anywhere()], console: false, words: Commands::Switchover, directory: None },
         log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Info, style: LogStyle::Origin, mode: 0o666 },
         access_log: None,
         process: Process::plain(),

@@ -1,27 +1,27 @@
-//! The verdict: what all clients and servers saw together, with cbpx and without it, against the time the script took for
-//! itself. Every number is counted.
+//! The verdict: what all clients and servers saw together, with cbpx and without it, against the time the script took
+//! for itself. Every number is counted.
 
 use std::io;
 use std::time::Duration;
 
 use super::bare::Moved;
-use super::book::{Book, Totals, Waits};
+use super::book::{Book, DemoTotals, Waits};
 use super::clients::{LONG, SHORT};
-use super::operator::Report;
+use super::operator::SwitchReport;
 use super::screen::{Ink, Screen, fold};
 
 /// One act as it went.
 #[derive(Clone, Debug)]
-pub struct Scene {
+pub struct Observations {
     pub name: &'static str,
-    pub report: Report,
+    pub report: SwitchReport,
     /// The switch ended as it was meant to.
     pub as_expected: bool,
     /// Of all requests under way during the switch.
     pub waits: Waits,
 }
 
-impl Scene {
+impl Observations {
     /// What the longest wait had to be, and what is left.
     pub fn account(&self) -> String {
         let [drain, script, rest] = self.parts();
@@ -34,30 +34,30 @@ impl Scene {
     }
 
     fn parts(&self) -> [String; 3] {
-        let Report { drain, script, .. } = self.report;
+        let SwitchReport { drain, script, .. } = self.report;
         [drain, script, self.waits.longest.saturating_sub(drain + script)].map(milliseconds)
     }
 }
 
 /// All of it.
 #[derive(Clone, Debug)]
-pub struct Verdict {
-    totals: Totals,
+pub struct DemoVerdict {
+    totals: DemoTotals,
     first_error: Option<String>,
     ordinary: Waits,
-    scenes: Vec<Scene>,
+    scenes: Vec<Observations>,
     without: Moved,
 }
 
-impl Verdict {
-    pub fn new(book: &Book, scenes: Vec<Scene>, without: Moved) -> Verdict {
+impl DemoVerdict {
+    pub fn new(book: &Book, scenes: Vec<Observations>, without: Moved) -> DemoVerdict {
         let (totals, first_error, ordinary) = (book.totals(), book.first_error(), book.ordinary_waits());
-        Verdict { totals, first_error, ordinary, scenes, without }
+        DemoVerdict { totals, first_error, ordinary, scenes, without }
     }
 
     /// No error with cbpx, nobody at the wrong server, and each move ended as it was meant to.
     pub fn is_good(&self) -> bool {
-        let Totals { requests, errors, wrong } = self.totals;
+        let DemoTotals { requests, errors, wrong } = self.totals;
         requests > 0 && errors == 0 && wrong == 0 && self.as_expected()
     }
 
@@ -68,7 +68,7 @@ impl Verdict {
     /// # Errors
     /// When standard output cannot be written to.
     pub fn tell(&self, screen: &mut Screen) -> io::Result<()> {
-        let counts = |Totals { requests, errors, wrong }: Totals| {
+        let counts = |DemoTotals { requests, errors, wrong }: DemoTotals| {
             let count = |bad: u64| {
                 let number = format!("{bad:>5}");
                 if bad == 0 { number } else { screen.ink(Ink::Red, &number) }
@@ -112,21 +112,21 @@ pub fn milliseconds(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn verdict(totals: Totals, as_expected: bool, without: Moved) -> bool {
+    fn verdict(totals: DemoTotals, as_expected: bool, without: Moved) -> bool {
         let waits = Waits::default();
-        let scene = Scene { name: "act", report: Report::default(), as_expected, waits };
-        Verdict { totals, first_error: None, ordinary: waits, scenes: vec![scene], without }.is_good()
+        let scene = Observations { name: "act", report: SwitchReport::default(), as_expected, waits };
+        DemoVerdict { totals, first_error: None, ordinary: waits, scenes: vec![scene], without }.is_good()
     }
 
     #[test]
     fn a_single_error_wrong_server_or_unexpected_end_spoils_the_verdict() {
-        let clean = Totals { requests: 9, errors: 0, wrong: 0 };
-        let moved = Moved { totals: Totals { errors: 900, ..clean }, there: true };
+        let clean = DemoTotals { requests: 9, errors: 0, wrong: 0 };
+        let moved = Moved { totals: DemoTotals { errors: 900, ..clean }, there: true };
         assert!(verdict(clean, true, moved), "errors without cbpx are not its own");
-        assert!(!verdict(Totals { errors: 1, ..clean }, true, moved));
-        assert!(!verdict(Totals { wrong: 1, ..clean }, true, moved));
+        assert!(!verdict(DemoTotals { errors: 1, ..clean }, true, moved));
+        assert!(!verdict(DemoTotals { wrong: 1, ..clean }, true, moved));
         assert!(!verdict(clean, false, moved));
         assert!(!verdict(clean, true, Moved { there: false, ..moved }));
-        assert!(!verdict(Totals { requests: 0, ..clean }, true, moved), "nobody was there");
+        assert!(!verdict(DemoTotals { requests: 0, ..clean }, true, moved), "nobody was there");
     }
 }

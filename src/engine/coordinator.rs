@@ -1,6 +1,6 @@
-//! The thread that sees to the service as a whole: timers, the script, answers to those who asked, the listeners' end and
-//! its own. It blocks on its inbox, until the next timer, and on nothing else. What is done, the core decides, which is
-//! reached through the dispatcher; its decisions come back here in their order.
+//! The thread that sees to the service as a whole: timers, the script, answers to those who asked, the listeners' end
+//! and its own. It blocks on its inbox, until the next timer, and on nothing else. What is done, the core decides,
+//! which is reached through the dispatcher; its decisions come back here in their order.
 
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
@@ -8,79 +8,79 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::dispatch::Dispatcher;
-use super::door::Doors;
-use super::inbox::{Message, Outlet, Reply, Timings};
-use super::lobby::Lobby;
+use super::acceptor::AcceptorFactory;
+use super::dispatcher::Dispatcher;
+use super::first_bytes::FirstBytes;
+use super::messages::{CoordinatorHandle, Message, Reply, SwitchTimings};
 use super::probe::Probes;
 use super::rebind::Rebind;
-use super::relay::Relays;
-use super::script::{Order, Running};
+use super::script::{ScriptHandle, ScriptRun};
 use super::timers::Timers;
 use super::watch::Watch;
-use super::workers::Workers;
 use crate::config::Service;
-use crate::core::msg::{Action, Answer, Command, Event, Note, RunId, ScriptEnd, Ticket, TimerId, UpstreamId};
+use crate::core::msg::{Action, Answer, Command, Event, Note, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
+use crate::dialects::cbpx::log_format;
 use crate::endpoint::Endpoint;
-use crate::listen::{Listening, last_call};
 use crate::net::Listener;
-use crate::observe::stats::Board;
-use crate::observe::voice::origin;
+use crate::net::acceptor::{Acceptor, last_call};
+use crate::observe::stats::Stats;
+use crate::relay::RelayThreads;
+use crate::threads::pool::ThreadPool;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
 /// arrives, then the relay threads with whoever is left.
 pub struct Coordinator {
     /// Until nobody new is accepted.
-    pub front: Option<Front>,
+    pub frontend: Option<Frontend>,
     pub service: Service,
     pub inbox: Receiver<Message>,
-    pub outlet: Outlet,
+    pub handle: CoordinatorHandle,
     pub timers: Timers,
-    pub workers: Workers,
-    pub board: Board,
+    pub workers: ThreadPool,
+    pub stats: Stats,
     /// Who waits for an answer.
-    pub tickets: BTreeMap<Ticket, Sender<Reply>>,
-    pub next_ticket: u64,
-    pub script: Option<Script>,
+    pub requests: BTreeMap<RequestId, Sender<Reply>>,
+    pub next_request: u64,
+    pub script: Option<RunningScript>,
     pub probes: Probes,
     /// The running switchover, as the operator sees it.
-    pub course: Option<Course>,
+    pub progress: Option<SwitchProgress>,
     pub exiting: bool,
     /// Why the service cannot go on.
     pub failure: Option<io::Error>,
-    pub _relays: Relays,
+    pub _relays: RelayThreads,
     pub _watch: Watch,
     pub dispatcher: Dispatcher,
 }
 
 /// Where clients come in. Dropped in this order: no more listeners, no more clients, those who had not arrived yet.
-pub struct Front {
+pub struct Frontend {
     pub _rebind: Option<Rebind>,
-    pub listening: Vec<Listening>,
-    pub _lobby: Option<Lobby>,
-    pub doors: Doors,
+    pub listening: Vec<Acceptor>,
+    pub _first_bytes: Option<FirstBytes>,
+    pub acceptors: AcceptorFactory,
     /// Dropped last: nobody listens any more.
     pub _accepting: Sender<()>,
 }
 
 /// The running script.
-pub struct Script {
+pub struct RunningScript {
     run: RunId,
-    running: Running,
+    running: ScriptHandle,
     /// Closed with this: nobody waits for the script any more.
     _awaited: PipeWriter,
 }
 
 /// Nobody waits for a script that outlives its switchover's end: not the service when it ends by a defect.
-impl Drop for Script {
+impl Drop for RunningScript {
     fn drop(&mut self) {
         self.running.kill();
     }
 }
 
 /// When the parts of a switchover began.
-pub struct Course {
-    ticket: Ticket,
+pub struct SwitchProgress {
+    request: RequestId,
     started: Instant,
     drained: Option<Instant>,
 }
@@ -107,7 +107,7 @@ impl Coordinator {
             Some(deadline) => self.inbox.recv_deadline(deadline),
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        // Never disconnected: the coordinator holds an outlet of its own.
+        // Never disconnected: the coordinator holds a handle of its own.
         received.ok()
     }
 
@@ -119,19 +119,19 @@ impl Coordinator {
                 if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
-                origin::script_ended(end);
+                log_format::script_ended(end);
                 self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
                 if command == Command::Stop
-                    && let Some(front) = self.front.take()
+                    && let Some(frontend) = self.frontend.take()
                 {
                     // Before the core hears of it, which may be at its end at once: whoever is let in has arrived then.
-                    last_call(&front.listening);
+                    last_call(&frontend.listening);
                 }
-                let ticket = self.new_ticket();
-                self.tickets.insert(ticket, replies);
-                self.dispatcher.bring(Event::Asked(ticket, command));
+                let request = self.new_request();
+                self.requests.insert(request, replies);
+                self.dispatcher.bring(Event::Asked(request, command));
             }
             // Whoever asked may have left.
             Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
@@ -144,8 +144,8 @@ impl Coordinator {
                     return;
                 }
                 // Nobody waits for this answer.
-                let ticket = self.new_ticket();
-                self.dispatcher.bring(Event::Asked(ticket, Command::Stop));
+                let request = self.new_request();
+                self.dispatcher.bring(Event::Asked(request, Command::Stop));
             }
             Message::Failed(cause) => {
                 log::error!("cannot go on: {cause}");
@@ -157,16 +157,16 @@ impl Coordinator {
 
     /// One more listener, unless nobody new is accepted any more.
     fn open(&mut self, listener: Listener) {
-        let Some(front) = &mut self.front else { return };
-        match front.doors.open(listener) {
-            Ok(listening) => front.listening.push(listening),
+        let Some(frontend) = &mut self.frontend else { return };
+        match frontend.acceptors.open(listener) {
+            Ok(listening) => frontend.listening.push(listening),
             Err(e) => log::error!("cannot accept clients on a listener that is bound: {e}"),
         }
     }
 
-    fn new_ticket(&mut self) -> Ticket {
-        self.next_ticket += 1;
-        Ticket(self.next_ticket)
+    fn new_request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
     }
 
     fn carry_out(&mut self, action: Action, at: Instant, held: usize) {
@@ -180,18 +180,18 @@ impl Coordinator {
                     script.running.kill();
                 }
             }
-            Action::Answer(ticket, answer) => self.answer(ticket, answer, at, held),
+            Action::Answer(request, answer) => self.answer(request, answer, at, held),
             Action::Note(note) => self.note(note, at),
             Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
-            Action::StopListening => self.front = None,
+            Action::StopListening => self.frontend = None,
             Action::Exit => self.exiting = true,
             // About clients and backends: done by the dispatcher.
             Action::Dial(..)
-            | Action::CallOff(_)
-            | Action::Refuse(..)
-            | Action::Dismiss(_)
-            | Action::Cut(_)
-            | Action::Assign(..) => {}
+            | Action::CancelDial(_)
+            | Action::Reject(..)
+            | Action::CloseGracefully(_)
+            | Action::Reset(_)
+            | Action::SetEndpoint(..) => {}
         }
     }
 
@@ -203,41 +203,41 @@ impl Coordinator {
         };
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
-        origin::script_started(&script, &arguments);
+        log_format::script_started(&script, &arguments);
         let time_left = self.timers.left(deadline);
         let started = io::pipe().and_then(|(forsaken, awaited)| {
-            let order = Order { run, script, arguments, time_left, forsaken };
-            let (running, outlet) = (Running::default(), self.outlet.clone());
-            self.script = Some(Script { run, running: running.clone(), _awaited: awaited });
-            self.workers.run(format!("script-{}", run.0), move || running.execute(&order, &outlet))
+            let script_run = ScriptRun { run, script, arguments, time_left, forsaken };
+            let (running, handle) = (ScriptHandle::default(), self.handle.clone());
+            self.script = Some(RunningScript { run, running: running.clone(), _awaited: awaited });
+            self.workers.run(format!("script-{}", run.0), move || running.execute(&script_run, &handle))
         });
         if let Err(e) = started {
             let code = e.raw_os_error().unwrap_or(rustix::io::Errno::AGAIN.raw_os_error());
-            self.outlet.send(Message::ScriptEnded(run, ScriptEnd::NotStarted(code)));
+            self.handle.send(Message::ScriptEnded(run, ScriptEnd::NotStarted(code)));
         }
     }
 
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
-        origin::script_line(&line);
-        if let (true, Some(course)) = (current, &self.course) {
-            self.reply(course.ticket, Reply::ScriptLine(line));
+        log_format::script_line(&line);
+        if let (true, Some(progress)) = (current, &self.progress) {
+            self.reply(progress.request, Reply::ScriptLine(line));
         }
     }
 
     /// Whoever asked may have left; the outcome is in the log all the same.
-    fn reply(&self, ticket: Ticket, reply: Reply) {
-        if let Some(replies) = self.tickets.get(&ticket) {
+    fn reply(&self, request: RequestId, reply: Reply) {
+        if let Some(replies) = self.requests.get(&request) {
             replies.send(reply).ok();
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer, at: Instant, held: usize) {
+    fn answer(&mut self, request: RequestId, answer: Answer, at: Instant, held: usize) {
         let timings = match answer {
-            Answer::Switched(_) => self.course.take().map(|course| course.timings(at, held)),
+            Answer::Switched(_) => self.progress.take().map(|progress| progress.timings(at, held)),
             Answer::SwitchRunning
-            | Answer::Undone
+            | Answer::RollingBack
             | Answer::NoSwitchRunning
             | Answer::Changed
             | Answer::Created(_)
@@ -247,33 +247,33 @@ impl Coordinator {
             | Answer::Ending
             | Answer::TooLate => None,
         };
-        self.reply(ticket, Reply::Answer(answer, timings));
-        self.tickets.remove(&ticket);
+        self.reply(request, Reply::Answer(answer, timings));
+        self.requests.remove(&request);
     }
 
     /// What is told to whoever waits for the switchover.
     fn note(&mut self, note: Note, at: Instant) {
         match note {
-            Note::SwitchStarted { ticket, from, to, timeout, max_queued } => {
-                self.course = Some(Course { ticket, started: at, drained: None });
-                let name = |upstream| self.board.name(upstream);
+            Note::SwitchStarted { request, from, to, timeout, max_queued } => {
+                self.progress = Some(SwitchProgress { request, started: at, drained: None });
+                let name = |upstream| self.stats.name(upstream);
                 let (from, to) = (name(from), name(to));
-                self.reply(ticket, Reply::SwitchStarted { from, to, timeout, max_queued });
+                self.reply(request, Reply::SwitchStarted { from, to, timeout, max_queued });
             }
             Note::Drained => {
-                if let Some(course) = &mut self.course {
-                    course.drained = Some(at);
+                if let Some(progress) = &mut self.progress {
+                    progress.drained = Some(at);
                 }
             }
             Note::SettingChanged => {
-                if let Some(course) = &self.course {
-                    self.reply(course.ticket, Reply::SettingChanged);
+                if let Some(progress) = &self.progress {
+                    self.reply(progress.request, Reply::SettingChanged);
                 }
             }
             Note::Arrived(_)
             | Note::Requeued(_)
             | Note::Paused(_)
-            | Note::Granted(..)
+            | Note::Assigned(..)
             | Note::Connected(_)
             | Note::DialFailed(..)
             | Note::Ended(..)
@@ -289,9 +289,9 @@ impl Coordinator {
     }
 }
 
-impl Course {
-    fn timings(&self, ended: Instant, held: usize) -> Timings {
+impl SwitchProgress {
+    fn timings(&self, ended: Instant, held: usize) -> SwitchTimings {
         let drained = self.drained.unwrap_or(ended);
-        Timings { drain: drained - self.started, script: ended - drained, total: ended - self.started, held }
+        SwitchTimings { drain: drained - self.started, script: ended - drained, total: ended - self.started, held }
     }
 }

@@ -1,27 +1,24 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `door`, `permits` and `lobby` (what becomes of clients that were accepted), `dispatch` (the core
-//! behind one lock; carries out what concerns clients), `clients` (their sockets and seats), `dial` and `relay` (a few
-//! threads carry all granted clients), `watch` (held clients), `inbox` (what is told to whom), `coordinator` (the thread
-//! that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers` (threads, reused), `resolve`,
-//! `timers`. Who may be dialled when is none of their business: see `core`.
+//! In reading order: `acceptor`, `permits` and `first_bytes_thread` (what becomes of clients that were accepted),
+//! `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets and seats),
+//! `dial` and `relay` (a few threads carry all assigned clients), `watch` (held clients), `inbox` (what is told to
+//! whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers`
+//! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
 
-mod clients;
+mod acceptor;
+pub mod clients;
 mod coordinator;
-mod dial;
-mod dispatch;
-mod door;
-pub mod inbox;
-mod lobby;
+pub mod dispatcher;
+mod first_bytes;
+pub mod messages;
 mod permits;
 mod probe;
 mod rebind;
-pub mod relay;
 pub mod resolve;
 pub mod script;
 mod timers;
 mod watch;
-mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -32,33 +29,33 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 
+use self::acceptor::AcceptorFactory;
 use self::clients::Clients;
-use self::coordinator::{Coordinator, Front};
-use self::dial::Manner;
-use self::dispatch::{Dispatcher, Floor};
-use self::door::Doors;
-use self::inbox::Outlet;
-use self::lobby::Lobby;
+use self::coordinator::{Coordinator, Frontend};
+use self::dispatcher::{Dispatcher, DispatcherInner};
+use self::first_bytes::FirstBytes;
+use self::messages::CoordinatorHandle;
 pub use self::permits::Permits;
 use self::rebind::Rebind;
-use self::relay::{Gear, Mailbox, Relays};
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
-use self::watch::{Watch, Watched};
-pub use self::workers::Workers;
+use self::watch::{Watch, WatchSet};
 use crate::config::{LogStyle, Network, Service};
 use crate::core::State;
 use crate::endpoint::Endpoint;
-use crate::net::{Listener, Queue, Tuning};
-use crate::observe::access::Clerk;
-use crate::observe::dump::Display;
-use crate::observe::journal::Journal;
-use crate::observe::stats::Board;
+use crate::net::{ListenOptions, Listener, StreamOptions};
+use crate::observe::access::AccessLogger;
+use crate::observe::dump::DumpHandle;
+use crate::observe::event_log::EventLog;
+use crate::observe::stats::Stats;
+use crate::relay::dial::DialOptions;
+use crate::relay::{Mailbox, RelayConfig, RelayThreads};
 use crate::threads;
+pub use crate::threads::pool::ThreadPool;
 
 /// What the process has room for.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct Capacity {
     /// For clients; without one a client is refused. Services that share the count have clones of this.
     pub permits: Permits,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
@@ -68,7 +65,7 @@ pub struct Room {
 }
 
 /// What a service is started with.
-pub struct Start {
+pub struct EngineConfig {
     pub service: Service,
     /// Bound already.
     pub listeners: Vec<Listener>,
@@ -76,22 +73,22 @@ pub struct Start {
     pub unbound: Vec<Endpoint>,
     /// Of its backends.
     pub addresses: Addresses,
-    pub room: Room,
+    pub room: Capacity,
     pub style: LogStyle,
     /// Writes a line for each client that has gone.
-    pub clerk: Option<Clerk>,
+    pub access_logger: Option<AccessLogger>,
     /// Shows everything that passes.
-    pub display: Option<Display>,
+    pub display: Option<DumpHandle>,
 }
 
 /// A running service. Dropping it stops it as `quit force` would and joins every thread.
 pub struct Engine {
-    outlet: Outlet,
-    board: Board,
+    handle: CoordinatorHandle,
+    stats: Stats,
     thread: Option<JoinHandle<()>>,
     /// Why the service ended, if nobody asked for it.
     failure: Arc<Mutex<Option<io::Error>>>,
-    workers: Workers,
+    workers: ThreadPool,
     resolver: Resolver,
     addresses: Addresses,
     /// Disconnected when clients are accepted no more.
@@ -103,68 +100,74 @@ impl Engine {
     ///
     /// # Errors
     /// When a thread or descriptor is not to be had.
-    pub fn start(start: Start) -> io::Result<Engine> {
-        let Start { service, listeners, unbound, addresses, room, style, clerk, display } = start;
+    pub fn start(start: EngineConfig) -> io::Result<Engine> {
+        let EngineConfig { service, listeners, unbound, addresses, room, style, access_logger, display } = start;
         let network = &service.network;
-        let (outlet, inbox) = Outlet::new();
+        let (handle, inbox) = CoordinatorHandle::new();
         let state = State::new(&service, room.permits.most());
-        let board = Board::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
+        let stats = Stats::new(state.view(), service.upstreams.iter().map(ToString::to_string).collect());
         let resolver = Resolver::start(&addresses)?;
         let known = addresses.clone();
-        let tuning = Tuning { keepalive: network.keepalive };
+        let tuning = StreamOptions { keepalive: network.keepalive };
         let own = addresses.own();
-        let manner = Manner { timeout: network.connect_timeout, source: network.source, tuning, own };
-        let watched = Watched::new()?;
+        let dial_options = DialOptions { timeout: network.connect_timeout, source: network.source, tuning, own };
+        let watched = WatchSet::new()?;
         let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
-        let floor = Floor {
+        let inner = DispatcherInner {
             state,
             clients: Clients::new(watched.clone(), mailboxes.clone()),
-            journal: Journal::new(&service, style, clerk, board.clone()),
+            event_log: EventLog::new(&service, style, access_logger, stats.clone()),
             addresses,
-            manner,
+            dial_options,
             first_size: Arc::clone(&first_size),
             actions: Vec::new(),
             flows_counted: service.goes_by_flow().then(Instant::now),
         };
-        let dispatcher = Dispatcher::new(floor, outlet.clone());
-        let gear = Gear { pipes: room.pipes, first_size, idle_timeout: network.idle_timeout, display };
-        let relays = Relays::start(mailboxes, &dispatcher, &gear)?;
+        let dispatcher = Dispatcher::new(inner, handle.clone());
+        let relay_config = RelayConfig { pipes: room.pipes, first_size, idle_timeout: network.idle_timeout, display };
+        let relays = RelayThreads::start(mailboxes, &dispatcher, &relay_config)?;
         let watch = Watch::start(&watched, dispatcher.clone())?;
-        let lobby = match network.first_bytes {
+        let first_bytes_thread = match network.first_bytes {
             0 => None,
-            first_bytes => Some(Lobby::start(first_bytes, network.idle_timeout, &dispatcher)?),
+            first_bytes => Some(FirstBytes::start(first_bytes, network.idle_timeout, &dispatcher)?),
         };
-        let doors = Doors {
+        let acceptors = AcceptorFactory {
             dispatcher: dispatcher.clone(),
-            outlet: outlet.clone(),
+            handle: handle.clone(),
             permits: room.permits,
-            entrance: lobby.as_ref().map(Lobby::entrance),
+            first_bytes: first_bytes_thread.as_ref().map(FirstBytes::first_bytes),
             threads: network.accept_threads,
             name: format!("listen-{}", service.name),
         };
-        let listening = listeners.into_iter().map(|listener| doors.open(listener)).collect::<io::Result<_>>()?;
+        let listening = listeners.into_iter().map(|listener| acceptors.open(listener)).collect::<io::Result<_>>()?;
         let rebind = match network.bind_retry {
             Some(every) if !unbound.is_empty() => {
-                Some(Rebind::start(unbound, every, service.clone(), style, outlet.clone())?)
+                Some(Rebind::start(unbound, every, service.clone(), style, handle.clone())?)
             }
             Some(_) | None => None,
         };
-        let workers = Workers::default();
+        let workers = ThreadPool::default();
         let (accepting, accepted) = bounded(0);
         let coordinator = Coordinator {
-            front: Some(Front { _rebind: rebind, listening, _lobby: lobby, doors, _accepting: accepting }),
+            frontend: Some(Frontend {
+                _rebind: rebind,
+                listening,
+                _first_bytes: first_bytes_thread,
+                acceptors,
+                _accepting: accepting,
+            }),
             service,
             inbox,
-            outlet: outlet.clone(),
+            handle: handle.clone(),
             timers: Timers::default(),
             workers: workers.clone(),
-            board: board.clone(),
-            tickets: Default::default(),
-            next_ticket: 0,
+            stats: stats.clone(),
+            requests: Default::default(),
+            next_request: 0,
             script: None,
             probes: Default::default(),
-            course: None,
+            progress: None,
             exiting: false,
             failure: None,
             _relays: relays,
@@ -175,8 +178,8 @@ impl Engine {
         let ended = Arc::clone(&failure);
         let thread = threads::spawn("coordinator", move || *ended.lock() = coordinator.run())?;
         Ok(Engine {
-            outlet,
-            board,
+            handle,
+            stats,
             thread: Some(thread),
             failure,
             workers,
@@ -187,13 +190,13 @@ impl Engine {
     }
 
     /// The way to ask for something.
-    pub fn outlet(&self) -> Outlet {
-        self.outlet.clone()
+    pub fn handle(&self) -> CoordinatorHandle {
+        self.handle.clone()
     }
 
     /// The counters.
-    pub fn board(&self) -> Board {
-        self.board.clone()
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
     }
 
     /// Where the backends are, and how more places become known.
@@ -230,7 +233,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if self.thread.is_some() {
             // Dropping the replies is fine: the end is waited for, not the answer.
-            drop(self.outlet.ask(crate::core::msg::Command::QuitForce));
+            drop(self.handle.ask(crate::core::msg::Command::QuitForce));
             self.wait().ok();
         }
         self.workers.join();
@@ -238,6 +241,10 @@ impl Drop for Engine {
 }
 
 /// How clients of a service wait to be accepted.
-pub fn queue(network: &Network) -> Queue {
-    Queue { length: network.backlog, shares_port: network.share_port, tuning: Tuning { keepalive: network.keepalive } }
+pub fn queue(network: &Network) -> ListenOptions {
+    ListenOptions {
+        length: network.backlog,
+        shares_port: network.share_port,
+        tuning: StreamOptions { keepalive: network.keepalive },
+    }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Permits to be here. Cheap to clone; all clones share one count.
 #[derive(Clone, Debug)]
-pub struct Permits(Arc<Count>);
+pub struct Permits(Arc<PermitCount>);
 
 #[derive(Debug)]
-struct Count {
+struct PermitCount {
     /// 0 <= `taken` <= `most`.
     taken: AtomicUsize,
     most: usize,
@@ -17,11 +17,11 @@ struct Count {
 
 /// One client's. Given back when dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Count>);
+pub struct Permit(Arc<PermitCount>);
 
 impl Permits {
     pub fn new(most: usize) -> Permits {
-        Permits(Arc::new(Count { taken: AtomicUsize::new(0), most }))
+        Permits(Arc::new(PermitCount { taken: AtomicUsize::new(0), most }))
     }
 
     /// One more, if there is room.

@@ -1,5 +1,6 @@
-//! Probes: a connection to a backend is made and closed again, on a thread of its own, within the connect timeout. Tells
-//! whether somebody takes connections there, and nothing more: no byte is sent. Ends at once when the service ends.
+//! Probes: a connection to a backend is made and closed again, on a thread of its own, within the connect timeout.
+//! Tells whether somebody takes connections there, and nothing more: no byte is sent. Ends at once when the service
+//! ends.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
@@ -7,12 +8,12 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::dial::{Attempt, Cue, Step};
-use super::dispatch::Dispatcher;
-use super::inbox::Report;
-use super::workers::Workers;
+use super::dispatcher::Dispatcher;
+use super::messages::Report;
 use crate::core::msg::BackendId;
 use crate::net::wait_until;
+use crate::relay::dial::{Dial, DialProgress, Wakeup};
+use crate::threads::pool::ThreadPool;
 
 /// The probes under way. Dropping it ends them.
 #[derive(Debug, Default)]
@@ -23,12 +24,12 @@ pub struct Probes {
 
 impl Probes {
     /// Begins one; it ends in `Report::Probed`.
-    pub fn begin(&mut self, backend: BackendId, workers: &Workers, dispatcher: &Dispatcher) {
+    pub fn begin(&mut self, backend: BackendId, workers: &ThreadPool, dispatcher: &Dispatcher) {
         let started = self.service_end().and_then(|ended| {
-            let verdict = Verdict { backend, dispatcher: dispatcher.clone() };
+            let verdict = ProbeReporter { backend, dispatcher: dispatcher.clone() };
             workers.run(format!("probe-{}", backend.0), move || {
-                let attempt = verdict.dispatcher.attempt(backend);
-                verdict.tell(reach(attempt, &ended));
+                let dial = verdict.dispatcher.dial(backend);
+                verdict.tell(reach(dial, &ended));
             })
         });
         if let Err(cause) = started {
@@ -47,19 +48,19 @@ impl Probes {
 }
 
 /// Who has to be told. Dropped without a word, the probe's thread has panicked.
-struct Verdict {
+struct ProbeReporter {
     backend: BackendId,
     dispatcher: Dispatcher,
 }
 
-impl Verdict {
+impl ProbeReporter {
     fn tell(self, result: io::Result<()>) {
         self.dispatcher.tell(&mut vec![Report::Probed(self.backend, result)]);
         std::mem::forget(self);
     }
 }
 
-impl Drop for Verdict {
+impl Drop for ProbeReporter {
     fn drop(&mut self) {
         let panicked = Err(io::Error::other("the probe panicked"));
         self.dispatcher.tell(&mut vec![Report::Probed(self.backend, panicked)]);
@@ -67,20 +68,20 @@ impl Drop for Verdict {
 }
 
 /// Dials as a client's dial would, and waits for what comes of it.
-fn reach(mut attempt: Attempt, ended: &PipeReader) -> io::Result<()> {
-    let mut cue = Cue::Clock;
+fn reach(mut dial: Dial, ended: &PipeReader) -> io::Result<()> {
+    let mut wakeup = Wakeup::Clock;
     loop {
-        let until = match attempt.step(cue, Instant::now()) {
-            Step::Waits(until) | Step::WaitsAnew(until) => until,
-            Step::Connected(..) => return Ok(()),
-            Step::Failed(cause) => return Err(cause),
+        let until = match dial.step(wakeup, Instant::now()) {
+            DialProgress::Waits(until) | DialProgress::WaitsAnew(until) => until,
+            DialProgress::Connected(..) => return Ok(()),
+            DialProgress::Failed(cause) => return Err(cause),
         };
         let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
-        fds.extend(attempt.stream().map(|stream| PollFd::new(stream, PollFlags::OUT)));
+        fds.extend(dial.stream().map(|stream| PollFd::new(stream, PollFlags::OUT)));
         let stirred = wait_until(&mut fds, until)?;
         if !fds[0].revents().is_empty() {
             return Err(io::Error::other("the service ended"));
         }
-        cue = if stirred { Cue::Stirred } else { Cue::Clock };
+        wakeup = if stirred { Wakeup::Stirred } else { Wakeup::Clock };
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::inbox::{Message, Outlet};
+use super::messages::{CoordinatorHandle, Message};
 use super::queue;
 use crate::config::{LogStyle, Service};
+use crate::dialects;
 use crate::endpoint::Endpoint;
-use crate::listen::bind;
-use crate::observe::voice::{self, Moment, Voice};
+use crate::net::acceptor::bind;
+use crate::observe::log_format::{LogFormat, ProcessEvent};
 use crate::threads;
 
 /// The thread. Dropping it ends and joins it.
@@ -32,11 +33,11 @@ impl Rebind {
         every: Duration,
         service: Service,
         style: LogStyle,
-        outlet: Outlet,
+        handle: CoordinatorHandle,
     ) -> io::Result<Rebind> {
         let (stop, stopped) = bounded(0);
-        let attempt = Attempt { places, every, service, outlet, voice: voice::of(style) };
-        let thread = threads::spawn("bind-retry", move || attempt.run(&stopped))?;
+        let dial = BindRetry { places, every, service, handle, log_format: dialects::log_format(style) };
+        let thread = threads::spawn("bind-retry", move || dial.run(&stopped))?;
         Ok(Rebind { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -50,16 +51,16 @@ impl Drop for Rebind {
     }
 }
 
-struct Attempt {
+struct BindRetry {
     /// Not bound yet.
     places: Vec<Endpoint>,
     every: Duration,
     service: Service,
-    outlet: Outlet,
-    voice: Box<dyn Voice>,
+    handle: CoordinatorHandle,
+    log_format: Box<dyn LogFormat>,
 }
 
-impl Attempt {
+impl BindRetry {
     fn run(mut self, stopped: &Receiver<()>) {
         while !self.places.is_empty() && stopped.recv_timeout(self.every) == Err(RecvTimeoutError::Timeout) {
             for at in std::mem::take(&mut self.places) {
@@ -67,14 +68,15 @@ impl Attempt {
                     Ok(listeners) => {
                         for listener in listeners {
                             if let Ok(at) = listener.address() {
-                                self.voice.moment(&Moment::Listening { service: &self.service, at: &at });
+                                self.log_format
+                                    .process_event(&ProcessEvent::Listening { service: &self.service, at: &at });
                             }
-                            self.outlet.send(Message::Bound(listener));
+                            self.handle.send(Message::Bound(listener));
                         }
                     }
                     Err(failed) => {
                         let (service, cause, again) = (&self.service, failed.cause(), self.every);
-                        self.voice.moment(&Moment::BindFailed { service, at: &at, cause, again });
+                        self.log_format.process_event(&ProcessEvent::BindFailed { service, at: &at, cause, again });
                         self.places.push(at);
                     }
                 }

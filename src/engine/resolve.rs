@@ -22,12 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The current addresses of every backend. Cheap to clone; all clones are the same.
 #[derive(Clone, Debug)]
-pub struct Addresses(Arc<Inner>);
+pub struct Addresses(Arc<AddressTable>);
 
 #[derive(Debug)]
-struct Inner {
+struct AddressTable {
     /// All endpoints that were ever used, indexed by `EndpointId`. Never becomes shorter.
-    known: RwLock<Vec<Arc<Entry>>>,
+    known: RwLock<Vec<Arc<ResolvedEndpoint>>>,
     /// Indexed by backend: where it is.
     places: RwLock<Vec<EndpointId>>,
     /// Where no backend may be.
@@ -35,7 +35,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ResolvedEndpoint {
     endpoint: Endpoint,
     current: RwLock<Arc<[Address]>>,
     /// Its last refresh failed, and that has been told.
@@ -46,8 +46,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Resolver {
     requests: Option<Sender<Sender<()>>>,
-    /// The thread ends when it is dropped. Requests cannot tell it that: whoever may ask has a sender of those, and keeps
-    /// it to the end of the program.
+    /// The thread ends when it is dropped. Requests cannot tell it that: whoever may ask has a sender of those, and
+    /// keeps it to the end of the program.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Disconnected when the thread has ended.
@@ -65,7 +65,7 @@ pub enum Unlearned {
 
 /// A backend without an address at the start.
 #[derive(Debug)]
-pub struct Unresolved {
+pub struct ResolveError {
     pub endpoint: Endpoint,
     pub cause: io::Error,
 }
@@ -75,10 +75,10 @@ impl Addresses {
     ///
     /// # Errors
     /// The first backend that has no address.
-    pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Result<Addresses, Unresolved> {
+    pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Result<Addresses, ResolveError> {
         let entry = |endpoint: &Endpoint| match endpoint.resolve() {
-            Ok(found) => Ok(Entry::new(endpoint, found)),
-            Err(cause) => Err(Unresolved { endpoint: endpoint.clone(), cause }),
+            Ok(found) => Ok(ResolvedEndpoint::new(endpoint, found)),
+            Err(cause) => Err(ResolveError { endpoint: endpoint.clone(), cause }),
         };
         Ok(Addresses::of_entries(endpoints.map(entry).collect::<Result<Vec<_>, _>>()?, own))
     }
@@ -90,14 +90,14 @@ impl Addresses {
                 log::warn!("cannot resolve backend {endpoint}: {cause}; it counts as one that cannot be reached");
                 Vec::new()
             });
-            Entry::new(endpoint, found)
+            ResolvedEndpoint::new(endpoint, found)
         };
         Addresses::of_entries(endpoints.map(entry).collect(), own)
     }
 
-    fn of_entries(known: Vec<Arc<Entry>>, own: Own) -> Addresses {
+    fn of_entries(known: Vec<Arc<ResolvedEndpoint>>, own: Own) -> Addresses {
         let places = (0..known.len()).map(EndpointId).collect();
-        Addresses(Arc::new(Inner { known: RwLock::new(known), places: RwLock::new(places), own }))
+        Addresses(Arc::new(AddressTable { known: RwLock::new(known), places: RwLock::new(places), own }))
     }
 
     /// Where no backend may be.
@@ -118,7 +118,7 @@ impl Addresses {
         let at = known.iter().position(|entry| entry.endpoint == *endpoint).unwrap_or(known.len());
         match known.get(at) {
             Some(entry) => *entry.current.write() = found.into(),
-            None => known.push(Entry::new(endpoint, found)),
+            None => known.push(ResolvedEndpoint::new(endpoint, found)),
         }
         Ok(EndpointId(at))
     }
@@ -146,7 +146,7 @@ impl Addresses {
         found.unwrap_or_else(|| Arc::new([]))
     }
 
-    fn entry(&self, backend: BackendId) -> Option<Arc<Entry>> {
+    fn entry(&self, backend: BackendId) -> Option<Arc<ResolvedEndpoint>> {
         let place = *self.0.places.read().get(backend.0)?;
         self.0.known.read().get(place.0).map(Arc::clone)
     }
@@ -176,14 +176,14 @@ impl Addresses {
     }
 }
 
-impl Entry {
-    fn new(endpoint: &Endpoint, found: Vec<Address>) -> Arc<Entry> {
+impl ResolvedEndpoint {
+    fn new(endpoint: &Endpoint, found: Vec<Address>) -> Arc<ResolvedEndpoint> {
         let failed = AtomicBool::new(found.is_empty());
-        Arc::new(Entry { endpoint: endpoint.clone(), current: RwLock::new(found.into()), failed })
+        Arc::new(ResolvedEndpoint { endpoint: endpoint.clone(), current: RwLock::new(found.into()), failed })
     }
 
-    /// Takes over what was found, in its order: a name server that changes the order at each answer spreads the load that
-    /// way. Returns the addresses if they are others than before, whatever their order.
+    /// Takes over what was found, in its order: a name server that changes the order at each answer spreads the load
+    /// that way. Returns the addresses if they are others than before, whatever their order.
     fn moves_to(&self, found: Vec<Address>) -> Option<String> {
         let mut current = self.current.write();
         let all_in = |these: &[Address], those: &[Address]| these.iter().all(|address| those.contains(address));
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_backend_without_an_address_has_one_once_a_refresh_has_found_it() {
         let here = Endpoint::tcp("localhost", 9);
-        let addresses = Addresses::of_entries(vec![Entry::new(&here, Vec::new())], Own::default());
+        let addresses = Addresses::of_entries(vec![ResolvedEndpoint::new(&here, Vec::new())], Own::default());
         assert!(addresses.of(BackendId(0)).is_empty() && addresses.has_names());
         addresses.refresh();
         assert_eq!(*addresses.of(BackendId(0)), *here.resolve().unwrap());
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_name_whose_addresses_change_their_order_has_not_moved() {
         let [a, b, c] = ["10.0.0.1:9", "10.0.0.2:9", "10.0.0.3:9"].map(|text| Address::Tcp(text.parse().unwrap()));
-        let entry = Entry::new(&Endpoint::tcp("h", 9), vec![a.clone(), b.clone()]);
+        let entry = ResolvedEndpoint::new(&Endpoint::tcp("h", 9), vec![a.clone(), b.clone()]);
         assert_eq!(entry.moves_to(vec![b.clone(), a.clone()]), None);
         assert_eq!(**entry.current.read(), [b.clone(), a.clone()], "the new order is used");
         assert_eq!(entry.moves_to(vec![b.clone(), c.clone()]).as_deref(), Some("10.0.0.2:9, 10.0.0.3:9"));

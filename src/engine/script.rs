@@ -1,6 +1,6 @@
 //! Runs the switch script: no shell, standard input from /dev/null, in a session of its own without a terminal, no
-//! descriptor of ours, every signal as it is by default. Its output is read line by line and never keeps it waiting; killing it kills its whole group, at once, from
-//! the thread that decides so.
+//! descriptor of ours, every signal as it is by default. Its output is read line by line and never keeps it waiting;
+//! killing it kills its whole group, at once, from the thread that decides so.
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read};
@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitIdStatus, kill_process_group, pidfd_open};
 
-use super::inbox::{Message, Outlet};
+use super::messages::{CoordinatorHandle, Message};
 use crate::children;
 use crate::core::msg::{RunId, ScriptEnd};
 use crate::net::wait_until;
@@ -25,7 +25,7 @@ use crate::observe::words::system_words;
 
 /// What is to be run.
 #[derive(Debug)]
-pub struct Order {
+pub struct ScriptRun {
     pub run: RunId,
     pub script: PathBuf,
     /// Host and port of the active upstream, host and port of the other one.
@@ -38,10 +38,10 @@ pub struct Order {
 
 /// A run that can be killed, also before its process exists and after it has ended.
 #[derive(Clone, Debug, Default)]
-pub struct Running(Arc<Mutex<Process>>);
+pub struct ScriptHandle(Arc<Mutex<ProcessState>>);
 
 #[derive(Debug, Default)]
-enum Process {
+enum ProcessState {
     #[default]
     Starting,
     /// Not reaped yet, so its number is not anybody else's.
@@ -59,45 +59,45 @@ const PIPE: usize = 64 * 1024;
 /// How long somebody may put things back after a kill, before clients are let through.
 const PUTTING_BACK: Duration = Duration::from_secs(3);
 
-impl Running {
+impl ScriptHandle {
     /// SIGKILL for the script and everything it started in its group. When this returns none of them runs another
     /// instruction of its own; one that is just being started is killed the moment it has been. Does not wait.
     pub fn kill(&self) {
         let mut process = self.0.lock();
         match *process {
-            Process::Alive(group) => {
+            ProcessState::Alive(group) => {
                 // Fails only for a group that is gone.
                 kill_process_group(group, Signal::KILL).ok();
-                *process = Process::Killed;
+                *process = ProcessState::Killed;
             }
-            Process::Starting => *process = Process::Killed,
-            Process::Killed | Process::Ended => {}
+            ProcessState::Starting => *process = ProcessState::Killed,
+            ProcessState::Killed | ProcessState::Ended => {}
         }
     }
 
     /// Runs the script on the calling thread, from start to end, and reports its lines and how it ended.
-    pub fn execute(&self, order: &Order, outlet: &Outlet) {
-        let end = match self.start(order) {
-            Ok(Some((child, output))) => self.attend(child, output, order, outlet),
+    pub fn execute(&self, script_run: &ScriptRun, handle: &CoordinatorHandle) {
+        let end = match self.start(script_run) {
+            Ok(Some((child, output))) => self.attend(child, output, script_run, handle),
             Ok(None) => ScriptEnd::Signalled(Signal::KILL.as_raw()),
             Err(e) => {
-                let hint = if is_about_interpreter(&e, &order.script) { HINT } else { "" };
-                let words = format!("cannot start {}: {}{hint}", order.script.display(), system_words(&e));
-                outlet.send(Message::ScriptLine(order.run, words));
+                let hint = if is_about_interpreter(&e, &script_run.script) { HINT } else { "" };
+                let words = format!("cannot start {}: {}{hint}", script_run.script.display(), system_words(&e));
+                handle.send(Message::ScriptLine(script_run.run, words));
                 ScriptEnd::NotStarted(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
             }
         };
-        outlet.send(Message::ScriptEnded(order.run, end));
+        handle.send(Message::ScriptEnded(script_run.run, end));
     }
 
     /// `None` when it was killed before it began.
-    fn start(&self, order: &Order) -> io::Result<Option<(Pid, PipeReader)>> {
+    fn start(&self, script_run: &ScriptRun) -> io::Result<Option<(Pid, PipeReader)>> {
         let (output, writer) = io::pipe()?;
-        let script = file(&order.script);
+        let script = file(&script_run.script);
         let mut command = Command::new(&script);
         command
-            .args(&order.arguments)
-            .env("CBPX_SECONDS_LEFT", format!("{:.2}", order.time_left.as_secs_f64()))
+            .args(&script_run.arguments)
+            .env("CBPX_SECONDS_LEFT", format!("{:.2}", script_run.time_left.as_secs_f64()))
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
@@ -108,9 +108,9 @@ impl Running {
         let child = children::start(|| spawn(command, &script))?;
         let mut process = self.0.lock();
         match *process {
-            Process::Starting | Process::Alive(_) => *process = Process::Alive(child),
+            ProcessState::Starting | ProcessState::Alive(_) => *process = ProcessState::Alive(child),
             // The kill came while it was being started.
-            Process::Killed | Process::Ended => {
+            ProcessState::Killed | ProcessState::Ended => {
                 kill_process_group(child, Signal::KILL).ok();
             }
         }
@@ -120,20 +120,20 @@ impl Running {
 
     fn is_killed(&self) -> bool {
         match *self.0.lock() {
-            Process::Starting | Process::Alive(_) => false,
-            Process::Killed | Process::Ended => true,
+            ProcessState::Starting | ProcessState::Alive(_) => false,
+            ProcessState::Killed | ProcessState::Ended => true,
         }
     }
 
     /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
     /// not waited for, except after a kill, which may have left somebody behind who puts things back.
-    fn attend(&self, child: Pid, output: PipeReader, order: &Order, outlet: &Outlet) -> ScriptEnd {
-        let mut lines = Lines::new(|line| outlet.send(Message::ScriptLine(order.run, line)));
+    fn attend(&self, child: Pid, output: PipeReader, script_run: &ScriptRun, handle: &CoordinatorHandle) -> ScriptEnd {
+        let mut lines = LineSplitter::new(|line| handle.send(Message::ScriptLine(script_run.run, line)));
         let ended = pidfd_open(child, PidfdFlags::empty())
             .map_err(io::Error::from)
             .and_then(|process| read_until_end(&process, &output, &mut lines))
             .and_then(|()| match self.is_killed() {
-                true => read_until_closed(&output, &order.forsaken, &mut lines),
+                true => read_until_closed(&output, &script_run.forsaken, &mut lines),
                 false => Ok(()),
             });
         if let Err(e) = ended {
@@ -145,7 +145,7 @@ impl Running {
         let status = {
             let mut process = self.0.lock();
             let status = children::collect(child);
-            *process = Process::Ended;
+            *process = ProcessState::Ended;
             status
         };
         match status {
@@ -165,8 +165,8 @@ fn spawn(mut command: Command, script: &Path) -> io::Result<Pid> {
     let number = if has_usual_beginning(script) {
         CommandWrap::from(command).wrap(ProcessSession).wrap(ResetSigmask).spawn()?.id()
     } else {
-        // The C library would give such a file to /bin/sh in its next attempt, as a shell does. This way it makes no other:
-        // the system knows what to do with the file (binfmt_misc), or says that it does not.
+        // The C library would give such a file to /bin/sh in its next attempt, as a shell does. This way it makes no
+        // other: the system knows what to do with the file (binfmt_misc), or says that it does not.
         command.process_group(0).spawn()?.id()
     };
     i32::try_from(number).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from(Errno::SRCH))
@@ -200,7 +200,11 @@ fn how(status: Option<&WaitIdStatus>) -> ScriptEnd {
 
 /// Waits for output and for the end of the process; returns at the end, when what the pipe held by then has been read.
 /// Something left running may go on writing: no more than a pipe holds is read after the end.
-fn read_until_end(process: &OwnedFd, output: &PipeReader, lines: &mut Lines<impl FnMut(String)>) -> io::Result<()> {
+fn read_until_end(
+    process: &OwnedFd,
+    output: &PipeReader,
+    lines: &mut LineSplitter<impl FnMut(String)>,
+) -> io::Result<()> {
     let mut open = true;
     let mut left_after_end = PIPE;
     let mut buffer = [0; 4096];
@@ -227,13 +231,13 @@ fn read_until_end(process: &OwnedFd, output: &PipeReader, lines: &mut Lines<impl
     }
 }
 
-/// Waits until nobody holds the pipe any more, for a limited time. A script that must not leave things half done when it
-/// is killed starts a process of its own session that inherits standard output and closes it when all is put back.
+/// Waits until nobody holds the pipe any more, for a limited time. A script that must not leave things half done when
+/// it is killed starts a process of its own session that inherits standard output and closes it when all is put back.
 /// Nor is it waited for when nobody lets clients through any more.
 fn read_until_closed(
     output: &PipeReader,
     forsaken: &PipeReader,
-    lines: &mut Lines<impl FnMut(String)>,
+    lines: &mut LineSplitter<impl FnMut(String)>,
 ) -> io::Result<()> {
     let deadline = Instant::now() + PUTTING_BACK;
     let mut buffer = [0; 4096];
@@ -252,16 +256,16 @@ fn read_until_closed(
 }
 
 /// Cuts a stream of bytes into lines, within the limits.
-struct Lines<F> {
+struct LineSplitter<F> {
     tell: F,
     pending: Vec<u8>,
     /// Bytes that may still be told.
     left: usize,
 }
 
-impl<F: FnMut(String)> Lines<F> {
-    fn new(tell: F) -> Lines<F> {
-        Lines { tell, pending: Vec::new(), left: OUTPUT }
+impl<F: FnMut(String)> LineSplitter<F> {
+    fn new(tell: F) -> LineSplitter<F> {
+        LineSplitter { tell, pending: Vec::new(), left: OUTPUT }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -315,7 +319,7 @@ mod tests {
 
     fn lines_of(chunks: &[&[u8]]) -> Vec<String> {
         let mut told = Vec::new();
-        let mut lines = Lines::new(|line| told.push(line));
+        let mut lines = LineSplitter::new(|line| told.push(line));
         chunks.iter().for_each(|chunk| lines.push(chunk));
         lines.finish();
         told

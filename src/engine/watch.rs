@@ -12,15 +12,15 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::dispatch::Dispatcher;
-use super::inbox::Report;
+use super::dispatcher::Dispatcher;
+use super::messages::Report;
 use crate::core::msg::ClientId;
 use crate::net::Stream;
 use crate::threads;
 
 /// The set of watched clients. Cheap to clone; all clones are the same set.
 #[derive(Clone, Debug)]
-pub struct Watched(Arc<OwnedFd>);
+pub struct WatchSet(Arc<OwnedFd>);
 
 /// The thread that watches. Dropping it ends and joins it.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Watch {
     ///
     /// # Errors
     /// When there is no descriptor or thread.
-    pub fn start(watched: &Watched, dispatcher: Dispatcher) -> io::Result<Watch> {
+    pub fn start(watched: &WatchSet, dispatcher: Dispatcher) -> io::Result<Watch> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&*watched.0, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let own = watched.clone();
@@ -46,11 +46,11 @@ impl Watch {
     }
 }
 
-impl Watched {
+impl WatchSet {
     /// # Errors
     /// When there is no descriptor.
-    pub fn new() -> io::Result<Watched> {
-        Ok(Watched(Arc::new(epoll::create(CreateFlags::CLOEXEC)?)))
+    pub fn new() -> io::Result<WatchSet> {
+        Ok(WatchSet(Arc::new(epoll::create(CreateFlags::CLOEXEC)?)))
     }
 
     /// Reports once when this client stirs.

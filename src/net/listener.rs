@@ -10,7 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
-use super::{Stream, Tuning, plain_address, socket_address, tune};
+use super::{Stream, StreamOptions, plain_address, socket_address, tune};
 use crate::endpoint::Address;
 
 /// A socket that accepts.
@@ -25,15 +25,15 @@ pub struct Listener {
 
 /// How clients wait to be accepted.
 #[derive(Clone, Copy, Debug)]
-pub struct Queue {
+pub struct ListenOptions {
     /// The length given to `listen(2)`; the system has a maximum of its own (`net.core.somaxconn`).
     pub length: i32,
     /// Other processes may listen on the same address if they want that, too: each has a queue, and the system spreads
     /// new clients over them. Not of Unix sockets.
     pub shares_port: bool,
-    /// Options of every connection that is accepted. On Linux they are inherited, which saves each client six calls; they
-    /// are set before anybody can connect.
-    pub tuning: Tuning,
+    /// Options of every connection that is accepted. On Linux they are inherited, which saves each client six calls;
+    /// they are set before anybody can connect.
+    pub tuning: StreamOptions,
 }
 
 /// Drops what begins a connection, and nothing else: of a TCP header, byte 13 has the flags, and 2 of that is SYN.
@@ -54,7 +54,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says: in use, no permission, no such address.
-    pub fn bind(at: &Address, queue: Queue) -> io::Result<Listener> {
+    pub fn bind(at: &Address, queue: ListenOptions) -> io::Result<Listener> {
         let (address, domain) = socket_address(at)?;
         let socket = Socket::new(domain, Type::STREAM, None)?;
         let path = match at {
@@ -98,7 +98,8 @@ impl Listener {
     }
 
     /// Lets no client begin to connect any more, if there may be another listener here, and says whether that is so. A
-    /// client that tries all the same gets no answer, tries again a second later as TCP does, and reaches the other one.
+    /// client that tries all the same gets no answer, tries again a second later as TCP does, and reaches the other
+    /// one.
     pub fn leaves_clients_to_others(&self) -> bool {
         self.shares_port && self.socket.attach_filter(&NO_SYN).is_ok()
     }
@@ -171,9 +172,9 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Tuning = Tuning { keepalive: None };
+    const PLAIN: StreamOptions = StreamOptions { keepalive: None };
 
-    fn bind(at: &Address, queue: Queue) -> io::Result<Listener> {
+    fn bind(at: &Address, queue: ListenOptions) -> io::Result<Listener> {
         Listener::bind(at, queue)
     }
 
@@ -187,7 +188,7 @@ mod tests {
         let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
         let most: usize = most.trim().parse().unwrap();
         let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let listener = bind(&anywhere, Queue { length: i32::MAX, shares_port: false, tuning: PLAIN }).unwrap();
+        let listener = bind(&anywhere, ListenOptions { length: i32::MAX, shares_port: false, tuning: PLAIN }).unwrap();
         let at = listener.address().unwrap();
         let few_enough_for_our_descriptors = most.min(400);
         let clients: Vec<_> = (0..few_enough_for_our_descriptors).map(|_| connects(&at).unwrap()).collect();
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn a_socket_whose_queue_is_full_or_that_is_of_another_type_is_not_taken_for_a_stale_one() {
         let path = std::env::temp_dir().join(format!("cbpx-listener-{}", std::process::id()));
-        let (at, queue) = (Address::Unix(path.clone()), Queue { length: 0, shares_port: false, tuning: PLAIN });
+        let (at, queue) = (Address::Unix(path.clone()), ListenOptions { length: 0, shares_port: false, tuning: PLAIN });
         let busy = bind(&at, queue).unwrap();
         let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert_eq!(bind(&at, queue).unwrap_err().kind(), ErrorKind::AddrInUse);
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn a_port_is_shared_by_those_who_both_want_it() {
         let anywhere = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let [sharing, alone] = [true, false].map(|shares_port| Queue { length: 8, shares_port, tuning: PLAIN });
+        let [sharing, alone] = [true, false].map(|shares_port| ListenOptions { length: 8, shares_port, tuning: PLAIN });
         let first = bind(&anywhere, sharing).unwrap();
         let at = first.address().unwrap();
         assert_eq!(bind(&at, alone).unwrap_err().kind(), ErrorKind::AddrInUse);

@@ -54,8 +54,8 @@ fn reaches(to: SocketAddr, own: IpAddr) -> bool {
     ip == own || own.is_unspecified() && takes_it && is_here(to, ip)
 }
 
-/// Whether this machine has the address. One that it has can be bound, so that most others are told apart at little cost;
-/// but where `net.ipv4.ip_nonlocal_bind` is set every address can be, and only the list of interfaces tells.
+/// Whether this machine has the address. One that it has can be bound, so that most others are told apart at little
+/// cost; but where `net.ipv4.ip_nonlocal_bind` is set every address can be, and only the list of interfaces tells.
 fn is_here(to: SocketAddr, ip: IpAddr) -> bool {
     if ip.is_loopback() {
         return true;

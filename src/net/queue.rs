@@ -1,10 +1,10 @@
 //! How much of what was written to a socket its peer's system has not acknowledged: what a reset would discard.
 //!
-//! The ioctl for that (SIOCOUTQ) has no safe wrapper in any crate used here, TCP_INFO tells segments and not what a closed
-//! window keeps back, and /proc/net/tcp costs time in proportion to all sockets. The kernel's socket monitoring
+//! The ioctl for that (SIOCOUTQ) has no safe wrapper in any crate used here, TCP_INFO tells segments and not what a
+//! closed window keeps back, and /proc/net/tcp costs time in proportion to all sockets. The kernel's socket monitoring
 //! (sock_diag(7), what `ss` uses) answers the same question about one socket by plain messages. It needs no privilege.
-//! A socket for it is opened for each question, because the questions are rare: they come up when a connection fails, or
-//! lasts beyond its backend's end, and never while bytes flow.
+//! A socket for it is opened for each question, because the questions are rare: they come up when a connection fails,
+//! or lasts beyond its backend's end, and never while bytes flow.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,9 +14,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::Stream;
 
 impl Stream {
-    /// Bytes written that the peer's system has not acknowledged, an end (FIN) counting as one. What is written to a Unix
-    /// socket is in its peer's hands at once. `None`: the system does not tell (no such service in this kernel, a filter
-    /// for system calls, no descriptor left), which callers take as not knowing.
+    /// Bytes written that the peer's system has not acknowledged, an end (FIN) counting as one. What is written to a
+    /// Unix socket is in its peer's hands at once. `None`: the system does not tell (no such service in this kernel, a
+    /// filter for system calls, no descriptor left), which callers take as not knowing.
     pub fn undelivered(&self) -> Option<u32> {
         if !self.is_tcp {
             return Some(0);

@@ -10,14 +10,14 @@ use std::time::Instant;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::journal::Facts;
-use super::lines::{self, LineWriter, Pen, Reopener};
-use crate::core::msg::Why;
+use super::event_log::ConnectionInfo;
+use super::lines::{self, LineSender, LineWriter, Reopener};
+use crate::core::msg::CloseReason;
 use crate::endpoint::Address;
 
 /// What is told of a client.
 #[derive(Debug)]
-pub struct Line {
+pub struct AccessLine {
     at: Timestamp,
     peer: Address,
     method: Method,
@@ -42,7 +42,7 @@ pub enum Method {
 const MODE: u32 = 0o666;
 
 /// The running access log. Dropping it writes what is waiting, if the disk allows it within a second.
-pub struct AccessLog(LineWriter<Line>);
+pub struct AccessLog(LineWriter<AccessLine>);
 
 impl AccessLog {
     /// Opens the file and starts the thread.
@@ -50,7 +50,7 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened, or a thread not be started.
     pub fn start(path: &Path, name: &str) -> io::Result<AccessLog> {
-        let sink = Sink { path: path.to_owned(), file: lines::open(path, MODE)? };
+        let sink = AccessSink { path: path.to_owned(), file: lines::open(path, MODE)? };
         let hangs = format!("{name}: the access log's disk does not answer; its lines are lost");
         Ok(AccessLog(LineWriter::start("access", sink, hangs)?))
     }
@@ -60,60 +60,60 @@ impl AccessLog {
     }
 
     /// For the clients of one service.
-    pub fn clerk(&self, method: Method) -> Clerk {
-        Clerk { pen: self.0.pen(), method }
+    pub fn access_logger(&self, method: Method) -> AccessLogger {
+        AccessLogger { line_sender: self.0.line_sender(), method }
     }
 }
 
 /// Writes the lines of one service's clients.
 #[derive(Clone, Debug)]
-pub struct Clerk {
-    pen: Pen<Line>,
+pub struct AccessLogger {
+    line_sender: LineSender<AccessLine>,
     method: Method,
 }
 
-impl Clerk {
+impl AccessLogger {
     /// This client has gone.
-    pub fn gone(&self, why: Why, facts: &Facts) {
+    pub fn gone(&self, why: CloseReason, info: &ConnectionInfo) {
         let now = Instant::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let (backend, server_time) = match &facts.connected {
+        let (backend, server_time) = match &info.connected {
             Some((at, address)) => (Some(address.clone()), seconds(*at)),
             None => (None, 0),
         };
-        self.pen.put(Line {
+        self.line_sender.put(AccessLine {
             at: Timestamp::now(),
-            peer: facts.peer.clone(),
+            peer: info.peer.clone(),
             method: self.method,
             status: status(why, backend.is_some()),
             backend,
-            client: (facts.up, seconds(facts.accepted)),
-            server: (facts.down, server_time),
+            client: (info.up, seconds(info.accepted)),
+            server: (info.down, server_time),
         });
     }
 }
 
 /// What readers of web servers' logs make of an ending; README lists these.
-fn status(why: Why, had_a_backend: bool) -> u16 {
+fn status(why: CloseReason, had_a_backend: bool) -> u16 {
     match why {
         _ if had_a_backend => 200,
-        Why::HungUp => 499,
+        CloseReason::HungUp => 499,
         // It did not send what it is to send first.
-        Why::Idle => 408,
-        Why::NoBackend => 502,
-        Why::Full | Why::NoRoom | Why::Shutdown | Why::Cut => 503,
+        CloseReason::Idle => 408,
+        CloseReason::NoBackend => 502,
+        CloseReason::Full | CloseReason::NoRoom | CloseReason::Shutdown | CloseReason::Terminated => 503,
         // Of a client without a backend only a defect here says this.
-        Why::ClientEnded
-        | Why::BackendEnded
-        | Why::Lingered
-        | Why::Dismissed
-        | Why::ClientFailed
-        | Why::BackendFailed
-        | Why::Panicked => 500,
+        CloseReason::ClientEnded
+        | CloseReason::BackendEnded
+        | CloseReason::Lingered
+        | CloseReason::ClosedForSwitch
+        | CloseReason::ClientFailed
+        | CloseReason::BackendFailed
+        | CloseReason::Panicked => 500,
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for AccessLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let date = self.at.to_zoned(TimeZone::system());
         let method = match self.method {
@@ -141,14 +141,14 @@ fn host(address: &Address) -> String {
     }
 }
 
-struct Sink {
+struct AccessSink {
     path: PathBuf,
     file: File,
 }
 
-impl lines::Sink<Line> for Sink {
+impl lines::LineSink<AccessLine> for AccessSink {
     /// Lines that were lost are told in the log: what reads this file knows no such line.
-    fn write(&mut self, line: &Line, lost: u64) -> io::Result<()> {
+    fn write(&mut self, line: &AccessLine, lost: u64) -> io::Result<()> {
         lines::write_all(&self.file, format!("{line}\n").as_bytes())?;
         if lost > 0 {
             log::warn!("{lost} lines were lost of {self}");
@@ -166,7 +166,7 @@ impl lines::Sink<Line> for Sink {
     }
 }
 
-impl fmt::Display for Sink {
+impl fmt::Display for AccessSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "access log {}", self.path.display())
     }
@@ -179,8 +179,8 @@ mod tests {
     fn line(backend: Option<Address>, method: Method) -> String {
         let at = "2011-07-31T11:00:00Z".parse().unwrap();
         let peer = Address::Tcp("[::ffff:127.0.0.1]:4711".parse().unwrap());
-        let status = status(Why::NoBackend, backend.is_some());
-        Line { at, peer, method, backend, status, client: (848, 8), server: (940_087, 8) }.to_string()
+        let status = status(CloseReason::NoBackend, backend.is_some());
+        AccessLine { at, peer, method, backend, status, client: (848, 8), server: (940_087, 8) }.to_string()
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::lines::{self, LineWriter, Pen};
+use super::lines::{self, LineSender, LineWriter};
 
 /// Who has sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sender {
+pub enum DumpSource {
     Client,
     Backend,
 }
@@ -18,12 +18,12 @@ pub enum Sender {
 /// What one read has brought.
 #[derive(Debug)]
 struct Chunk {
-    sender: Sender,
-    read: Read,
+    sender: DumpSource,
+    read: ReadResult,
 }
 
 #[derive(Debug)]
-enum Read {
+enum ReadResult {
     Bytes(Vec<u8>),
     End,
     Failed,
@@ -37,8 +37,8 @@ pub struct Dump {
 
 /// Shows what is read, from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Display {
-    pen: Pen<Chunk>,
+pub struct DumpHandle {
+    line_sender: LineSender<Chunk>,
     /// Bytes that nobody has taken yet.
     waiting: Arc<AtomicUsize>,
 }
@@ -53,46 +53,46 @@ impl Dump {
     /// When there is no thread.
     pub fn start(name: &str) -> io::Result<Dump> {
         let waiting = Arc::<AtomicUsize>::default();
-        let sink = Sink { waiting: Arc::clone(&waiting) };
+        let sink = DumpSink { waiting: Arc::clone(&waiting) };
         let hangs = format!("{name}: nobody reads standard output; what was to be shown is lost");
         Ok(Dump { writer: LineWriter::start("dump", sink, hangs)?, waiting })
     }
 
-    pub fn display(&self) -> Display {
-        Display { pen: self.writer.pen(), waiting: Arc::clone(&self.waiting) }
+    pub fn display(&self) -> DumpHandle {
+        DumpHandle { line_sender: self.writer.line_sender(), waiting: Arc::clone(&self.waiting) }
     }
 }
 
-impl Display {
-    pub fn bytes(&self, sender: Sender, bytes: &[u8]) {
+impl DumpHandle {
+    pub fn bytes(&self, sender: DumpSource, bytes: &[u8]) {
         if self.waiting.load(Ordering::Relaxed) + bytes.len() > MOST {
-            return self.pen.lose();
+            return self.line_sender.lose();
         }
         self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-        if !self.pen.put(Chunk { sender, read: Read::Bytes(bytes.to_vec()) }) {
+        if !self.line_sender.put(Chunk { sender, read: ReadResult::Bytes(bytes.to_vec()) }) {
             self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
         }
     }
 
-    pub fn end(&self, sender: Sender) {
-        self.pen.put(Chunk { sender, read: Read::End });
+    pub fn end(&self, sender: DumpSource) {
+        self.line_sender.put(Chunk { sender, read: ReadResult::End });
     }
 
-    pub fn failure(&self, sender: Sender) {
-        self.pen.put(Chunk { sender, read: Read::Failed });
+    pub fn failure(&self, sender: DumpSource) {
+        self.line_sender.put(Chunk { sender, read: ReadResult::Failed });
     }
 }
 
-struct Sink {
+struct DumpSink {
     waiting: Arc<AtomicUsize>,
 }
 
-impl lines::Sink<Chunk> for Sink {
+impl lines::LineSink<Chunk> for DumpSink {
     fn write(&mut self, chunk: &Chunk, lost: u64) -> io::Result<()> {
         let notice = if lost > 0 { format!("({lost} reads before this one are not shown)\n") } else { String::new() };
         let shown = format!("{notice}{chunk}");
         let written = lines::write_all(&io::stdout(), shown.as_bytes());
-        if let Read::Bytes(bytes) = &chunk.read {
+        if let ReadResult::Bytes(bytes) = &chunk.read {
             self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
         }
         written
@@ -107,24 +107,24 @@ impl lines::Sink<Chunk> for Sink {
     }
 }
 
-impl fmt::Display for Sink {
+impl fmt::Display for DumpSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("standard output, where bytes are to be shown")
     }
 }
 
-/// A line `-> N` or `-< N`, then the bytes: what can be printed as it is, `\` twice, all else as `\` and two hexadecimal
-/// digits. Lines are broken after a line feed and when they are full.
+/// A line `-> N` or `-< N`, then the bytes: what can be printed as it is, `\` twice, all else as `\` and two
+/// hexadecimal digits. Lines are broken after a line feed and when they are full.
 impl fmt::Display for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arrow = match self.sender {
-            Sender::Client => "->",
-            Sender::Backend => "-<",
+            DumpSource::Client => "->",
+            DumpSource::Backend => "-<",
         };
         let bytes = match &self.read {
-            Read::Bytes(bytes) => bytes.as_slice(),
-            Read::End => return write!(f, "{arrow} 0\n\n"),
-            Read::Failed => return write!(f, "{arrow} -1\n\n"),
+            ReadResult::Bytes(bytes) => bytes.as_slice(),
+            ReadResult::End => return write!(f, "{arrow} 0\n\n"),
+            ReadResult::Failed => return write!(f, "{arrow} -1\n\n"),
         };
         writeln!(f, "{arrow} {}", bytes.len())?;
         let mut column = 0;
@@ -153,20 +153,23 @@ mod tests {
     use super::*;
 
     fn shown(bytes: &[u8]) -> String {
-        Chunk { sender: Sender::Client, read: Read::Bytes(bytes.to_vec()) }.to_string()
+        Chunk { sender: DumpSource::Client, read: ReadResult::Bytes(bytes.to_vec()) }.to_string()
     }
 
     #[test]
     fn what_can_be_printed_is_and_all_else_is_hexadecimal() {
         assert_eq!(shown(b"a b~\\c\x00\x7f\xff"), "-> 9\na b~\\\\c\\00\\7F\\FF\n");
         assert_eq!(shown(b"GET /\r\nx"), "-> 8\nGET /\\0D\\0A\nx\n");
-        assert_eq!(Chunk { sender: Sender::Backend, read: Read::Bytes(b"x".to_vec()) }.to_string(), "-< 1\nx\n");
+        assert_eq!(
+            Chunk { sender: DumpSource::Backend, read: ReadResult::Bytes(b"x".to_vec()) }.to_string(),
+            "-< 1\nx\n"
+        );
     }
 
     #[test]
     fn an_end_and_a_failure_are_reads_of_nothing() {
-        assert_eq!(Chunk { sender: Sender::Client, read: Read::End }.to_string(), "-> 0\n\n");
-        assert_eq!(Chunk { sender: Sender::Backend, read: Read::Failed }.to_string(), "-< -1\n\n");
+        assert_eq!(Chunk { sender: DumpSource::Client, read: ReadResult::End }.to_string(), "-> 0\n\n");
+        assert_eq!(Chunk { sender: DumpSource::Backend, read: ReadResult::Failed }.to_string(), "-< -1\n\n");
     }
 
     #[test]

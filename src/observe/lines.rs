@@ -1,6 +1,6 @@
-//! Lines that a thread of their own writes: whoever has one puts it into a bounded queue and goes on. A disk that is full
-//! or hangs costs lines, which are counted and told, and never makes anybody wait. What a line looks like and where it
-//! goes is the sink's business.
+//! Lines that a thread of their own writes: whoever has one puts it into a bounded queue and goes on. A disk that is
+//! full or hangs costs lines, which are counted and told, and never makes anybody wait. What a line looks like and
+//! where it goes is the sink's business.
 //!
 //! Nor does opening wait for anybody: a pipe that nobody reads yet keeps what it has room for.
 
@@ -29,7 +29,7 @@ const QUEUE: usize = 8192;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where lines end up. `Display` is its name, for what is said about it.
-pub trait Sink<L>: fmt::Display + Send + 'static {
+pub trait LineSink<L>: fmt::Display + Send + 'static {
     /// Writes one line, and before it, if that is not 0, how many were lost.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ pub trait Sink<L>: fmt::Display + Send + 'static {
     fn complain(&self, words: &str);
 }
 
-enum Entry<L> {
+enum LineEntry<L> {
     Line(L),
     Reopen,
     End,
@@ -55,7 +55,7 @@ enum Entry<L> {
 /// The thread that writes. Dropping it writes what is waiting, if the disk allows it within a second.
 #[derive(Debug)]
 pub struct LineWriter<L> {
-    pen: Pen<L>,
+    line_sender: LineSender<L>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
@@ -65,8 +65,8 @@ pub struct LineWriter<L> {
 
 /// Puts lines into the queue, from any thread. Cheap to clone.
 #[derive(Debug)]
-pub struct Pen<L> {
-    entries: Sender<Entry<L>>,
+pub struct LineSender<L> {
+    entries: Sender<LineEntry<L>>,
     /// Lines that found the queue full or the disk unwilling, not told yet.
     lost: Arc<AtomicU64>,
 }
@@ -86,32 +86,32 @@ impl<L: Send + 'static> LineWriter<L> {
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn start(name: &str, sink: impl Sink<L>, hangs: String) -> io::Result<LineWriter<L>> {
+    pub fn start(name: &str, sink: impl LineSink<L>, hangs: String) -> io::Result<LineWriter<L>> {
         let (entries, inbox) = bounded(QUEUE);
         let (running, ended) = bounded::<()>(0);
-        let pen = Pen { entries, lost: Arc::default() };
-        let desk = Desk { sink, lost: Arc::clone(&pen.lost), complained: false };
+        let line_sender = LineSender { entries, lost: Arc::default() };
+        let line_thread = LineThread { sink, lost: Arc::clone(&line_sender.lost), complained: false };
         let thread = threads::spawn(name, move || {
             let _running = running;
-            desk.run(&inbox);
+            line_thread.run(&inbox);
         })?;
-        Ok(LineWriter { pen, ended, thread: Some(thread), hangs })
+        Ok(LineWriter { line_sender, ended, thread: Some(thread), hangs })
     }
 
-    pub fn pen(&self) -> Pen<L> {
-        self.pen.clone()
+    pub fn line_sender(&self) -> LineSender<L> {
+        self.line_sender.clone()
     }
 
     pub fn reopener(&self) -> Reopener {
-        let pen = self.pen();
-        Reopener(Box::new(move || drop(pen.entries.try_send(Entry::Reopen))))
+        let line_sender = self.line_sender();
+        Reopener(Box::new(move || drop(line_sender.entries.try_send(LineEntry::Reopen))))
     }
 }
 
-impl<L> Pen<L> {
+impl<L> LineSender<L> {
     /// False when there is no room for the line: it is lost, and counted.
     pub fn put(&self, line: L) -> bool {
-        let put = self.entries.try_send(Entry::Line(line)).is_ok();
+        let put = self.entries.try_send(LineEntry::Line(line)).is_ok();
         if !put {
             self.lose();
         }
@@ -124,16 +124,16 @@ impl<L> Pen<L> {
     }
 }
 
-impl<L> Clone for Pen<L> {
-    fn clone(&self) -> Pen<L> {
-        Pen { entries: self.entries.clone(), lost: Arc::clone(&self.lost) }
+impl<L> Clone for LineSender<L> {
+    fn clone(&self) -> LineSender<L> {
+        LineSender { entries: self.entries.clone(), lost: Arc::clone(&self.lost) }
     }
 }
 
 impl<L> Drop for LineWriter<L> {
     fn drop(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        self.pen.entries.send_deadline(Entry::End, deadline).ok();
+        self.line_sender.entries.send_deadline(LineEntry::End, deadline).ok();
         match self.ended.recv_deadline(deadline) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 self.thread.take().map(JoinHandle::join);
@@ -148,35 +148,35 @@ impl<L> Drop for LineWriter<L> {
 }
 
 /// What the thread works with.
-struct Desk<S> {
+struct LineThread<S> {
     sink: S,
     lost: Arc<AtomicU64>,
     /// This trouble has been told.
     complained: bool,
 }
 
-impl<S> Desk<S> {
-    fn run<L>(mut self, inbox: &Receiver<Entry<L>>)
+impl<S> LineThread<S> {
+    fn run<L>(mut self, inbox: &Receiver<LineEntry<L>>)
     where
-        S: Sink<L>,
+        S: LineSink<L>,
     {
         while let Ok(entry) = inbox.recv() {
             match entry {
-                Entry::Line(line) => self.write(&line),
-                Entry::Reopen => {
+                LineEntry::Line(line) => self.write(&line),
+                LineEntry::Reopen => {
                     if let Err(e) = self.sink.reopen() {
                         let words = system_words(&e);
                         self.complain(&format!("cannot reopen {}: {words}; the old one stays", self.sink));
                     }
                 }
-                Entry::End => return,
+                LineEntry::End => return,
             }
         }
     }
 
     fn write<L>(&mut self, line: &L)
     where
-        S: Sink<L>,
+        S: LineSink<L>,
     {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         match self.sink.write(line, lost) {
@@ -190,7 +190,7 @@ impl<S> Desk<S> {
 
     fn complain<L>(&mut self, words: &str)
     where
-        S: Sink<L>,
+        S: LineSink<L>,
     {
         if !std::mem::replace(&mut self.complained, true) {
             self.sink.complain(words);
@@ -225,8 +225,8 @@ impl Standard {
     }
 }
 
-/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there. Does not wait, not even
-/// for a reader of a pipe. [`write_all`] is the way to write to it.
+/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there. Does not wait, not
+/// even for a reader of a pipe. [`write_all`] is the way to write to it.
 ///
 /// # Errors
 /// What open(2) says, or what is the matter with the file.
@@ -252,8 +252,8 @@ pub fn open(path: &Path, mode: u32) -> io::Result<File> {
     })
 }
 
-/// Writes all of it, and waits where that is needed: also where the descriptor, which others may share, is one that does
-/// not wait.
+/// Writes all of it, and waits where that is needed: also where the descriptor, which others may share, is one that
+/// does not wait.
 ///
 /// # Errors
 /// What write(2) says; a part may have been written.

@@ -1,5 +1,5 @@
-//! The log: fern formats and filters, [`super::lines`] takes the lines to a thread that writes them. A disk that is full
-//! or hangs costs lines, which are counted and told, and never makes anybody wait.
+//! The log: fern formats and filters, [`super::lines`] takes the lines to a thread that writes them. A disk that is
+//! full or hangs costs lines, which are counted and told, and never makes anybody wait.
 
 use std::fmt;
 use std::fs::File;
@@ -11,20 +11,20 @@ use jiff::tz::TimeZone;
 use log::Level;
 
 use super::lines::{self, LineWriter, Reopener};
-use super::voice;
+use super::log_format;
 use crate::config::{Log, LogStyle, LogTarget};
 use crate::threads;
 
 /// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a disk
 /// that may hang, and takes more stack than a client's thread has.
-struct Line {
+struct LogLine {
     at: Timestamp,
     level: Level,
     text: String,
 }
 
 /// The running log. Dropping it writes what is waiting, if the disk allows it within a second.
-pub struct Logging(LineWriter<Line>);
+pub struct Logging(LineWriter<LogLine>);
 
 /// Opens the log and makes it the process's logger. `None` when nothing is to be logged. `name` is what the program is
 /// called.
@@ -32,11 +32,11 @@ pub struct Logging(LineWriter<Line>);
 /// # Errors
 /// When the file cannot be opened, or a thread not be started.
 pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
-    let Some(target) = Target::open(log, name)? else { return Ok(None) };
-    let sink = Sink { target, style: log.style, mode: log.mode, name: name.to_owned() };
+    let Some(target) = LogFile::open(log, name)? else { return Ok(None) };
+    let sink = ProcessLogSink { target, style: log.style, mode: log.mode, name: name.to_owned() };
     let hangs = format!("{name}: the log's disk does not answer; log lines are lost");
     let writer = LineWriter::start("log", sink, hangs)?;
-    let (pen, style) = (writer.pen(), log.style);
+    let (line_sender, style) = (writer.line_sender(), log.style);
     let dispatch = fern::Dispatch::new()
         .level(log.level)
         .filter(move |about| is_ours(style, about))
@@ -53,21 +53,21 @@ pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
             LogStyle::Slashes | LogStyle::Brackets | LogStyle::Bare => out.finish(format_args!("{message}")),
         })
         .chain(fern::Output::call(move |record| {
-            pen.put(Line { at: Timestamp::now(), level: record.level(), text: record.args().to_string() });
+            line_sender.put(LogLine { at: Timestamp::now(), level: record.level(), text: record.args().to_string() });
         }));
     // Fails when this process has a logger already (a test, a second proxy in one process): lines then go there.
     dispatch.apply().ok();
     Ok(Some(Logging(writer)))
 }
 
-/// Other crates' talk (line editing, for one) is theirs. In styles that have words of their own, only those are written,
-/// and what has gone wrong.
+/// Other crates' talk (line editing, for one) is theirs. In styles that have words of their own, only those are
+/// written, and what has gone wrong.
 fn is_ours(style: LogStyle, about: &log::Metadata<'_>) -> bool {
     let ours = about.target().starts_with(env!("CARGO_PKG_NAME"));
     match style {
         LogStyle::Origin => ours,
         LogStyle::Slashes | LogStyle::Brackets | LogStyle::Web | LogStyle::Bare => {
-            ours && (about.target() == voice::TARGET || about.level() <= Level::Warn)
+            ours && (about.target() == log_format::TARGET || about.level() <= Level::Warn)
         }
     }
 }
@@ -98,7 +98,7 @@ fn web_word(level: Level) -> &'static str {
 }
 
 /// Where lines end up.
-enum Target {
+enum LogFile {
     File(PathBuf, File),
     StandardError,
     BothStandards,
@@ -107,36 +107,36 @@ enum Target {
 
 type Syslog = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
 
-impl Target {
-    fn open(log: &Log, name: &str) -> io::Result<Option<Target>> {
+impl LogFile {
+    fn open(log: &Log, name: &str) -> io::Result<Option<LogFile>> {
         Ok(match &log.target {
-            LogTarget::File(path) => Some(Target::File(path.clone(), lines::open(path, log.mode)?)),
-            LogTarget::StandardError => Some(Target::StandardError),
-            LogTarget::BothStandards => Some(Target::BothStandards),
-            LogTarget::Syslog => Some(Target::Syslog(Box::new(syslog(name)?))),
+            LogTarget::File(path) => Some(LogFile::File(path.clone(), lines::open(path, log.mode)?)),
+            LogTarget::StandardError => Some(LogFile::StandardError),
+            LogTarget::BothStandards => Some(LogFile::BothStandards),
+            LogTarget::Syslog => Some(LogFile::Syslog(Box::new(syslog(name)?))),
             LogTarget::Nowhere => None,
         })
     }
 }
 
-struct Sink {
-    target: Target,
+struct ProcessLogSink {
+    target: LogFile,
     style: LogStyle,
     mode: u32,
     /// What the program is called.
     name: String,
 }
 
-impl lines::Sink<Line> for Sink {
-    fn write(&mut self, line: &Line, lost: u64) -> io::Result<()> {
-        let Line { at, level, text } = line;
+impl lines::LineSink<LogLine> for ProcessLogSink {
+    fn write(&mut self, line: &LogLine, lost: u64) -> io::Result<()> {
+        let LogLine { at, level, text } = line;
         let notice = if lost > 0 { format!("({lost} log lines were lost before this one)\n") } else { String::new() };
         let dated = || format!("{notice}{}\n", dated(self.style, *at, text));
         match &mut self.target {
-            Target::File(_, file) => lines::write_all(file, dated().as_bytes()),
-            Target::BothStandards if *level > Level::Warn => lines::write_all(&io::stdout(), dated().as_bytes()),
-            Target::StandardError | Target::BothStandards => lines::write_all(&io::stderr(), dated().as_bytes()),
-            Target::Syslog(logger) => {
+            LogFile::File(_, file) => lines::write_all(file, dated().as_bytes()),
+            LogFile::BothStandards if *level > Level::Warn => lines::write_all(&io::stdout(), dated().as_bytes()),
+            LogFile::StandardError | LogFile::BothStandards => lines::write_all(&io::stderr(), dated().as_bytes()),
+            LogFile::Syslog(logger) => {
                 let line = format!("{notice}{text}");
                 let sent = match level {
                     Level::Error => logger.err(&line),
@@ -154,7 +154,7 @@ impl lines::Sink<Line> for Sink {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if let Target::File(path, file) = &mut self.target {
+        if let LogFile::File(path, file) = &mut self.target {
             *file = lines::open(path, self.mode)?;
         }
         Ok(())
@@ -166,12 +166,12 @@ impl lines::Sink<Line> for Sink {
     }
 }
 
-impl fmt::Display for Sink {
+impl fmt::Display for ProcessLogSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Target::File(path, _) => write!(f, "log file {}", path.display()),
-            Target::StandardError | Target::BothStandards => f.write_str("standard error"),
-            Target::Syslog(_) => f.write_str("syslog"),
+            LogFile::File(path, _) => write!(f, "log file {}", path.display()),
+            LogFile::StandardError | LogFile::BothStandards => f.write_str("standard error"),
+            LogFile::Syslog(_) => f.write_str("syslog"),
         }
     }
 }

@@ -3,9 +3,9 @@
 
 pub mod access;
 pub mod dump;
-pub mod journal;
+pub mod event_log;
 pub mod lines;
 pub mod log;
+pub mod log_format;
 pub mod stats;
-pub mod voice;
 pub mod words;

@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 
 use crate::core::msg::{Action, Note, UpstreamId, View};
 
-/// The current situation. Cheap to clone; all clones are the same board.
+/// The current situation. Cheap to clone; all clones are the same statistics.
 #[derive(Clone, Debug)]
-pub struct Board(Arc<Mutex<Inner>>);
+pub struct Stats(Arc<Mutex<StatsInner>>);
 
 #[derive(Debug)]
-struct Inner {
+struct StatsInner {
     view: View,
     names: Vec<String>,
     /// Seconds are counted from here.
@@ -38,9 +38,9 @@ pub struct Snapshot {
     pub total: u64,
 }
 
-impl Board {
-    pub fn new(view: View, names: Vec<String>) -> Board {
-        Board(Arc::new(Mutex::new(Inner {
+impl Stats {
+    pub fn new(view: View, names: Vec<String>) -> Stats {
+        Stats(Arc::new(Mutex::new(StatsInner {
             view,
             names,
             epoch: Instant::now(),
@@ -63,17 +63,17 @@ impl Board {
                     inner.total += 1;
                     inner.queued.count(second);
                 }
-                Action::Note(Note::Granted(..)) => inner.dequeued.count(second),
+                Action::Note(Note::Assigned(..)) => inner.dequeued.count(second),
                 Action::Note(Note::SwitchStarted { .. }) => inner.switch_started = Some(now),
                 Action::Note(Note::SwitchEnded { .. }) => inner.switch_started = None,
                 Action::Note(_)
                 | Action::Dial(..)
-                | Action::CallOff(_)
-                | Action::Refuse(..)
-                | Action::Dismiss(_)
-                | Action::Cut(_)
+                | Action::CancelDial(_)
+                | Action::Reject(..)
+                | Action::CloseGracefully(_)
+                | Action::Reset(_)
                 | Action::Probe(_)
-                | Action::Assign(..)
+                | Action::SetEndpoint(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }
                 | Action::KillScript(_)
@@ -104,7 +104,7 @@ impl Board {
     }
 }
 
-impl Inner {
+impl StatsInner {
     fn name(&self, upstream: UpstreamId) -> String {
         self.names.get(upstream.0).cloned().unwrap_or_default()
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::core::msg::{Failure, Outcome, ScriptEnd, Why};
+use crate::core::msg::{CloseReason, Failure, Outcome, ScriptEnd};
 
 /// `Switch OK!: REASON` or `Switch failed: REASON`.
 impl fmt::Display for Outcome {
@@ -43,23 +43,23 @@ impl fmt::Display for ScriptEnd {
 }
 
 /// Why a client is gone; README lists these words with what to check.
-impl fmt::Display for Why {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Why::HungUp => "left while it was held",
-            Why::NoBackend => "no backend took it",
-            Why::Full => "every backend is at its limit",
-            Why::NoRoom => "out of descriptors or memory",
-            Why::Shutdown => "the program ended while it was held",
-            Why::ClientEnded => "done, the client ended first",
-            Why::BackendEnded => "done, the backend ended first",
-            Why::Lingered => "silent for 5 s after the backend had ended",
-            Why::Dismissed => "the backend had ended and a switch began",
-            Why::ClientFailed => "the client failed",
-            Why::BackendFailed => "the backend failed",
-            Why::Idle => "no byte passed for the idle timeout",
-            Why::Cut => "cut by quit force or at the end of the grace period",
-            Why::Panicked => "a defect in cbpx ended it",
+            CloseReason::HungUp => "left while it was held",
+            CloseReason::NoBackend => "no backend took it",
+            CloseReason::Full => "every backend is at its limit",
+            CloseReason::NoRoom => "out of descriptors or memory",
+            CloseReason::Shutdown => "the program ended while it was held",
+            CloseReason::ClientEnded => "done, the client ended first",
+            CloseReason::BackendEnded => "done, the backend ended first",
+            CloseReason::Lingered => "silent for 5 s after the backend had ended",
+            CloseReason::ClosedForSwitch => "the backend had ended and a switch began",
+            CloseReason::ClientFailed => "the client failed",
+            CloseReason::BackendFailed => "the backend failed",
+            CloseReason::Idle => "no byte passed for the idle timeout",
+            CloseReason::Terminated => "cut by quit force or at the end of the grace period",
+            CloseReason::Panicked => "a defect in cbpx ended it",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Where everybody and everything stands, in the witness's account.
 
-use cbpx::core::msg::{BackendId, ClientHash, Failure, RunId, Ticket, TimerId, Traffic, UpstreamId};
+use cbpx::core::msg::{BackendId, ClientHash, Failure, RequestId, RunId, TimerId, Traffic, UpstreamId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
@@ -33,18 +33,18 @@ pub enum Place {
     Ending(BackendId),
 }
 
-/// What the engine was last told to do with a granted client.
+/// What the engine was last told to do with an assigned client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Told {
     Nothing,
-    CallOff,
-    Dismiss,
+    CancelDial,
+    CloseGracefully,
     Cut,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Switch {
-    pub ticket: Ticket,
+    pub request: RequestId,
     pub to: UpstreamId,
     pub deadline: TimerId,
     pub script: Option<RunId>,

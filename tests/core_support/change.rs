@@ -54,14 +54,14 @@ impl Stock {
                 let id = BackendId(self.backends.len());
                 self.known_group(group)?.members.push(id);
                 self.backends.push(Backend::new(group, None));
-                due.owed.push(Action::Assign(id, endpoint));
+                due.owed.push(Action::SetEndpoint(id, endpoint));
                 return Ok(Answer::Created(id));
             }
-            Change::Assign(id, endpoint) => {
+            Change::SetEndpoint(id, endpoint) => {
                 if self.known(id)?.enabled {
                     return Err(Unchanged::NotDisabled);
                 }
-                due.owed.push(Action::Assign(id, endpoint));
+                due.owed.push(Action::SetEndpoint(id, endpoint));
             }
             Change::Limit(id, limit) => self.known(id)?.limit = limit,
             Change::Reset(id) => self.known(id)?.totals = Default::default(),
@@ -82,7 +82,7 @@ impl Stock {
         group.ok_or(Unchanged::NoSuchGroup)
     }
 
-    fn view(&self, id: BackendId, granted: usize) -> Option<BackendView> {
+    fn view(&self, id: BackendId, assigned: usize) -> Option<BackendView> {
         let backend = self.backends.get(id.0)?;
         let group = self.group_of(id);
         Some(BackendView {
@@ -93,7 +93,7 @@ impl Stock {
             enabled: backend.enabled,
             failed: backend.failed,
             limit: backend.limit,
-            granted: u32::try_from(granted).ok()?,
+            assigned: u32::try_from(assigned).ok()?,
             totals: backend.totals.0,
         })
     }

@@ -10,7 +10,7 @@ impl Witness {
         if let Some(Place::Open(backend)) = self.place(id) {
             self.put(id, Place::Ending(backend));
             if self.switch.is_some() {
-                self.order(id, Told::Dismiss, due);
+                self.order(id, Told::CloseGracefully, due);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What an engine may report about a client and about the script: the environment of the core.
 
-use cbpx::core::msg::{ClientId, DialFailure, Event, ScriptEnd, Traffic, Why};
+use cbpx::core::msg::{ClientId, CloseReason, DialFailure, Event, ScriptEnd, Traffic};
 
 use super::traffic_of;
 use super::witness::{Client, Place, Told};
@@ -16,20 +16,20 @@ impl Client {
             Place::Held => reports.push(Event::HungUp(id)),
             Place::Dialling(_) => {
                 reports.push(Event::Connected(id));
-                reports.push(Event::Refused(id, DialFailure::Backend));
-                reports.push(Event::Refused(id, DialFailure::NoPort));
-                reports.push(Event::Refused(id, DialFailure::Local));
-                reports.push(Event::Closed(id, Why::Panicked, Traffic::default()));
+                reports.push(Event::DialFailed(id, DialFailure::Backend));
+                reports.push(Event::DialFailed(id, DialFailure::NoPort));
+                reports.push(Event::DialFailed(id, DialFailure::Local));
+                reports.push(Event::Closed(id, CloseReason::Panicked, Traffic::default()));
                 match self.told {
-                    Told::CallOff | Told::Cut => reports.push(Event::Refused(id, DialFailure::CalledOff)),
-                    Told::Nothing | Told::Dismiss => {}
+                    Told::CancelDial | Told::Cut => reports.push(Event::DialFailed(id, DialFailure::Cancelled)),
+                    Told::Nothing | Told::CloseGracefully => {}
                 }
             }
             Place::Open(_) => {
-                reports.extend([Event::Dismissible(id), Event::Closed(id, Why::ClientEnded, traffic_of(id))])
+                reports.extend([Event::Dismissible(id), Event::Closed(id, CloseReason::ClientEnded, traffic_of(id))])
             }
             Place::Ending(_) => {
-                reports.extend([Event::Resumed(id), Event::Closed(id, Why::Lingered, traffic_of(id))]);
+                reports.extend([Event::Resumed(id), Event::Closed(id, CloseReason::Lingered, traffic_of(id))]);
             }
         }
     }
@@ -40,10 +40,10 @@ pub fn about(id: ClientId) -> [Event; 7] {
     [
         Event::HungUp(id),
         Event::Connected(id),
-        Event::Refused(id, DialFailure::Backend),
-        Event::Refused(id, DialFailure::CalledOff),
+        Event::DialFailed(id, DialFailure::Backend),
+        Event::DialFailed(id, DialFailure::Cancelled),
         Event::Dismissible(id),
         Event::Resumed(id),
-        Event::Closed(id, Why::BackendFailed, traffic_of(id)),
+        Event::Closed(id, CloseReason::BackendFailed, traffic_of(id)),
     ]
 }

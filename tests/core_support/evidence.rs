@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cbpx::core::msg::{Action, Answer, BackendId, DialFailure, Failure, Note, Outcome, ScriptEnd, Unchanged, Why};
+use cbpx::core::msg::{
+    Action, Answer, BackendId, CloseReason, DialFailure, Failure, Note, Outcome, ScriptEnd, Unchanged,
+};
 
 /// Counts by name.
 #[derive(Default, Debug)]
@@ -34,9 +36,9 @@ pub const REACHABLE: [&str; 30] = [
     "StillInUse",
     "Ending",
     "TooLate",
-    "CallOff",
-    "Dismiss",
-    "Cut",
+    "CancelDial",
+    "CloseGracefully",
+    "Reset",
     "KillScript",
     "QueueOverLimit",
     "Exit",
@@ -48,16 +50,16 @@ impl Evidence {
             let name = match action {
                 Action::Answer(_, answer) => name_of_answer(*answer),
                 Action::Note(Note::SwitchEnded { outcome, .. }) => name_of_outcome(*outcome),
-                Action::Refuse(_, why) => name_of_refusal(*why),
+                Action::Reject(_, why) => name_of_refusal(*why),
                 Action::Note(Note::QueueOverLimit { .. }) => "QueueOverLimit",
-                Action::CallOff(_) => "CallOff",
-                Action::Dismiss(_) => "Dismiss",
-                Action::Cut(_) => "Cut",
+                Action::CancelDial(_) => "CancelDial",
+                Action::CloseGracefully(_) => "CloseGracefully",
+                Action::Reset(_) => "Reset",
                 Action::KillScript(_) => "KillScript",
                 Action::Exit => "Exit",
                 Action::Probe(_) => "Probe",
-                Action::Assign(..) => "Assign",
-                Action::Note(Note::Granted(_, backend)) => name_of_backend(*backend),
+                Action::SetEndpoint(..) => "Assign",
+                Action::Note(Note::Assigned(_, backend)) => name_of_backend(*backend),
                 Action::Note(Note::Paused(_)) => "Paused",
                 Action::Note(Note::DialFailed(_, _, DialFailure::NoPort)) => "NoPort",
                 Action::Note(Note::BackendFailed(_)) => "BackendFailed",
@@ -86,7 +88,7 @@ fn name_of_answer(answer: Answer) -> &'static str {
     match answer {
         Answer::Switched(_) => "Switched",
         Answer::SwitchRunning => "SwitchRunning",
-        Answer::Undone => "Undone",
+        Answer::RollingBack => "Undone",
         Answer::NoSwitchRunning => "NoSwitchRunning",
         Answer::Changed => "Changed",
         Answer::Created(_) => "Created",
@@ -130,21 +132,21 @@ fn name_of_outcome(outcome: Outcome) -> &'static str {
 }
 
 /// The core refuses for five reasons; the others come from the engine.
-fn name_of_refusal(why: Why) -> &'static str {
+fn name_of_refusal(why: CloseReason) -> &'static str {
     match why {
-        Why::HungUp => "HungUp",
-        Why::NoBackend => "NoBackend",
-        Why::Full => "Full",
-        Why::NoRoom => "NoRoom",
-        Why::Shutdown => "Shutdown",
-        Why::ClientEnded
-        | Why::BackendEnded
-        | Why::Lingered
-        | Why::Dismissed
-        | Why::ClientFailed
-        | Why::BackendFailed
-        | Why::Idle
-        | Why::Cut
-        | Why::Panicked => "refused for a reason of the engine's",
+        CloseReason::HungUp => "HungUp",
+        CloseReason::NoBackend => "NoBackend",
+        CloseReason::Full => "Full",
+        CloseReason::NoRoom => "NoRoom",
+        CloseReason::Shutdown => "Shutdown",
+        CloseReason::ClientEnded
+        | CloseReason::BackendEnded
+        | CloseReason::Lingered
+        | CloseReason::ClosedForSwitch
+        | CloseReason::ClientFailed
+        | CloseReason::BackendFailed
+        | CloseReason::Idle
+        | CloseReason::Terminated
+        | CloseReason::Panicked => "refused for a reason of the engine's",
     }
 }

@@ -1,7 +1,7 @@
 //! What happens to backends, in the witness's account: they fail, are remembered as failed, probed, and come back; and
 //! what each has had.
 
-use cbpx::config::Memory;
+use cbpx::config::FailurePolicy;
 use cbpx::core::msg::{Action, BackendId, ClientId, Note, ProbeEnd, TimerId, Traffic};
 
 use super::Rules;
@@ -10,7 +10,7 @@ use super::witness::{Client, Due, Place, Told, Verdict, Witness};
 
 impl Witness {
     pub fn started(&mut self, rules: &Rules, due: &mut Due) {
-        if matches!(rules.habit.memory, Memory::UntilProbed { .. }) {
+        if matches!(rules.habit.failure_policy, FailurePolicy::UntilProbed { .. }) {
             for id in (0..self.stock.backends.len()).map(BackendId) {
                 if self.stock.of(id).enabled {
                     self.probe(id, due);
@@ -28,16 +28,16 @@ impl Witness {
         let closing = self.closing();
         let backend = self.stock.of(id);
         backend.totals.0.errors += 1;
-        let again = match rules.habit.memory {
-            Memory::Nothing => return Ok(()),
-            Memory::Disabled => {
+        let again = match rules.habit.failure_policy {
+            FailurePolicy::Ignore => return Ok(()),
+            FailurePolicy::Disable => {
                 if std::mem::replace(&mut backend.enabled, false) {
                     due.note(Note::BackendDisabled(id));
                 }
                 return Ok(());
             }
-            Memory::For(time) => Some(time),
-            Memory::UntilProbed { every } => every,
+            FailurePolicy::AvoidFor(time) => Some(time),
+            FailurePolicy::UntilProbed { every } => every,
         };
         if backend.enabled && !std::mem::replace(&mut backend.failed, true) {
             due.note(Note::BackendFailed(id));
@@ -63,7 +63,7 @@ impl Witness {
         let better = |id: &ClientId| !self.choices(*id).is_empty();
         let ids: Vec<_> = self.clients.iter().filter_map(moves).filter(better).collect();
         for id in ids {
-            self.order(id, Told::CallOff, due);
+            self.order(id, Told::CancelDial, due);
         }
     }
 
@@ -100,11 +100,11 @@ impl Witness {
         let whose = self.stock.backends.iter().position(|backend| backend.awaited == Awaited::Timer(timer));
         let Some(id) = whose.map(BackendId) else { return };
         self.stock.of(id).awaited = Awaited::Nothing;
-        match rules.habit.memory {
+        match rules.habit.failure_policy {
             _ if self.closing() => {}
-            Memory::For(_) => self.back(id, due),
-            Memory::UntilProbed { .. } => self.probe(id, due),
-            Memory::Nothing | Memory::Disabled => {}
+            FailurePolicy::AvoidFor(_) => self.back(id, due),
+            FailurePolicy::UntilProbed { .. } => self.probe(id, due),
+            FailurePolicy::Ignore | FailurePolicy::Disable => {}
         }
     }
     /// Of a report that is not the first, only what is new counts.

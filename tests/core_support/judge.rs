@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use cbpx::config::WhenFull;
 use cbpx::core::State;
-use cbpx::core::msg::{Action, Answer, BackendId, ClientId, Note, Outcome, UpstreamId, View, Why};
+use cbpx::core::msg::{Action, Answer, BackendId, ClientId, CloseReason, Note, Outcome, UpstreamId, View};
 
 use super::Rules;
 use super::stock::Standing;
@@ -14,14 +14,16 @@ impl Witness {
     /// Judges a decision that no event made necessary by itself.
     pub fn judge(&mut self, rules: &Rules, action: Action, due: &mut Due) -> Verdict {
         match action {
-            Action::Note(Note::Granted(client, backend)) => self.granting(rules, client, backend, due),
-            Action::Refuse(client, why @ (Why::NoBackend | Why::Full)) => self.giving_up(rules, client, why, due),
+            Action::Note(Note::Assigned(client, backend)) => self.granting(rules, client, backend, due),
+            Action::Reject(client, why @ (CloseReason::NoBackend | CloseReason::Full)) => {
+                self.giving_up(rules, client, why, due)
+            }
             Action::Note(Note::Paused(client)) => self.pausing(rules, client, due),
             Action::Note(Note::Drained) => {
                 let draining = self.switch.is_some_and(|switch| switch.script.is_none());
                 rule(draining && !due.drained, "only a switchover drains, and once", action)?;
                 due.drained = true;
-                rule(self.granted() == 0, "drained means that nobody is granted", &self.clients)
+                rule(self.assigned() == 0, "drained means that nobody is assigned", &self.clients)
             }
             Action::RunScript { run, from, to, deadline } => {
                 let Some(switch) = self.switch.as_mut() else {
@@ -55,12 +57,12 @@ impl Witness {
                 Ok(())
             }
             Action::Dial(..)
-            | Action::CallOff(_)
-            | Action::Refuse(..)
-            | Action::Dismiss(_)
-            | Action::Cut(_)
+            | Action::CancelDial(_)
+            | Action::Reject(..)
+            | Action::CloseGracefully(_)
+            | Action::Reset(_)
             | Action::Probe(_)
-            | Action::Assign(..)
+            | Action::SetEndpoint(..)
             | Action::Arm(..)
             | Action::KillScript(_)
             | Action::Answer(..)
@@ -86,10 +88,10 @@ impl Witness {
     fn granting(&mut self, rules: &Rules, id: ClientId, backend: BackendId, due: &mut Due) -> Verdict {
         rule(self.switch.is_none(), "while the gate is shut nobody is dialled", id)?;
         rule(!self.closing(), "nobody is served when all are being cut", id)?;
-        rule(self.place(id) == Some(Place::Held), "only a held client is granted a backend", id)?;
+        rule(self.place(id) == Some(Place::Held), "only a held client is assigned a backend", id)?;
         let passed = self.first_held(|held| *held < id, |standing| standing == Standing::Servable);
         rule(passed.is_none(), "whoever arrived first and can be served is served first", (id, passed))?;
-        rule(self.has_room(rules), "nobody is granted beyond the throttle or the dial limit", self.granted())?;
+        rule(self.has_room(rules), "nobody is assigned beyond the throttle or the dial limit", self.assigned())?;
         let known = self.stock.backends.get(backend.0);
         let upstream = known.map(|backend| backend.group.upstream);
         rule(upstream == Some(self.active), "clients go to the active upstream", backend)?;
@@ -97,23 +99,23 @@ impl Witness {
         let words = "the first group with room serves, by its policy, nobody twice, none disabled or beyond its limit";
         rule(choices.contains(&backend), words, (id, backend, &choices, known))?;
         let dialling = due.owed.iter().any(|owed| matches!(owed, Action::Dial(..)));
-        rule(!dialling, "who is granted is dialled before the next is granted", id)?;
+        rule(!dialling, "who is assigned is dialled before the next is assigned", id)?;
         self.given(id, backend);
         self.put(id, Place::Dialling(backend));
         due.owed.push(Action::Dial(id, backend));
         Ok(())
     }
 
-    fn giving_up(&mut self, rules: &Rules, id: ClientId, why: Why, due: &mut Due) -> Verdict {
+    fn giving_up(&mut self, rules: &Rules, id: ClientId, why: CloseReason, due: &mut Due) -> Verdict {
         rule(self.switch.is_none(), "while the gate is shut everybody waits for the outcome", id)?;
         rule(self.place(id) == Some(Place::Held), "only a held client is refused", id)?;
         rule(self.clients[&id].pause.is_none(), "who pauses is left alone", id)?;
-        if why == Why::Full {
+        if why == CloseReason::Full {
             let full = self.choices(id).is_empty() && !self.tried_all(id);
             rule(rules.habit.when_full == WhenFull::Close, "who cannot be served yet waits, if it may", id)?;
             rule(full, "a client is given up when all it may have are full", id)?;
         } else {
-            let last = self.clients[&id].rounds + 1 >= rules.habit.rounds.most;
+            let last = self.clients[&id].rounds + 1 >= rules.habit.retry.most;
             rule(last && self.tried_all(id), "a client is given up when every backend has refused it", id)?;
         }
         self.clients.remove(&id);
@@ -124,10 +126,10 @@ impl Witness {
     fn pausing(&mut self, rules: &Rules, id: ClientId, due: &mut Due) -> Verdict {
         rule(self.switch.is_none(), "while the gate is shut everybody waits for the outcome", id)?;
         rule(self.place(id) == Some(Place::Held), "only a held client pauses", id)?;
-        let (client, rounds) = (&self.clients[&id], rules.habit.rounds);
-        rule(client.pause.is_none() && client.rounds + 1 < rounds.most, "there is another round", client)?;
+        let (client, retry) = (&self.clients[&id], rules.habit.retry);
+        rule(client.pause.is_none() && client.rounds + 1 < retry.most, "there is another round", client)?;
         rule(self.tried_all(id), "a round ends when every backend has refused the client", id)?;
-        let pause = Some(self.armed(rounds.pause, due)?);
+        let pause = Some(self.armed(retry.pause, due)?);
         self.clients.entry(id).and_modify(|client| {
             client.tried.clear();
             (client.rounds, client.pause) = (client.rounds + 1, pause);
@@ -151,7 +153,7 @@ impl Witness {
         let running = due.owed.iter().any(|owed| matches!(owed, Action::KillScript(_)));
         rule(!running, "the script is killed before the gate opens", outcome)?;
         if let Outcome::Moved { .. } = outcome {
-            rule(self.granted() == 0, "the upstream changes when nobody is granted", &self.clients)?;
+            rule(self.assigned() == 0, "the upstream changes when nobody is assigned", &self.clients)?;
             self.active = to;
             for client in self.clients.values_mut() {
                 client.tried.clear();
@@ -159,7 +161,7 @@ impl Witness {
             }
         }
         self.switch = None;
-        due.owed.push(Action::Answer(switch.ticket, Answer::Switched(outcome)));
+        due.owed.push(Action::Answer(switch.request, Answer::Switched(outcome)));
         Ok(())
     }
 
@@ -169,7 +171,7 @@ impl Witness {
         rule(self.clients.len() <= rules.max_clients, "no more clients than descriptors", self.clients.len())?;
         match self.switch {
             Some(switch) => {
-                let waits = self.granted() > 0 || switch.script.is_some();
+                let waits = self.assigned() > 0 || switch.script.is_some();
                 rule(waits, "a switchover waits for a client or for its script", switch)?;
             }
             None => {
@@ -197,17 +199,17 @@ impl Witness {
 
     /// What an operator is shown is what is.
     pub fn agrees(&self, core: &State) -> Verdict {
-        let (held, granted) = (self.held().count(), self.granted());
+        let (held, assigned) = (self.held().count(), self.assigned());
         let (active, switching, settings) = (self.active, self.switch.is_some(), self.settings);
-        let (own, view) = (View { active, held, granted, switching, settings }, core.view());
+        let (own, view) = (View { active, held, assigned, switching, settings }, core.view());
         rule(own == view, "the view is what happened", (view, own))?;
         self.sees(core.backends())
     }
 
     fn has_room(&self, rules: &Rules) -> bool {
-        let granted = self.granted();
+        let assigned = self.assigned();
         let dialling = self.clients.values().filter(|client| matches!(client.place, Place::Dialling(_))).count();
-        dialling < rules.max_dials && self.settings.max_open.is_none_or(|limit| granted < limit as usize)
+        dialling < rules.max_dials && self.settings.max_open.is_none_or(|limit| assigned < limit as usize)
     }
 
     pub fn closing(&self) -> bool {
@@ -235,13 +237,13 @@ pub fn rule(holds: bool, words: &str, by: impl Debug) -> Verdict {
 /// Whether an action may follow Exit: it needs no engine.
 pub fn is_harmless(action: Action) -> bool {
     match action {
-        Action::Refuse(..) | Action::Answer(..) | Action::Note(_) => true,
+        Action::Reject(..) | Action::Answer(..) | Action::Note(_) => true,
         Action::Dial(..)
-        | Action::CallOff(_)
-        | Action::Dismiss(_)
-        | Action::Cut(_)
+        | Action::CancelDial(_)
+        | Action::CloseGracefully(_)
+        | Action::Reset(_)
         | Action::Probe(_)
-        | Action::Assign(..)
+        | Action::SetEndpoint(..)
         | Action::Arm(..)
         | Action::RunScript { .. }
         | Action::KillScript(_)

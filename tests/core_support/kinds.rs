@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cbpx::config::{Failover, Memory, Policy, Rounds, Weights, WhenFull};
+use cbpx::config::{Failover, FailurePolicy, Policy, RetryPolicy, Weights, WhenFull};
 use cbpx::core::msg::{BackendId, Change, EndpointId, GroupId, UpstreamId};
 
 use crate::core_support::{Habit, TURNS};
@@ -31,19 +31,19 @@ pub fn habit(random: &mut Random) -> Habit {
         Weights { connections: random.below(3) as u32, bytes: random.below(3) as u32, time: random.below(3) as u32 };
     let policies = [Policy::RoundRobin, Policy::InOrder, Policy::ClientHash, Policy::Least(weights)];
     let memories = [
-        Memory::Nothing,
-        Memory::For(Duration::from_secs(7)),
-        Memory::UntilProbed { every: Some(Duration::from_secs(11)) },
-        Memory::UntilProbed { every: None },
-        Memory::Disabled,
+        FailurePolicy::Ignore,
+        FailurePolicy::AvoidFor(Duration::from_secs(7)),
+        FailurePolicy::UntilProbed { every: Some(Duration::from_secs(11)) },
+        FailurePolicy::UntilProbed { every: None },
+        FailurePolicy::Disable,
     ];
     let failovers = [Failover::WithinGroup, Failover::RandomOther, Failover::NextGroup];
     Habit {
         policy: random.pick(&policies).unwrap_or(TURNS.policy),
         failover: random.pick(&failovers).unwrap_or(TURNS.failover),
-        memory: random.pick(&memories).unwrap_or(TURNS.memory),
+        failure_policy: random.pick(&memories).unwrap_or(TURNS.failure_policy),
         when_full: random.pick(&[WhenFull::Wait, WhenFull::Close]).unwrap_or(TURNS.when_full),
-        rounds: Rounds { most: 1 + random.below(3) as u32, pause: Duration::from_millis(50) },
+        retry: RetryPolicy { most: 1 + random.below(3) as u32, pause: Duration::from_millis(50) },
         disabled: random.pick(&[&[][..], &[0], &[1, 2]]).unwrap_or(&[]),
     }
 }
@@ -60,7 +60,7 @@ pub fn change(random: &mut Random, known: usize) -> Change {
         Change::Enable(id),
         Change::Enable(id),
         Change::Disable(id),
-        Change::Assign(id, endpoint),
+        Change::SetEndpoint(id, endpoint),
         Change::Limit(id, limit),
         Change::Reset(id),
         Change::Policy(group, policy, failover),

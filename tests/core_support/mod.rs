@@ -14,7 +14,9 @@ pub mod witness;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use cbpx::config::{Backend, Failover, Group, Memory, Network, Policy, Rounds, Service, Settings, Upstream, WhenFull};
+use cbpx::config::{
+    Backend, Failover, FailurePolicy, Group, Network, Policy, RetryPolicy, Service, Settings, Upstream, WhenFull,
+};
 use cbpx::core::State;
 use cbpx::core::msg::{Action, ClientHash, ClientId, Event, Traffic, UpstreamId};
 use cbpx::endpoint::Endpoint;
@@ -30,9 +32,9 @@ pub const PLAIN: Shape = &[&[&[None]], &[&[None]]];
 pub struct Habit {
     pub policy: Policy,
     pub failover: Failover,
-    pub memory: Memory,
+    pub failure_policy: FailurePolicy,
     pub when_full: WhenFull,
-    pub rounds: Rounds,
+    pub retry: RetryPolicy,
     /// Backends that are disabled at the start.
     pub disabled: &'static [usize],
 }
@@ -41,9 +43,9 @@ pub struct Habit {
 pub const TURNS: Habit = Habit {
     policy: Policy::RoundRobin,
     failover: Failover::WithinGroup,
-    memory: Memory::Nothing,
+    failure_policy: FailurePolicy::Ignore,
     when_full: WhenFull::Wait,
-    rounds: Rounds { most: 1, pause: Duration::ZERO },
+    retry: RetryPolicy { most: 1, pause: Duration::ZERO },
     disabled: &[],
 };
 
@@ -105,7 +107,7 @@ impl Choice {
         let mut group = |limits: &&[Option<u32>]| Group {
             policy: self.habit.policy,
             failover: self.habit.failover,
-            memory: self.habit.memory,
+            failure_policy: self.habit.failure_policy,
             backends: limits.iter().map(&mut backend).collect(),
         };
         let mut upstream = |groups: &&[&[Option<u32>]]| Upstream { groups: groups.iter().map(&mut group).collect() };
@@ -118,7 +120,7 @@ impl Choice {
             script: self.script.then(|| "/promote".into()),
             max_dials: self.max_dials,
             when_full: self.habit.when_full,
-            rounds: self.habit.rounds,
+            retry: self.habit.retry,
             seed: 1,
             grace: GRACE,
         }

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::hash::{Hash, Hasher};
 
 use cbpx::core::State;
-use cbpx::core::msg::{Action, ClientId, Command, Event, ProbeEnd, Ticket};
+use cbpx::core::msg::{Action, ClientId, Command, Event, ProbeEnd, RequestId};
 use cbpx::core::pool::hash;
 
 use crate::core_support::evidence::Evidence;
@@ -123,12 +123,12 @@ impl Model {
             events.push(Event::Arrived(id, hash_of(id)));
         }
         let asked = self.bounds.switches - left.switches + self.bounds.commands - left.commands;
-        let ticket = Ticket(u64::from(asked));
+        let request = RequestId(u64::from(asked));
         if left.switches > 0 {
-            events.push(Event::Asked(ticket, Command::Switch));
+            events.push(Event::Asked(request, Command::Switch));
         }
         if left.commands > 0 {
-            events.extend(self.commands.iter().map(|&command| Event::Asked(ticket, command)));
+            events.extend(self.commands.iter().map(|&command| Event::Asked(request, command)));
         }
     }
 }
@@ -158,7 +158,7 @@ impl Search {
             Event::Started
             | Event::HungUp(_)
             | Event::Connected(_)
-            | Event::Refused(..)
+            | Event::DialFailed(..)
             | Event::Dismissible(_)
             | Event::Resumed(_)
             | Event::Flowed(..)

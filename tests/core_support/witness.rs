@@ -1,5 +1,6 @@
-//! A witness who believes nothing: it keeps the engine's side (who is held, dialled, connected; timers, script, tickets)
-//! from what the core was told and what it decided, never by asking the core, and says which promise a decision broke.
+//! A witness who believes nothing: it keeps the engine's side (who is held, dialled, connected; timers, script,
+//! tickets) from what the core was told and what it decided, never by asking the core, and says which promise a
+//! decision broke.
 //!
 //! For every event it works out what must be decided now (`Due`); every decision must be due, or be one of the few that
 //! are free and then obey the rules in `judge`; and when all are read nothing may be left due. So a decision that is
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use cbpx::config::Settings;
 use cbpx::core::msg::{
-    Action, Answer, BackendId, ClientHash, ClientId, Command, DialFailure, Event, Failure, Note, Outcome, ScriptEnd,
-    Ticket, TimerId, UpstreamId, Why,
+    Action, Answer, BackendId, ClientHash, ClientId, CloseReason, Command, DialFailure, Event, Failure, Note, Outcome,
+    RequestId, ScriptEnd, TimerId, UpstreamId,
 };
 
 use super::Rules;
@@ -105,7 +106,7 @@ impl Witness {
         self.clients.iter().filter(|(_, client)| client.place == Place::Held).map(|(&id, _)| id)
     }
 
-    pub fn granted(&self) -> usize {
+    pub fn assigned(&self) -> usize {
         self.clients.len() - self.held().count()
     }
 
@@ -116,7 +117,7 @@ impl Witness {
             Event::Arrived(id, hash) => return self.arrived(rules, id, hash, due),
             Event::HungUp(id) => {
                 if self.place(id) == Some(Place::Held) {
-                    self.turn_away(id, Why::HungUp, due);
+                    self.turn_away(id, CloseReason::HungUp, due);
                 }
             }
             Event::Connected(id) => {
@@ -127,7 +128,7 @@ impl Witness {
                     self.back(backend, due);
                 }
             }
-            Event::Refused(id, failure) => {
+            Event::DialFailed(id, failure) => {
                 if let Some(Place::Dialling(backend)) = self.place(id) {
                     return self.refused(rules, id, backend, failure, due);
                 }
@@ -155,7 +156,7 @@ impl Witness {
                 }
             }
             Event::Fired(timer) => return self.fired(rules, timer, due),
-            Event::Asked(ticket, command) => return self.asked(rules, ticket, command, due),
+            Event::Asked(request, command) => return self.asked(rules, request, command, due),
         }
         Ok(())
     }
@@ -174,8 +175,8 @@ impl Witness {
                     self.undo(Failure::QueueFull, due)?;
                 }
             }
-            Life::Running | Life::Stopping(_) => self.turn_away(id, Why::NoRoom, due),
-            Life::Closing(_) | Life::Over => self.turn_away(id, Why::Shutdown, due),
+            Life::Running | Life::Stopping(_) => self.turn_away(id, CloseReason::NoRoom, due),
+            Life::Closing(_) | Life::Over => self.turn_away(id, CloseReason::Shutdown, due),
         }
         Ok(())
     }
@@ -191,12 +192,12 @@ impl Witness {
         due.note(Note::DialFailed(id, backend, failure));
         match failure {
             DialFailure::Local => {
-                self.turn_away(id, Why::NoRoom, due);
+                self.turn_away(id, CloseReason::NoRoom, due);
                 return Ok(());
             }
             DialFailure::Backend => self.failure(rules, backend, due)?,
             DialFailure::NoPort => self.stock.of(backend).totals.0.errors += 1,
-            DialFailure::CalledOff => {}
+            DialFailure::Cancelled => {}
         }
         due.note(Note::Requeued(id));
         match self.life {
@@ -206,7 +207,7 @@ impl Witness {
                     self.clients.entry(id).and_modify(|client| client.tried.push(backend));
                 }
             }
-            Life::Closing(_) | Life::Over => self.turn_away(id, Why::Shutdown, due),
+            Life::Closing(_) | Life::Over => self.turn_away(id, CloseReason::Shutdown, due),
         }
         Ok(())
     }
@@ -229,16 +230,16 @@ impl Witness {
         if self.life == Life::Stopping(timer) { self.close(Failure::Stopped, due) } else { Ok(()) }
     }
 
-    fn asked(&mut self, rules: &Rules, ticket: Ticket, command: Command, due: &mut Due) -> Verdict {
+    fn asked(&mut self, rules: &Rules, request: RequestId, command: Command, due: &mut Due) -> Verdict {
         let (switching, idle) = (self.switch.is_some(), self.clients.is_empty());
-        let (granted, held) = (self.granted(), self.held().count());
+        let (assigned, held) = (self.assigned(), self.held().count());
         let answer = match command {
             Command::Switch if switching => Answer::SwitchRunning,
-            Command::Switch if self.life == Life::Running => return self.start_switch(rules, ticket, due),
+            Command::Switch if self.life == Life::Running => return self.start_switch(rules, request, due),
             Command::Switch => Answer::TooLate,
             Command::Abort if switching => {
                 self.undo(Failure::Aborted, due)?;
-                Answer::Undone
+                Answer::RollingBack
             }
             Command::Abort => Answer::NoSwitchRunning,
             Command::Set(setting) => {
@@ -247,14 +248,14 @@ impl Witness {
                 Answer::Changed
             }
             Command::Change(change) => self.changed(change, due),
-            Command::Quit if switching || !idle => Answer::InUse { granted, held },
+            Command::Quit if switching || !idle => Answer::InUse { assigned, held },
             Command::Quit | Command::QuitForce => {
                 self.close(Failure::Quit, due)?;
                 Answer::Ending
             }
             Command::Interrupt if switching && self.life == Life::Running => {
                 self.undo(Failure::CtrlC, due)?;
-                Answer::Undone
+                Answer::RollingBack
             }
             Command::Interrupt if self.life == Life::Running && idle => {
                 self.close(Failure::CtrlC, due)?;
@@ -262,31 +263,31 @@ impl Witness {
             }
             Command::Interrupt if self.life == Life::Running && self.second.is_none() => {
                 self.second = Some(self.armed(SECOND_INTERRUPT, due)?);
-                due.note(Note::InterruptIgnored { granted, held });
-                Answer::StillInUse { granted, held }
+                due.note(Note::InterruptIgnored { assigned, held });
+                Answer::StillInUse { assigned, held }
             }
             Command::Interrupt | Command::Stop => {
                 self.stop(rules, due)?;
                 Answer::Ending
             }
         };
-        due.owed.push(Action::Answer(ticket, answer));
+        due.owed.push(Action::Answer(request, answer));
         Ok(())
     }
 
-    fn start_switch(&mut self, rules: &Rules, ticket: Ticket, due: &mut Due) -> Verdict {
+    fn start_switch(&mut self, rules: &Rules, request: RequestId, due: &mut Due) -> Verdict {
         let (from, to) = (self.active, rules.next(self.active));
         let (timeout, max_queued) = (self.settings.switch_max_time, self.settings.max_queued);
-        due.note(Note::SwitchStarted { ticket, from, to, timeout, max_queued });
+        due.note(Note::SwitchStarted { request, from, to, timeout, max_queued });
         let deadline = self.armed(timeout, due)?;
-        self.switch = Some(Switch { ticket, to, deadline, script: None, undoing: None });
+        self.switch = Some(Switch { request, to, deadline, script: None, undoing: None });
         if timeout == Duration::ZERO {
             return self.undo(Failure::Timeout, due);
         }
         let orders = self.clients.iter().filter_map(|(&id, client)| match client.place {
             Place::Held | Place::Open(_) => None,
-            Place::Dialling(_) => Some((id, Told::CallOff)),
-            Place::Ending(_) => Some((id, Told::Dismiss)),
+            Place::Dialling(_) => Some((id, Told::CancelDial)),
+            Place::Ending(_) => Some((id, Told::CloseGracefully)),
         });
         for (id, told) in orders.collect::<Vec<_>>() {
             self.order(id, told, due);
@@ -300,7 +301,7 @@ impl Witness {
                 self.undo(Failure::Stopped, due)?;
                 self.life = Life::Stopping(self.armed(rules.grace, due)?);
                 due.owed.push(Action::StopListening);
-                due.note(Note::Stopping { granted: self.granted(), held: self.held().count() });
+                due.note(Note::Stopping { assigned: self.assigned(), held: self.held().count() });
                 Ok(())
             }
             Life::Stopping(_) => self.close(Failure::Stopped, due),
@@ -323,7 +324,7 @@ impl Witness {
         self.life = Life::Closing(self.armed(CLOSING, due)?);
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             match self.place(id) {
-                Some(Place::Held) | None => self.turn_away(id, Why::Shutdown, due),
+                Some(Place::Held) | None => self.turn_away(id, CloseReason::Shutdown, due),
                 Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => self.order(id, Told::Cut, due),
             }
         }
@@ -357,18 +358,18 @@ impl Witness {
     }
 
     /// Notes that this client is closed without a backend.
-    pub fn turn_away(&mut self, id: ClientId, why: Why, due: &mut Due) {
+    pub fn turn_away(&mut self, id: ClientId, why: CloseReason, due: &mut Due) {
         self.clients.remove(&id);
-        due.owed.push(Action::Refuse(id, why));
+        due.owed.push(Action::Reject(id, why));
         due.note(Note::Ended(id, why));
     }
 
     pub fn order(&mut self, id: ClientId, told: Told, due: &mut Due) {
         due.owed.extend(match told {
             Told::Nothing => None,
-            Told::CallOff => Some(Action::CallOff(id)),
-            Told::Dismiss => Some(Action::Dismiss(id)),
-            Told::Cut => Some(Action::Cut(id)),
+            Told::CancelDial => Some(Action::CancelDial(id)),
+            Told::CloseGracefully => Some(Action::CloseGracefully(id)),
+            Told::Cut => Some(Action::Reset(id)),
         });
         self.clients.entry(id).and_modify(|client| client.told = told);
     }

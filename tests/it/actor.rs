@@ -1,5 +1,5 @@
-//! One end of a connection, doing its part of a plan with calls that never wait. Each byte that arrives is compared with
-//! what was sent; how the stream ended is kept for the judge.
+//! One end of a connection, doing its part of a plan with calls that never wait. Each byte that arrives is compared
+//! with what was sent; how the stream ended is kept for the judge.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

@@ -1,5 +1,5 @@
-//! Tests in namespaces of their own: with ports, addresses and files that nobody else uses, and that the test may change.
-//! Where the system does not allow that (it takes root), they say so and prove nothing.
+//! Tests in namespaces of their own: with ports, addresses and files that nobody else uses, and that the test may
+//! change. Where the system does not allow that (it takes root), they say so and prove nothing.
 
 use std::env;
 use std::fs;

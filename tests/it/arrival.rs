@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cbpx::config::MOST_FIRST_BYTES;
 use cbpx::core::msg::Command;
-use cbpx::serve::Proxy;
+use cbpx::process::Proxy;
 use rustix::process::Signal;
 
 use crate::backend::Backend;
@@ -36,7 +36,7 @@ fn a_client_has_arrived_with_its_sixth_byte_and_none_of_them_is_lost() {
     let mut far = server.accept();
     assert_eq!(read_text(&far, 8), "abcdefgh");
     assert!(server.try_accept().is_none(), "five are not enough");
-    assert_eq!(proxy.desk().board.read().total, 1, "it has not arrived");
+    assert_eq!(proxy.context().stats.read().total, 1, "it has not arrived");
     client.write_all(b"6").unwrap();
     let far_client = server.accept();
     assert_eq!(read_text(&far_client, 6), "123456");
@@ -125,7 +125,7 @@ fn a_stop_closes_those_who_have_not_arrived_and_lets_the_others_finish() {
     let mut client = connect(address(&proxy));
     client.write_all(b"123456").unwrap();
     let mut far = server.accept();
-    drop(proxy.desk().outlet.ask(Command::Stop));
+    drop(proxy.context().handle.ask(Command::Stop));
     assert_eq!(read_rest(&waiting), b"");
     far.write_all(b"x").unwrap();
     assert_eq!(read_text(&client, 1), "x");
@@ -180,7 +180,8 @@ fn the_clients_of_all_services_and_those_who_wait_share_the_room() {
         let mut client = connect(([127, 0, 0, 1], other.port()).into());
         client.write_all(b"x").is_ok() && client.read(&mut [0]).is_ok_and(|length| length == 1)
     };
-    // Those who found out whether it accepts, here and there, may still be leaving: whoever was refused for them comes again.
+    // Those who found out whether it accepts, here and there, may still be leaving: whoever was refused for them comes
+    // again.
     let mut here: Vec<TcpStream> = Vec::new();
     eventually(SOON, "the room is full, of the other service too", || {
         here.retain(|client| waiting(std::slice::from_ref(client)) == 1);

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A server on a port of its own, on all addresses of this machine. It ends with the test: when it is dropped its port closes, and so do its connections.
+/// A server on a port of its own, on all addresses of this machine. It ends with the test: when it is dropped its port
+/// closes, and so do its connections.
 pub struct Backend {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,

@@ -18,7 +18,8 @@ fn showing(backend: &str) -> Program {
     })
 }
 
-/// The dump: what comes before it (the test's own heading, and the client that looked whether it accepts) is passed over.
+/// The dump: what comes before it (the test's own heading, and the client that looked whether it accepts) is passed
+/// over.
 fn dump(program: &mut Program) -> BufReader<ChildStdout> {
     BufReader::new(program.child.0.stdout.take().unwrap())
 }

@@ -1,5 +1,5 @@
-//! `cbpx fallback`, and a link named tcp_fallback: each client goes to the first server of a list that takes connections.
-//! PostgreSQL behind it: see `postgres`.
+//! `cbpx fallback`, and a link named tcp_fallback: each client goes to the first server of a list that takes
+//! connections. PostgreSQL behind it: see `postgres`.
 
 mod command_line;
 mod defects;

@@ -1,8 +1,9 @@
-//! Random histories of connections, many at once through one proxy: what arrives is what was sent, an end in order comes
-//! after the last byte and never instead of it, a reset comes as a reset, and the log's counts are true (promise 1).
+//! Random histories of connections, many at once through one proxy: what arrives is what was sent, an end in order
+//! comes after the last byte and never instead of it, a reset comes as a reset, and the log's counts are true (promise
+//! 1).
 //!
-//! Every message names the seed and both ends' steps. `SEED=7 cargo test --test it histories` plays one of them again and
-//! again; `SEEDS=50000` tries more.
+//! Every message names the seed and both ends' steps. `SEED=7 cargo test --test it histories` plays one of them again
+//! and again; `SEEDS=50000` tries more.
 
 use std::collections::HashMap;
 use std::env;
@@ -26,8 +27,8 @@ use crate::vitals::Vitals;
 const AT_ONCE: usize = 8;
 const THREADS: usize = 2;
 const SILENT: &str = "silent for 5 s after the backend had ended";
-/// Of connections with small buffers. A segment of the loopback interface has 64 KiB, and where that is more than there is
-/// room for at the receiver, the sender's system waits a fifth of a second before each.
+/// Of connections with small buffers. A segment of the loopback interface has 64 KiB, and where that is more than there
+/// is room for at the receiver, the sender's system waits a fifth of a second before each.
 const SEGMENT: u32 = 2_048;
 /// How often one is played again that was asked for by its seed.
 const REPEATS: u32 = 300;

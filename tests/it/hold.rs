@@ -39,8 +39,8 @@ impl Started {
     }
 }
 
-/// A script that says in `began` that it runs, and ends with this status once there is a file `end`, or the directory has
-/// gone with its test.
+/// A script that says in `began` that it runs, and ends with this status once there is a file `end`, or the directory
+/// has gone with its test.
 pub fn waiting_script(dir: &TempDir, status: u8) -> String {
     let text = format!(
         "#!/bin/sh\ncd '{dir}'\ntouch began\nwhile [ -d '{dir}' ] && [ ! -e end ]; do sleep 0.02; done\nexit {status}\n",
@@ -364,7 +364,7 @@ fn twenty_switches_there_and_back_under_load_cost_nobody_an_error() {
     }
     stop.store(true, Ordering::Relaxed);
     let served: usize = load.into_iter().map(|thread| thread.join().unwrap()).sum();
-    // A dial that a switch called off may have reached its server for a moment, without a byte.
+    // A dial that a switch cancelled may have reached its server for a moment, without a byte.
     let greeted = blue.greetings().len() + green.greetings().len();
     assert_eq!(greeted, served, "each client spoke to one server, once");
     assert!(!blue.greetings().is_empty() && !green.greetings().is_empty());

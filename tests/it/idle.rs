@@ -1,5 +1,5 @@
-//! Clients that are idle: reset after the idle timeout, and not before. Neither side has ended its stream, so neither may
-//! take the other's for complete.
+//! Clients that are idle: reset after the idle timeout, and not before. Neither side has ended its stream, so neither
+//! may take the other's for complete.
 
 use std::fs;
 use std::io::Write;
@@ -48,7 +48,7 @@ fn a_half_closed_client_that_waits_is_idle_too_and_the_ending_is_told() {
     service.network.idle_timeout = Some(TIMEOUT);
     let mut config = config(vec![service]);
     config.access_log = Some(dir.path().join("access.log"));
-    let proxy = cbpx::serve::Proxy::start(&config).unwrap();
+    let proxy = cbpx::process::Proxy::start(&config).unwrap();
     let (mut client, far) = (connect(address(&proxy)), server.accept());
     client.write_all(b"question").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();

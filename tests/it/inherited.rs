@@ -1,4 +1,5 @@
-//! What the process inherits from whoever started it, and signals that mean nothing to it: neither changes what it does.
+//! What the process inherits from whoever started it, and signals that mean nothing to it: neither changes what it
+//! does.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

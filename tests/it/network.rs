@@ -8,7 +8,7 @@ use std::time::Duration;
 use cbpx::config::Service;
 use cbpx::core::msg::Command;
 use cbpx::endpoint::Endpoint;
-use cbpx::serve::Proxy;
+use cbpx::process::Proxy;
 use rustix::process::Signal;
 
 use crate::backend::Backend;
@@ -100,7 +100,7 @@ fn whoever_connects_while_one_hands_over_to_the_other_is_served() {
     let mut current = first;
     for _ in 0..5 {
         let next = start();
-        drop(current.desk().outlet.ask(Command::Stop));
+        drop(current.context().handle.ask(Command::Stop));
         current.wait().unwrap();
         current = next;
     }

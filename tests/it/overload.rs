@@ -1,5 +1,5 @@
-//! At the limit: what the log and `set` say of it is true, the newest client is closed, the log stays short, and whoever
-//! was there before does not notice.
+//! At the limit: what the log and `set` say of it is true, the newest client is closed, the log stays short, and
+//! whoever was there before does not notice.
 
 use std::fs;
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! How connections end when one side pauses, fails or is given up: nobody sees an end that the other side has not sent, and
-//! no reset overtakes what was sent before it (promise 1). Over TCP in both families and over Unix sockets.
+//! How connections end when one side pauses, fails or is given up: nobody sees an end that the other side has not sent,
+//! and no reset overtakes what was sent before it (promise 1). Over TCP in both families and over Unix sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +19,7 @@ use crate::support::{SOON, TempDir, eventually};
 
 /// A proxy in this process, and the server behind it.
 struct Road {
-    proxy: cbpx::serve::Proxy,
+    proxy: cbpx::process::Proxy,
     server: Listening,
     _dir: TempDir,
 }
@@ -186,7 +186,8 @@ fn a_servers_reset_does_not_overtake_what_it_had_sent() {
             reset(far);
             let (got, failure) = read_slowly(&client);
             assert!(got == pattern(LENGTH), "{family:?}, {ends_first}: {} bytes", got.len());
-            // Where its end had been passed on, the stream is complete and read as such; the failure is told all the same.
+            // Where its end had been passed on, the stream is complete and read as such; the failure is told all the
+            // same.
             let is_told = || SockRef::from(&client).take_error().unwrap().map(|e| e.kind());
             match failure {
                 Some(failure) => assert_eq!(failure, ErrorKind::ConnectionReset, "{family:?}"),

@@ -1,6 +1,6 @@
-//! Real PostgreSQL, the real switch script, real clients: a primary and a streaming standby, twenty clients that write and
-//! read through cbpx, and contrib/switch/postgresql.sh. Whatever happens, every acknowledged row is on the server the
-//! clients end up with, exactly once.
+//! Real PostgreSQL, the real switch script, real clients: a primary and a streaming standby, twenty clients that write
+//! and read through cbpx, and contrib/switch/postgresql.sh. Whatever happens, every acknowledged row is on the server
+//! the clients end up with, exactly once.
 
 mod cluster;
 mod crew;
@@ -47,8 +47,8 @@ impl Site {
         fs::write(self.file("script.env"), text).unwrap();
     }
 
-    /// From now on the script hangs as soon as it has fenced the old primary, and believes that it has all the time there
-    /// is. It leaves a file `fenced`. (It lets go when the test's directory is gone, should the test fail.)
+    /// From now on the script hangs as soon as it has fenced the old primary, and believes that it has all the time
+    /// there is. It leaves a file `fenced`. (It lets go when the test's directory is gone, should the test fail.)
     fn hang_when_fenced(&self) {
         let (dir, fenced) = (self.cluster.dir().display(), self.file("fenced"));
         self.settings(&format!(
@@ -164,7 +164,8 @@ fn a_script_killed_by_abort_is_undone_by_its_guard() {
     all_go_on_after_a_kill(&site, crew);
 }
 
-/// The script was killed with the fence up. No client has noticed: they were let through when the guard had taken it down.
+/// The script was killed with the fence up. No client has noticed: they were let through when the guard had taken it
+/// down.
 fn all_go_on_after_a_kill(site: &Site, crew: Crew) {
     assert!(site.file("fenced").exists(), "the script was killed before it had fenced: {}", site.proxy.log());
     site.is_as_before();
@@ -251,8 +252,9 @@ fn there_and_back_with_a_server_that_is_stopped_and_carries_its_fence() {
 }
 
 /// The symptom: `refused: the active ... has no standby ''`, on the way back to a server that had been stopped cleanly.
-/// Once its receiver has followed a promotion, an older server (15.18 does it, 15.20 does not) shows `primary_conninfo` as
-/// it was written and not as libpq understood it, defaults included. A view makes a server of any version show it so.
+/// Once its receiver has followed a promotion, an older server (15.18 does it, 15.20 does not) shows `primary_conninfo`
+/// as it was written and not as libpq understood it, defaults included. A view makes a server of any version show it
+/// so.
 #[test]
 fn a_standby_is_known_by_its_name_however_its_connection_string_is_written() {
     let mut site = Site::start("60");
@@ -289,8 +291,8 @@ fn connect_with(standby: &Server, string: &str) {
     standby.ask("SELECT pg_reload_conf()");
 }
 
-/// The primary calls the standby `name`, and the script finds it under that name, whether the standby shows its connection
-/// string as libpq understood it or as it was written.
+/// The primary calls the standby `name`, and the script finds it under that name, whether the standby shows its
+/// connection string as libpq understood it or as it was written.
 fn is_known_as(site: &Site, name: &str) {
     let standbys =
         "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' AND replay_lsn IS NOT NULL";

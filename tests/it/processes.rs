@@ -1,5 +1,5 @@
-//! Processes that tests start. None outlives the tests: what was started ends with its guard, and everything that is left
-//! ends with this process, whatever ends that one (also SIGKILL); likewise the temporary directories.
+//! Processes that tests start. None outlives the tests: what was started ends with its guard, and everything that is
+//! left ends with this process, whatever ends that one (also SIGKILL); likewise the temporary directories.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! This test binary as a program of its own: `serve::run` with a `Config` from a few words. For what concerns a whole
+//! This test binary as a program of its own: `process::run` with a `Config` from a few words. For what concerns a whole
 //! process (signals, standard output, the background) and has no flag in some command line.
 
 use std::env;
@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use cbpx::config::{Config, LogTarget, OnHangup, OnInterrupt, Service, Statuses, Unresolved};
+use cbpx::config::{Config, LogTarget, OnHangup, OnInterrupt, OnUnresolved, Service, Statuses};
 use cbpx::endpoint::Endpoint;
-use cbpx::serve;
+use cbpx::process;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::Killed;
@@ -30,7 +30,7 @@ pub fn command(words: &[&str]) -> Command {
 fn this_is_no_test_but_a_program() {
     let Ok(words) = env::var(WORDS) else { return };
     let config = configuration(&words);
-    let status = match serve::run(&config, &[]) {
+    let status = match process::run(&config, &[]) {
         Ok(()) => 0,
         Err(failure) => {
             if failure.is_news() {
@@ -72,7 +72,7 @@ fn one_service(words: &str) -> Service {
     service.listeners = values("listen").iter().map(listen).collect();
     service.grace = SOON;
     let network = &mut service.network;
-    network.unresolved = Unresolved::Unreachable;
+    network.unresolved = OnUnresolved::Unreachable;
     network.show_bytes = !values("show").is_empty();
     network.share_port = !values("share").is_empty();
     network.source = values("source").first().map(|source| source.parse().unwrap());

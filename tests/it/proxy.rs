@@ -33,8 +33,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it with `-t 5 -c 1000 -o 0` between two backends and waits until it answers. Flags in `extra` replace
-    /// these (long forms do not). One server given twice is the standby under another address: a test that needs only one
-    /// is not about the refusal.
+    /// these (long forms do not). One server given twice is the standby under another address: a test that needs only
+    /// one is not about the refusal.
     pub fn start(active: &str, standby: &str, extra: &[&str]) -> Proxy {
         Proxy::start_with(active, standby, extra, |_| {})
     }

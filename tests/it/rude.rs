@@ -1,5 +1,5 @@
-//! Peers that break off, push or crawl in the middle of things. Each is noticed at once, told to the other side as what it
-//! was, and costs nobody else anything.
+//! Peers that break off, push or crawl in the middle of things. Each is noticed at once, told to the other side as what
+//! it was, and costs nobody else anything.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -41,8 +41,8 @@ fn a_side_that_ends_and_fails_at_once_is_not_taken_for_one_that_has_only_ended()
     the_log_tells(&proxy, "closed: done, the backend ended first", 1);
 }
 
-/// Once both had ended, the system answered the proxy's reset by throwing away what was on its way: the server waited for
-/// the rest for ever.
+/// Once both had ended, the system answered the proxy's reset by throwing away what was on its way: the server waited
+/// for the rest for ever.
 #[test]
 fn a_server_that_has_ended_gets_the_rest_of_a_client_that_fails_after_its_own_end() {
     const LENGTH: usize = 54_703;

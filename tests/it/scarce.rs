@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use cbpx::config::{Failover, Group, Memory, Policy, Service};
+use cbpx::config::{Failover, FailurePolicy, Group, Policy, Service};
 use cbpx::endpoint::Endpoint;
 use rustix::process::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -38,7 +38,7 @@ fn one_after_the_other(service: &mut Service, path: &Path) {
     let group = |backend| Group {
         policy: Policy::InOrder,
         failover: Failover::WithinGroup,
-        memory: Memory::For(Duration::from_secs(3600)),
+        failure_policy: FailurePolicy::AvoidFor(Duration::from_secs(3600)),
         backends: vec![backend],
     };
     service.upstreams[0].groups = backends.into_iter().map(group).collect();
@@ -229,10 +229,10 @@ fn services_that_lead_to_each_other_are_refused_and_a_chain_is_not() {
         service
     };
     let services = |last: &str| config(vec![listening(&first, &at(&second)), listening(&second, last)]);
-    let error = cbpx::serve::Proxy::start(&services(&at(&first))).err().unwrap().to_string();
+    let error = cbpx::process::Proxy::start(&services(&at(&first))).err().unwrap().to_string();
     assert_eq!(error, format!("cannot use {} as a backend: this proxy listens there itself", at(&first)));
     let a = Backend::echo("A");
-    let proxy = cbpx::serve::Proxy::start(&services(&a.address())).unwrap();
+    let proxy = cbpx::process::Proxy::start(&services(&a.address())).unwrap();
     let mut client = crate::service::connect(at(&first).parse().unwrap());
     assert_eq!(crate::talk::served_by(&mut client), "A");
     drop(proxy);

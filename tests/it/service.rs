@@ -4,11 +4,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use cbpx::config::{
-    Config, Control, Group, Log, LogStyle, LogTarget, Memory, Network, Process, Rounds, Service, Settings, Upstream,
-    WhenFull, Words,
+    Commands, Config, Control, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, Process, RetryPolicy, Service,
+    Settings, Upstream, WhenFull,
 };
 use cbpx::endpoint::{Address, Endpoint};
-use cbpx::serve::Proxy;
+use cbpx::process::Proxy;
 
 use crate::support::SOON;
 
@@ -20,7 +20,7 @@ pub fn service(backends: &[&str]) -> Service {
         name: "test".to_owned(),
         listeners: vec![Endpoint::tcp("127.0.0.1", 0)],
         network: Network::plain(),
-        upstreams: vec![Upstream { groups: vec![Group::sharing(backends, Memory::Nothing)] }],
+        upstreams: vec![Upstream { groups: vec![Group::sharing(backends, FailurePolicy::Ignore)] }],
         settings: Settings {
             switch_max_time: Duration::from_secs(5),
             max_queued: 1000,
@@ -30,7 +30,7 @@ pub fn service(backends: &[&str]) -> Service {
         },
         script: None,
         when_full: WhenFull::Wait,
-        rounds: Rounds { most: 1, pause: Duration::ZERO },
+        retry: RetryPolicy { most: 1, pause: Duration::ZERO },
         seed: 0,
         max_dials: 64,
         grace: Duration::from_secs(6),
@@ -41,7 +41,7 @@ pub fn service(backends: &[&str]) -> Service {
 pub fn config(services: Vec<Service>) -> Config {
     Config {
         services,
-        control: Control { listeners: Vec::new(), console: false, words: Words::Switchover, directory: None },
+        control: Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None },
         log: Log { target: LogTarget::Nowhere, level: log::LevelFilter::Debug, style: LogStyle::Origin, mode: 0o666 },
         access_log: None,
         process: Process::plain(),

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use cbpx::endpoint::{Address, Endpoint};
-use cbpx::serve::Proxy;
+use cbpx::process::Proxy;
 use rustix::process::Signal;
 
 use crate::backend::Backend;

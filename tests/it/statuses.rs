@@ -2,9 +2,9 @@
 
 use std::net::TcpListener;
 
-use cbpx::config::{LogTarget, Statuses, Unresolved};
+use cbpx::config::{LogTarget, OnUnresolved, Statuses};
 use cbpx::endpoint::Endpoint;
-use cbpx::serve;
+use cbpx::process;
 
 use crate::backend::Backend;
 use crate::service::{address, config, connect, running, service};
@@ -22,7 +22,7 @@ fn the_exit_status_tells_what_was_in_the_way() {
         let mut config = config(vec![service]);
         config.process.statuses = STATUSES;
         config.log.target = log.map_or(LogTarget::Nowhere, |path| LogTarget::File(path.into()));
-        let failure = serve::run(&config, &[]).unwrap_err();
+        let failure = process::run(&config, &[]).unwrap_err();
         (failure.status, failure.to_string())
     };
     let (status, words) = failure("nosuch.invalid:9", None, None);
@@ -41,7 +41,7 @@ fn the_exit_status_tells_what_was_in_the_way() {
 fn a_backend_without_an_address_is_one_that_cannot_be_reached() {
     let good = Backend::echo("G");
     let proxy = running(&["nosuch.invalid:9", "no endpoint at all", &good.address()], |service| {
-        service.network.unresolved = Unresolved::Unreachable;
+        service.network.unresolved = OnUnresolved::Unreachable;
     });
     for _ in 0..6 {
         assert_eq!(served_by(&mut connect(address(&proxy))), "G");

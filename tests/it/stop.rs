@@ -186,7 +186,7 @@ fn every_thread_is_joined() {
     let words = places.into_iter().chain(["-t", "60", "-c", "100", "-o", "0"]).map(Into::into);
     let Ok(Invocation::Serve { mut config, .. }) = cli::parse(words) else { panic!("the flags are good") };
     config.log.target = LogTarget::Nowhere;
-    let proxy = cbpx::serve::Proxy::start(&config).unwrap();
+    let proxy = cbpx::process::Proxy::start(&config).unwrap();
     let connect = || TcpStream::connect(("127.0.0.1", port.port())).unwrap();
     let pair = (connect(), server.accept());
     let mut control = TcpStream::connect(("127.0.0.1", rc_port.port())).unwrap();

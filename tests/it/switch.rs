@@ -1,5 +1,5 @@
-//! The switchover as an operator sees it: the layout of the answer, every outcome with its reason, and where clients are
-//! afterwards.
+//! The switchover as an operator sees it: the layout of the answer, every outcome with its reason, and where clients
+//! are afterwards.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

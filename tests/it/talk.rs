@@ -15,7 +15,7 @@ impl Session {
     pub fn send(proxy: &Proxy, bytes: &[u8]) -> Session {
         let mut stream = TcpStream::connect(proxy.control()).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
-        // A session that is turned away is closed while we write.
+        // A session that is rejected is closed while we write.
         stream.write_all(bytes).ok();
         Session(BufReader::new(stream))
     }
@@ -88,7 +88,7 @@ impl Session {
 /// All the sessions there may be at once, each at its prompt.
 pub fn all_sessions(proxy: &Proxy) -> Vec<Session> {
     let mut sessions = Vec::new();
-    // Those of earlier commands may still be on their way out, and then the last of these are turned away.
+    // Those of earlier commands may still be on their way out, and then the last of these are rejected.
     eventually(SOON, "there is room for 64 sessions", || {
         let mut session = Session::send(proxy, b"prompt\n");
         if session.until_end_or("> ").ends_with("> ") {

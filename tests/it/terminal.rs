@@ -1,5 +1,5 @@
-//! A terminal with job control: neither a proxy nor its script is ever stopped by it, and who is in the background leaves
-//! it alone.
+//! A terminal with job control: neither a proxy nor its script is ever stopped by it, and who is in the background
+//! leaves it alone.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

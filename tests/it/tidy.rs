@@ -8,31 +8,30 @@ use crate::proxy::CBPX;
 
 /// What each module of the crate may import. Files of a module may import each other.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("children", &[]),
     ("endpoint", &[]),
+    ("rate_limit", &[]),
     ("threads", &[]),
-    ("seldom", &[]),
+    ("children", &[]),
+    ("lib", &[]),
     ("config", &["endpoint"]),
+    ("net", &["endpoint", "rate_limit", "threads"]),
     ("settings", &["config"]),
     ("core", &["config", "endpoint"]),
-    ("net", &["endpoint"]),
-    ("listen", &["endpoint", "net", "seldom", "threads"]),
-    ("signals", &["threads"]),
-    ("observe", &["config", "core", "endpoint", "seldom", "threads"]),
-    ("engine", &["children", "config", "core", "endpoint", "listen", "net", "observe", "threads"]),
-    ("control", &["config", "core", "endpoint", "engine", "listen", "net", "observe", "settings", "threads"]),
-    ("limits", &["engine"]),
+    ("demo", &["config", "endpoint", "process", "threads"]),
+    ("observe", &["config", "core", "dialects", "endpoint", "threads"]),
+    ("relay", &["core", "endpoint", "engine", "net", "observe", "threads"]),
+    ("engine", &["children", "config", "core", "dialects", "endpoint", "net", "observe", "relay", "threads"]),
+    ("control", &["config", "core", "dialects", "endpoint", "engine", "net", "observe", "settings", "threads"]),
+    ("cli", &["config", "control", "demo", "dialects", "endpoint", "net", "observe"]),
+    ("dialects", &["cli", "config", "control", "core", "endpoint", "engine", "observe", "rate_limit", "settings"]),
     (
-        "serve",
+        "process",
         &[
-            "children", "config", "control", "core", "endpoint", "engine", "limits", "listen", "net", "observe",
-            "signals", "threads",
+            "children", "config", "control", "core", "dialects", "endpoint", "engine", "net", "observe", "relay",
+            "threads",
         ],
     ),
-    ("cli", &["config", "control", "demo", "endpoint", "net", "observe", "settings"]),
-    ("demo", &["cli", "config", "control", "endpoint", "serve", "signals", "threads"]),
-    ("lib", &[]),
-    ("main", &["cli", "demo", "serve"]),
+    ("main", &["cli", "demo", "dialects", "process"]),
 ];
 
 /// Of which only messages and ids may be known outside `core` itself, and by whom more.
@@ -128,7 +127,7 @@ fn every_source_file_says_what_it_guarantees() {
 #[test]
 fn no_dialect_is_known_below_the_command_line() {
     for (path, text) in sources("src") {
-        if !["core", "engine", "net", "listen", "config"].contains(&module(&path).as_str()) {
+        if !["core", "engine", "relay", "net", "config"].contains(&module(&path).as_str()) {
             continue;
         }
         for dialect in ["tcp_fallback", "PumpkinLB", "pumpkin", "fproxy"] {
@@ -173,7 +172,7 @@ fn the_readme_explains_every_flag_command_setting_and_ending() {
         assert!(readme.contains(name), "README lacks the setting {name}");
     }
     let words = read("src/observe/words.rs");
-    for ending in words.split("Why::").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
+    for ending in words.split("CloseReason::").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
         assert!(readme.contains(ending), "README lacks the ending '{ending}'");
     }
 }

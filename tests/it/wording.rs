@@ -1,5 +1,5 @@
-//! Messages of the command line and of control: they say the unit, what is meant and every flag that may be meant; and of
-//! a flag that is repeated the last one counts.
+//! Messages of the command line and of control: they say the unit, what is meant and every flag that may be meant; and
+//! of a flag that is repeated the last one counts.
 
 use std::process::Command;
 

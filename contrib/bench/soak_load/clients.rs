@@ -1,5 +1,5 @@
-//! The clients of the soak. Those that behave must see every answer, byte for byte, from the server that is active, and no
-//! error; those that do not must harm nobody else, and what they do to a connection must reach the server as that.
+//! The clients of the soak. Those that behave must see every answer, byte for byte, from the server that is active, and
+//! no error; those that do not must harm nobody else, and what they do to a connection must reach the server as that.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
-//! A soak: clients of all kinds use one cbpx process while it switches back and forth, and everything they see is checked.
-//! Afterwards the process has what it had before, or the soak has failed.
+//! A soak: clients of all kinds use one cbpx process while it switches back and forth, and everything they see is
+//! checked. Afterwards the process has what it had before, or the soak has failed.
 //!
 //! In reading order: `clients` (what they do), `server` (what is done for them), `wire` (what they say to each other),
 //! `ledger` (what was seen). `contrib/bench/soak` runs it for half an hour, the tests for some seconds.

@@ -1,5 +1,5 @@
-//! The servers of the soak: they do what a client's task says, and check what reaches them: every byte is one the client
-//! sent, and a client that reset its connection is never seen to have ended in order.
+//! The servers of the soak: they do what a client's task says, and check what reaches them: every byte is one the
+//! client sent, and a client that reset its connection is never seen to have ended in order.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

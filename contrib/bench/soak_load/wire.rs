@@ -1,5 +1,5 @@
-//! What clients and servers of the soak say to each other. A client sends a task and what belongs to it; the server does
-//! the task. Every byte after a task is one of a pattern, so that each lost, doubled, moved or foreign one shows.
+//! What clients and servers of the soak say to each other. A client sends a task and what belongs to it; the server
+//! does the task. Every byte after a task is one of a pattern, so that each lost, doubled, moved or foreign one shows.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

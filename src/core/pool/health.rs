@@ -1,8 +1,8 @@
 //! What is remembered about a backend: whether an operator lets it be used, and whether it has failed. When somebody
 //! looks again is arranged by `core::backends`, which has the timers.
 
-use super::{Charge, Pool};
-use crate::config::Memory;
+use super::{Load, Pool};
+use crate::config::FailurePolicy;
 use crate::core::msg::{BackendId, TimerId};
 
 /// What the last attempts say about a backend.
@@ -26,8 +26,8 @@ pub enum Awaited {
 
 impl Pool {
     /// What a failed dial of this backend is remembered as.
-    pub fn memory(&self, id: BackendId) -> Memory {
-        self.group(self.members[id.0].group).memory
+    pub fn failure_policy(&self, id: BackendId) -> FailurePolicy {
+        self.group(self.members[id.0].group).failure_policy
     }
 
     pub fn awaited(&self, id: BackendId) -> Awaited {
@@ -96,9 +96,9 @@ impl Pool {
             *other != id && member.enabled && member.health == Health::Up
         };
         let others = self.group(self.members[id.0].group).members.iter().copied().filter(serves);
-        let least = others.map(|other| self.members[other.0].charge).reduce(Charge::least);
+        let least = others.map(|other| self.members[other.0].load).reduce(Load::least);
         if let Some(least) = least {
-            self.members[id.0].charge = self.members[id.0].charge.most(least);
+            self.members[id.0].load = self.members[id.0].load.most(least);
         }
     }
 }

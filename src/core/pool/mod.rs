@@ -10,11 +10,11 @@ mod health;
 mod policy;
 mod totals;
 
-use crate::config::{Failover, Memory, Policy, Service};
-use crate::core::Mutation;
-use crate::core::msg::{BackendId, BackendView, ClientHash, GroupId, Totals, Traffic, UpstreamId};
-pub use health::{Awaited, Health};
-use totals::{Charge, Tally};
+pub use self::health::{Awaited, Health};
+use self::totals::{Counters, Load};
+use super::Mutation;
+use super::msg::{BackendId, BackendView, ClientHash, GroupId, Totals, Traffic, UpstreamId};
+use crate::config::{Failover, FailurePolicy, Policy, Service};
 
 /// All backends of a service, in their groups and upstreams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub struct Pool {
 struct Group {
     policy: Policy,
     failover: Failover,
-    memory: Memory,
+    failure_policy: FailurePolicy,
     members: Vec<BackendId>,
     /// Where the next search begins, for policies that give each its turn; `next < members.len()`, or 0.
     next: usize,
@@ -44,16 +44,16 @@ struct Member {
     enabled: bool,
     limit: Option<u32>,
     /// Clients dialling or open. No dial makes it more than `limit`, which an operator may lower below it.
-    granted: u32,
+    assigned: u32,
     health: Health,
     awaited: Awaited,
-    charge: Charge,
-    tally: Tally,
+    load: Load,
+    tally: Counters,
 }
 
 /// What a choice depends on besides the pool.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct Criteria<'a> {
     pub hash: ClientHash,
     /// Backends that have refused this client in this round.
     pub tried: &'a [BackendId],
@@ -63,13 +63,13 @@ pub struct Asker<'a> {
 
 /// The answer to "who may serve this client".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pick {
+pub enum Choice {
     /// This one, now.
     Backend(BackendId),
     /// One that this client has not tried yet has no room at the moment.
     Full,
     /// This client has tried all there are.
-    Nobody,
+    Exhausted,
 }
 
 impl Pool {
@@ -83,7 +83,7 @@ impl Pool {
                 Group {
                     policy: config.policy,
                     failover: config.failover,
-                    memory: config.memory,
+                    failure_policy: config.failure_policy,
                     members: (first..members.len()).map(BackendId).collect(),
                     next: 0,
                 }
@@ -102,41 +102,41 @@ impl Pool {
 
     /// Chooses for a client: the first group that has somebody for it. Those that have failed are the last resort.
     /// Changes nothing: see `take`.
-    pub fn look(&self, upstream: UpstreamId, asker: &Asker<'_>) -> Pick {
+    pub fn choose(&self, upstream: UpstreamId, criteria: &Criteria<'_>) -> Choice {
         let groups = self.upstreams.get(upstream.0).map_or(&[][..], Vec::as_slice);
-        let offers: Vec<_> = groups.iter().map(|group| self.in_order(group, asker)).collect();
+        let offers: Vec<_> = groups.iter().map(|group| self.in_order(group, criteria)).collect();
         for health in [Health::Up, Health::Failed] {
-            let fits = |id: &&BackendId| self.members[id.0].health == health && self.has_room(**id, asker);
+            let fits = |id: &&BackendId| self.members[id.0].health == health && self.has_room(**id, criteria);
             if let Some(&id) = offers.iter().flatten().find(fits) {
-                return Pick::Backend(id);
+                return Choice::Backend(id);
             }
         }
-        if offers.iter().flatten().next().is_some() { Pick::Full } else { Pick::Nobody }
+        if offers.iter().flatten().next().is_some() { Choice::Full } else { Choice::Exhausted }
     }
 
-    /// The client is about to be dialled at the backend that `look` has found for it.
-    pub fn take(&mut self, id: BackendId, asker: &Asker<'_>) {
+    /// The client is about to be dialled at the backend that `choose` has found for it.
+    pub fn take(&mut self, id: BackendId, criteria: &Criteria<'_>) {
         let member = &mut self.members[id.0];
         member.tally.0.attempts += 1;
         let group = &mut self.upstreams[member.group.upstream.0][member.group.index];
-        if group.picks_at_random(asker) {
+        if group.chooses_at_random(criteria) {
             self.random = hash::mix(self.random.wrapping_add(1));
         } else if let (Policy::RoundRobin | Policy::Least(_), Some(at)) =
             (group.policy, group.members.iter().position(|member| *member == id))
         {
             group.next = (at + 1) % group.members.len();
         }
-        self.charge(id, Charge { connections: 1, ..Charge::default() });
+        self.add_load(id, Load { connections: 1, ..Load::default() });
     }
 
     /// A client was given this backend. Called by `State::move_to` only.
-    pub fn grant(&mut self, id: BackendId) {
-        self.members[id.0].granted += 1;
+    pub fn assign(&mut self, id: BackendId) {
+        self.members[id.0].assigned += 1;
     }
 
     /// A client left this backend. Called by `State::move_to` only.
     pub fn release(&mut self, id: BackendId) {
-        self.members[id.0].granted -= 1;
+        self.members[id.0].assigned -= 1;
     }
 
     /// A dial of this backend succeeded.
@@ -145,14 +145,14 @@ impl Pool {
     }
 
     /// A dial or probe of this backend failed.
-    pub fn refused(&mut self, id: BackendId) {
+    pub fn dial_failed(&mut self, id: BackendId) {
         self.members[id.0].tally.0.errors += 1;
     }
 
     /// So much more was passed on, or so much more time has passed, on a connection of this backend.
     pub fn flowed(&mut self, id: BackendId, more: Traffic) {
         self.members[id.0].tally.add(more);
-        self.charge(id, Charge::of(more));
+        self.add_load(id, Load::of(more));
     }
 
     // What an operator may change. An id that does not exist was refused before.
@@ -176,7 +176,7 @@ impl Pool {
 
     /// Counts from zero again; what the policies go by stays.
     pub fn reset(&mut self, id: BackendId) {
-        self.members[id.0].tally = Tally::default();
+        self.members[id.0].tally = Counters::default();
     }
 
     // Questions.
@@ -200,8 +200,8 @@ impl Pool {
     }
 
     /// Clients that have this backend, dialling or open.
-    pub fn granted_to(&self, id: BackendId) -> u32 {
-        self.members[id.0].granted
+    pub fn assigned_to(&self, id: BackendId) -> u32 {
+        self.members[id.0].assigned
     }
 
     pub fn limit_of(&self, id: BackendId) -> Option<u32> {
@@ -220,8 +220,8 @@ impl Pool {
     }
 
     /// Every backend with the number of clients it has.
-    pub fn loads(&self) -> impl Iterator<Item = (BackendId, u32)> {
-        self.ids().map(|id| (id, self.members[id.0].granted))
+    pub fn assigned_counts(&self) -> impl Iterator<Item = (BackendId, u32)> {
+        self.ids().map(|id| (id, self.members[id.0].assigned))
     }
 
     /// What an operator may see, upstream by upstream, group by group.
@@ -238,7 +238,7 @@ impl Pool {
                     enabled: member.enabled,
                     failed: member.health == Health::Failed,
                     limit: member.limit,
-                    granted: member.granted,
+                    assigned: member.assigned,
                     totals: member.tally.0,
                 }
             })
@@ -249,10 +249,10 @@ impl Pool {
         &self.upstreams[group.upstream.0][group.index]
     }
 
-    fn has_room(&self, id: BackendId, asker: &Asker<'_>) -> bool {
+    fn has_room(&self, id: BackendId, criteria: &Criteria<'_>) -> bool {
         let member = &self.members[id.0];
-        let overfill = asker.again && self.broken(Mutation::OverfillOnFailover);
-        member.limit.is_none_or(|limit| member.granted < limit) || overfill
+        let overfill = criteria.again && self.broken(Mutation::OverfillOnFailover);
+        member.limit.is_none_or(|limit| member.assigned < limit) || overfill
     }
 
     #[cfg(feature = "mutation")]
@@ -272,11 +272,11 @@ impl Member {
             group,
             enabled,
             limit,
-            granted: 0,
+            assigned: 0,
             health: Health::Up,
             awaited: Awaited::Nothing,
-            charge: Charge::default(),
-            tally: Tally(Totals::default()),
+            load: Load::default(),
+            tally: Counters(Totals::default()),
         }
     }
 }
@@ -286,7 +286,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Backend, Group as GroupConfig, Rounds, Settings, Upstream, WhenFull};
+    use crate::config::{Backend, Group as GroupConfig, RetryPolicy, Settings, Upstream, WhenFull};
     use crate::endpoint::Endpoint;
 
     /// What all groups of a pool under test have in common.
@@ -308,7 +308,7 @@ mod tests {
             let group = |limits: &&[Option<u32>]| GroupConfig {
                 policy: self.policy,
                 failover: self.failover,
-                memory: Memory::For(Duration::from_secs(1)),
+                failure_policy: FailurePolicy::AvoidFor(Duration::from_secs(1)),
                 backends: limits.iter().map(backend).collect(),
             };
             Pool::new(&Service {
@@ -326,25 +326,25 @@ mod tests {
                 script: None,
                 max_dials: 1,
                 when_full: WhenFull::Wait,
-                rounds: Rounds { most: 1, pause: Duration::ZERO },
+                retry: RetryPolicy { most: 1, pause: Duration::ZERO },
                 seed: 0,
                 grace: Duration::ZERO,
             })
         }
     }
 
-    pub(super) fn asker(tried: &[BackendId]) -> Asker<'_> {
-        Asker { hash: ClientHash(7), tried, again: !tried.is_empty() }
+    pub(super) fn criteria(tried: &[BackendId]) -> Criteria<'_> {
+        Criteria { hash: ClientHash(7), tried, again: !tried.is_empty() }
     }
 
     /// Clients that were refused by `tried` are given these, one after the other.
     pub(super) fn picks(pool: &mut Pool, tried: &[usize], expected: &[usize]) {
         let tried: Vec<_> = tried.iter().copied().map(BackendId).collect();
         for (turn, want) in expected.iter().enumerate() {
-            let got = pool.look(UpstreamId(0), &asker(&tried));
-            assert_eq!(got, Pick::Backend(BackendId(*want)), "turn {turn}");
-            pool.take(BackendId(*want), &asker(&tried));
-            pool.grant(BackendId(*want));
+            let got = pool.choose(UpstreamId(0), &criteria(&tried));
+            assert_eq!(got, Choice::Backend(BackendId(*want)), "turn {turn}");
+            pool.take(BackendId(*want), &criteria(&tried));
+            pool.assign(BackendId(*want));
         }
     }
 
@@ -352,8 +352,8 @@ mod tests {
         Setup::plain().pool(groups)
     }
 
-    fn finds(pool: &Pool, tried: &[BackendId]) -> Pick {
-        pool.look(UpstreamId(0), &asker(tried))
+    fn finds(pool: &Pool, tried: &[BackendId]) -> Choice {
+        pool.choose(UpstreamId(0), &criteria(tried))
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
     fn a_full_backend_is_passed_over_and_the_next_group_waits_for_the_first_to_be_full() {
         let mut pool = pool(&[&[Some(1), Some(2)], &[Some(1)]]);
         picks(&mut pool, &[], &[0, 1, 1, 2]);
-        assert_eq!(finds(&pool, &[]), Pick::Full);
+        assert_eq!(finds(&pool, &[]), Choice::Full);
     }
 
     #[test]
@@ -373,8 +373,8 @@ mod tests {
         picks(&mut pool(&[&[None, None]]), &[0], &[1, 1]);
         let mut fallback = pool(&[&[None], &[Some(1)]]);
         picks(&mut fallback, &[0], &[1]);
-        assert_eq!(finds(&fallback, &[BackendId(0)]), Pick::Full);
-        assert_eq!(finds(&fallback, &[BackendId(0), BackendId(1)]), Pick::Nobody);
+        assert_eq!(finds(&fallback, &[BackendId(0)]), Choice::Full);
+        assert_eq!(finds(&fallback, &[BackendId(0), BackendId(1)]), Choice::Exhausted);
     }
 
     #[test]
@@ -385,7 +385,7 @@ mod tests {
         picks(&mut pool, &[1], &[2]);
         pool.disable(BackendId(1));
         pool.disable(BackendId(2));
-        assert_eq!(finds(&pool, &[]), Pick::Nobody);
+        assert_eq!(finds(&pool, &[]), Choice::Exhausted);
         assert!(pool.enable(BackendId(0)) && !pool.enable(BackendId(0)));
         picks(&mut pool, &[], &[0]);
     }
@@ -409,7 +409,7 @@ mod tests {
         pool.enable(id);
         picks(&mut pool, &[], &[id.0]);
         let view = pool.views().nth(1).unwrap();
-        assert_eq!((view.id, view.group, view.number, view.granted), (id, first, 1, 1));
+        assert_eq!((view.id, view.group, view.number, view.assigned), (id, first, 1, 1));
         assert_eq!((view.limit, view.totals), (None, Totals { attempts: 1, ..Totals::default() }));
     }
 
@@ -418,9 +418,9 @@ mod tests {
         let mut pool = pool(&[&[None]]);
         picks(&mut pool, &[], &[0, 0]);
         pool.set_limit(BackendId(0), Some(1));
-        assert_eq!(finds(&pool, &[]), Pick::Full);
+        assert_eq!(finds(&pool, &[]), Choice::Full);
         pool.reset(BackendId(0));
         let view = pool.views().next().unwrap();
-        assert_eq!((view.granted, view.totals), (2, Totals::default()));
+        assert_eq!((view.assigned, view.totals), (2, Totals::default()));
     }
 }

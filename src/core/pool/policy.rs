@@ -3,16 +3,16 @@
 
 use std::cmp::Reverse;
 
-use super::{Asker, Group, Pool, hash};
+use super::{Criteria, Group, Pool, hash};
 use crate::config::{Failover, Policy, Weights};
 use crate::core::Mutation;
 use crate::core::msg::BackendId;
 
 impl Group {
     /// Whether this client is given any other one rather than the policy's next.
-    pub(super) fn picks_at_random(&self, asker: &Asker<'_>) -> bool {
+    pub(super) fn chooses_at_random(&self, criteria: &Criteria<'_>) -> bool {
         match self.failover {
-            Failover::RandomOther => asker.again,
+            Failover::RandomOther => criteria.again,
             Failover::WithinGroup | Failover::NextGroup => false,
         }
     }
@@ -26,22 +26,22 @@ impl Group {
 
 impl Pool {
     /// Whom this group offers to this client, the best first; with room or without, failed or not.
-    pub(super) fn in_order(&self, group: &Group, asker: &Asker<'_>) -> Vec<BackendId> {
+    pub(super) fn in_order(&self, group: &Group, criteria: &Criteria<'_>) -> Vec<BackendId> {
         let mut order = match group.policy {
             Policy::RoundRobin | Policy::Least(_) => group.by_turn(),
             Policy::InOrder | Policy::ClientHash => group.members.clone(),
         };
-        if group.picks_at_random(asker) {
+        if group.chooses_at_random(criteria) {
             order.sort_by_key(|id| hash::mix(self.random ^ hash::mix(id.0 as u64)));
         } else {
             match group.policy {
                 Policy::RoundRobin | Policy::InOrder => {}
-                Policy::ClientHash => order.sort_by_key(|id| Reverse(hash::rank(asker.hash, *id))),
+                Policy::ClientHash => order.sort_by_key(|id| Reverse(hash::rank(criteria.hash, *id))),
                 Policy::Least(weights) => self.least_first(&mut order, weights),
             }
         }
         if group.failover == Failover::NextGroup {
-            if order.iter().any(|id| asker.tried.contains(id)) {
+            if order.iter().any(|id| criteria.tried.contains(id)) {
                 return Vec::new();
             }
             if group.policy == Policy::ClientHash {
@@ -49,21 +49,21 @@ impl Pool {
             }
         }
         let all = self.broken(Mutation::GiveTheDisabled);
-        order.retain(|id| (self.members[id.0].enabled || all) && !asker.tried.contains(id));
+        order.retain(|id| (self.members[id.0].enabled || all) && !criteria.tried.contains(id));
         order
     }
 
     /// Those who have had the same stay in the order they were in.
     fn least_first(&self, order: &mut [BackendId], weights: Weights) {
-        let sum = order.iter().map(|id| self.members[id.0].charge).fold(Default::default(), super::Charge::plus);
-        order.sort_by_key(|id| self.members[id.0].charge.share_of(&sum, weights));
+        let sum = order.iter().map(|id| self.members[id.0].load).fold(Default::default(), super::Load::plus);
+        order.sort_by_key(|id| self.members[id.0].load.share_of(&sum, weights));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Setup, asker, picks};
-    use super::super::{Asker, Pick};
+    use super::super::tests::{Setup, criteria, picks};
+    use super::super::{Choice, Criteria};
     use super::*;
     use crate::core::msg::{ClientHash, Traffic, UpstreamId};
 
@@ -79,19 +79,19 @@ mod tests {
     fn a_hash_group_keeps_each_client_and_moves_only_those_of_the_one_that_is_gone() {
         let mut pool = Setup { policy: Policy::ClientHash, ..Setup::plain() }.pool(&[&[NONE, NONE, NONE, NONE]]);
         let of = |pool: &Pool, client: u64| {
-            pool.look(UpstreamId(0), &Asker { hash: ClientHash(hash::mix(client)), tried: &[], again: false })
+            pool.choose(UpstreamId(0), &Criteria { hash: ClientHash(hash::mix(client)), tried: &[], again: false })
         };
-        let before: Vec<Pick> = (0..400).map(|client| of(&pool, client)).collect();
+        let before: Vec<Choice> = (0..400).map(|client| of(&pool, client)).collect();
         for id in pool.ids() {
-            let its = before.iter().filter(|pick| **pick == Pick::Backend(id)).count();
+            let its = before.iter().filter(|choice| **choice == Choice::Backend(id)).count();
             assert!((60..140).contains(&its), "{id:?} has {its} of 400");
         }
         pool.disable(BackendId(2));
         let mut new_homes = [0; 4];
         for (client, before) in before.iter().enumerate() {
             let now = of(&pool, client as u64);
-            if *before == Pick::Backend(BackendId(2)) {
-                let Pick::Backend(id) = now else { panic!("{now:?}") };
+            if *before == Choice::Backend(BackendId(2)) {
+                let Choice::Backend(id) = now else { panic!("{now:?}") };
                 new_homes[id.0] += 1;
             } else {
                 assert_eq!(now, *before, "client {client} moved without need");
@@ -104,7 +104,7 @@ mod tests {
     fn without_failover_a_hash_group_has_one_backend_for_a_client() {
         let setup = Setup { policy: Policy::ClientHash, failover: Failover::NextGroup };
         let mut pool = setup.pool(&[&[NONE, NONE], &[NONE]]);
-        let Pick::Backend(first) = pool.look(UpstreamId(0), &asker(&[])) else { panic!("nobody") };
+        let Choice::Backend(first) = pool.choose(UpstreamId(0), &criteria(&[])) else { panic!("nobody") };
         picks(&mut pool, &[first.0], &[2]);
         pool.disable(first);
         picks(&mut pool, &[], &[2]);
@@ -122,9 +122,9 @@ mod tests {
         picks(&mut pool, &[], &[0, 1]);
         let mut reached = [0; 4];
         for _ in 0..90 {
-            let asker = asker(&[BackendId(1)]);
-            let Pick::Backend(id) = pool.look(UpstreamId(0), &asker) else { panic!("nobody") };
-            pool.take(id, &asker);
+            let criteria = criteria(&[BackendId(1)]);
+            let Choice::Backend(id) = pool.choose(UpstreamId(0), &criteria) else { panic!("nobody") };
+            pool.take(id, &criteria);
             reached[id.0] += 1;
         }
         assert!(reached[1] == 0 && [0, 2, 3].iter().all(|&at| reached[at] > 10), "{reached:?}");

@@ -9,21 +9,21 @@ use crate::core::msg::{BackendId, Totals, Traffic};
 
 /// Counters for people. Nothing is decided by them, so two states that differ only here are the same state.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally(pub Totals);
+pub(super) struct Counters(pub Totals);
 
-impl PartialEq for Tally {
-    fn eq(&self, _: &Tally) -> bool {
+impl PartialEq for Counters {
+    fn eq(&self, _: &Counters) -> bool {
         true
     }
 }
 
-impl Eq for Tally {}
+impl Eq for Counters {}
 
-impl Hash for Tally {
+impl Hash for Counters {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-impl Tally {
+impl Counters {
     pub(super) fn add(&mut self, more: Traffic) {
         let totals = &mut self.0;
         totals.up = totals.up.saturating_add(more.up);
@@ -34,41 +34,41 @@ impl Tally {
 
 /// What [`Policy::Least`] compares; stays zero under any other policy. Time is in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Charge {
+pub(super) struct Load {
     pub connections: u64,
     pub bytes: u64,
     pub time: u64,
 }
 
-impl Charge {
-    pub(super) fn of(traffic: Traffic) -> Charge {
+impl Load {
+    pub(super) fn of(traffic: Traffic) -> Load {
         let time = u64::try_from(traffic.time.as_micros()).unwrap_or(u64::MAX);
-        Charge { connections: 0, bytes: traffic.up.saturating_add(traffic.down), time }
+        Load { connections: 0, bytes: traffic.up.saturating_add(traffic.down), time }
     }
 
-    pub(super) fn plus(self, other: Charge) -> Charge {
+    pub(super) fn plus(self, other: Load) -> Load {
         self.each(other, u64::saturating_add)
     }
 
-    pub(super) fn least(self, other: Charge) -> Charge {
+    pub(super) fn least(self, other: Load) -> Load {
         self.each(other, u64::min)
     }
 
-    pub(super) fn most(self, other: Charge) -> Charge {
+    pub(super) fn most(self, other: Load) -> Load {
         self.each(other, u64::max)
     }
 
-    fn each(self, other: Charge, what: fn(u64, u64) -> u64) -> Charge {
-        Charge {
+    fn each(self, other: Load, what: fn(u64, u64) -> u64) -> Load {
+        Load {
             connections: what(self.connections, other.connections),
             bytes: what(self.bytes, other.bytes),
             time: what(self.time, other.time),
         }
     }
 
-    /// The weighted sum of this backend's shares of its group's `sum`, in parts of 2^32 of one weight. A measure of which
-    /// the group has had nothing counts nothing.
-    pub(super) fn share_of(&self, sum: &Charge, weights: Weights) -> u128 {
+    /// The weighted sum of this backend's shares of its group's `sum`, in parts of 2^32 of one weight. A measure of
+    /// which the group has had nothing counts nothing.
+    pub(super) fn share_of(&self, sum: &Load, weights: Weights) -> u128 {
         let share = |own: u64, sum: u64, weight: u32| {
             (u128::from(own) << 32).checked_div(u128::from(sum)).unwrap_or(0) * u128::from(weight)
         };
@@ -80,9 +80,9 @@ impl Charge {
 
 impl Pool {
     /// Adds to what the policy of its group goes by.
-    pub(super) fn charge(&mut self, id: BackendId, more: Charge) {
+    pub(super) fn add_load(&mut self, id: BackendId, more: Load) {
         match self.group(self.members[id.0].group).policy {
-            Policy::Least(_) => self.members[id.0].charge = self.members[id.0].charge.plus(more),
+            Policy::Least(_) => self.members[id.0].load = self.members[id.0].load.plus(more),
             Policy::RoundRobin | Policy::InOrder | Policy::ClientHash => {}
         }
     }

@@ -173,7 +173,8 @@ fn a_failed_assign_changes_nothing_and_a_good_one_moves_the_channel() {
     assert_eq!(served(&mut balance.connect()).as_deref(), Some("C"));
 }
 
-/// Defect 8: groups wrapped at 256, `mrtg-...` took group 16 and a channel past the end, a negative maxc was never used.
+/// Defect 8: groups wrapped at 256, `mrtg-...` took group 16 and a channel past the end, a negative maxc was never
+/// used.
 #[test]
 fn numbers_are_checked_against_their_ranges() {
     let (_a, _b, balance) = two();

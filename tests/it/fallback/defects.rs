@@ -1,5 +1,5 @@
-//! What the original did wrong, row by row of the contract, and what is done instead. (Row 1: see `system_logger`; row 6:
-//! `signals`.)
+//! What the original did wrong, row by row of the contract, and what is done instead. (Row 1: see `system_logger`; row
+//! 6: `signals`.)
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -29,8 +29,8 @@ fn row_2_a_first_server_that_drops_syns_delays_nobody_once_that_is_known() {
     assert_eq!(fallback.count("Failed to connect to backend"), 1, "nobody has tried it again");
 }
 
-/// Row 2. Those who are waiting when the server is found out move on together: had each to wait for a timeout of its own,
-/// and one after the other, nobody would be served before the time is over.
+/// Row 2. Those who are waiting when the server is found out move on together: had each to wait for a timeout of its
+/// own, and one after the other, nobody would be served before the time is over.
 #[test]
 fn row_2_who_waits_for_a_server_moves_on_when_it_is_marked_failed() {
     let (absent, second) = (Absent::new(), Backend::echo("second"));

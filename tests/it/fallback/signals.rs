@@ -1,4 +1,5 @@
-//! Signals: the end, which cuts nobody (row 6 of the defects) unless there is a time limit, and the log file opened again.
+//! Signals: the end, which cuts nobody (row 6 of the defects) unless there is a time limit, and the log file opened
+//! again.
 
 use std::fs;
 use std::io::Write;

@@ -69,7 +69,8 @@ impl Cluster {
 }
 
 impl Server {
-    /// With its data there, once somebody has put them there, and a port of its own, which is told to it when it starts.
+    /// With its data there, once somebody has put them there, and a port of its own, which is told to it when it
+    /// starts.
     pub fn new(data: PathBuf) -> Server {
         let port = Reserved::new();
         let options = vec!["-p".to_owned(), port.port().to_string()];

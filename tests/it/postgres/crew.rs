@@ -1,5 +1,5 @@
-//! Applications without a pool: each of a crew makes a connection, writes a row or two, reads what it wrote so far, leaves,
-//! and comes back. Every attempt is recorded with its moment and its outcome; a row is never tried twice.
+//! Applications without a pool: each of a crew makes a connection, writes a row or two, reads what it wrote so far,
+//! leaves, and comes back. Every attempt is recorded with its moment and its outcome; a row is never tried twice.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -211,7 +211,8 @@ impl Ledger {
         assert_eq!(elsewhere, 0, "rows acknowledged by the wrong server");
     }
 
-    /// Some rows were acknowledged by `old` and some by `new`, and the last of the old ones before the first of the new.
+    /// Some rows were acknowledged by `old` and some by `new`, and the last of the old ones before the first of the
+    /// new.
     pub fn moved(&self, old: &Server, new: &Server) {
         let by = |server: &Server| {
             let port = server.port();

@@ -1,5 +1,5 @@
-//! What the switch script says on the first day, when a file it needs is missing or is not for the user who runs it: one
-//! line with the file, the user and the cause.
+//! What the switch script says on the first day, when a file it needs is missing or is not for the user who runs it:
+//! one line with the file, the user and the cause.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
@@ -181,8 +181,8 @@ fn a_guard_log_that_cannot_be_written_is_told_and_keeps_nobody_from_switching() 
     assert!(said.contains("Connection refused"), "it goes on: {said}");
 }
 
-/// The symptom: `could not open certificate file "/root/.postgresql/postgresql.crt": Permission denied`, with any server that
-/// insists on encryption, when root typed `runuser -u cbpx -- ...`.
+/// The symptom: `could not open certificate file "/root/.postgresql/postgresql.crt": Permission denied`, with any
+/// server that insists on encryption, when root typed `runuser -u cbpx -- ...`.
 #[test]
 fn the_home_directory_of_another_user_is_not_searched_for_certificates() {
     let mut rehearsal = Rehearsal::new();

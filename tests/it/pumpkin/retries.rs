@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use cbpx::cli::{self, Invocation};
-use cbpx::config::{LogTarget, Rounds};
+use cbpx::config::{LogTarget, RetryPolicy};
 use cbpx::endpoint::Endpoint;
-use cbpx::serve::Proxy;
+use cbpx::process::Proxy;
 
 use super::{Pumpkin, nobody};
 use crate::backend::Backend;
@@ -92,9 +92,9 @@ fn defect_6_retries_have_a_limit() {
     fs::write(&path, format!("[mappings]\n127.0.0.1:0={gone}\n")).unwrap();
     let invocation = cli::parse(["cbpx".into(), "pumpkin".into(), path.into_os_string()]);
     let Ok(Invocation::Serve { mut config, .. }) = invocation else { panic!("{invocation:?}") };
-    let Rounds { most, pause } = config.services[0].rounds;
+    let RetryPolicy { most, pause } = config.services[0].retry;
     assert_eq!(pause * most, Duration::from_secs(30), "what the help promises");
-    config.services[0].rounds.most = 3;
+    config.services[0].retry.most = 3;
     config.log.target = LogTarget::Nowhere;
     assert_eq!(config.services[0].listeners, [Endpoint::tcp("127.0.0.1", 0)]);
     let proxy = Proxy::start(&config).unwrap();

@@ -1,0 +1,105 @@
+//! Few words, for somebody who looks on: what has gone wrong, and with tracing which backend is tried for each client
+//! and how that ends.
+
+use std::io;
+use std::time::Instant;
+
+use log::{debug, warn};
+
+use crate::core::msg::{BackendId, CloseReason, DialFailure, Note};
+use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
+use crate::observe::words::system_words;
+use crate::rate_limit::RateLimit;
+
+/// The log format.
+#[derive(Debug, Default)]
+pub struct BalanceLog {
+    no_port: RateLimit,
+}
+
+impl LogFormat for BalanceLog {
+    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+        match note {
+            Note::Assigned(_, backend) => debug!(target: TARGET, "trying {} ...", place(context, backend)),
+            Note::Connected(_) => {
+                let connected = context.info.and_then(|info| info.connected.as_ref());
+                let to = connected.map(|(_, address)| format!(" to {address}")).unwrap_or_default();
+                let client = context.info.map(|info| info.peer.to_string()).unwrap_or_default();
+                debug!(target: TARGET, "connected{to} for {client}");
+            }
+            Note::DialFailed(_, backend, failure) => match failure {
+                DialFailure::Backend => {
+                    debug!(target: TARGET, "{}: {}", place(context, backend), cause(context));
+                }
+                DialFailure::NoPort => {
+                    if let Some(more) = self.no_port.turn(Instant::now()) {
+                        warn!(target: TARGET, "{}: {}{more}", place(context, backend), cause(context));
+                    }
+                }
+                DialFailure::Local => warn!(target: TARGET, "cannot serve a client: {}", cause(context)),
+                DialFailure::Cancelled => debug!(target: TARGET, "{}: called off", place(context, backend)),
+            },
+            Note::BackendDisabled(backend) => {
+                warn!(target: TARGET, "{} has failed and is disabled", place(context, backend));
+            }
+            Note::Ended(_, why) => ended(why, context),
+            Note::Arrived(_)
+            | Note::Requeued(_)
+            | Note::Paused(_)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::PoolChanged(_)
+            | Note::QueueOverLimit { .. }
+            | Note::SwitchStarted { .. }
+            | Note::Drained
+            | Note::SwitchEnded { .. }
+            | Note::SettingChanged
+            | Note::Stopping { .. }
+            | Note::InterruptIgnored { .. } => {}
+        }
+    }
+
+    fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &LogContext<'_>) {}
+
+    fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
+        if let ProcessEvent::Ignored { name } = process_event {
+            warn!(target: TARGET, "signal ignored: {name}");
+        }
+    }
+}
+
+fn place(context: &LogContext<'_>, backend: BackendId) -> String {
+    match context.place(backend) {
+        Some(place) => format!("group {} channel {}", place.group.index, place.number),
+        None => context.backend(backend).to_owned(),
+    }
+}
+
+/// Why the last dial failed.
+fn cause(context: &LogContext<'_>) -> String {
+    match context.info.and_then(|info| info.cause.as_ref()) {
+        Some(cause) if cause.kind() == io::ErrorKind::TimedOut => "timeout".to_owned(),
+        Some(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        Some(cause) => system_words(cause),
+        None => "no connection".to_owned(),
+    }
+}
+
+fn ended(why: CloseReason, context: &LogContext<'_>) {
+    let peer = context.info.map(|info| info.peer.to_string()).unwrap_or_default();
+    match why {
+        CloseReason::NoBackend | CloseReason::Full => debug!(target: TARGET, "client {peer} closed: {why}"),
+        CloseReason::NoRoom | CloseReason::Panicked | CloseReason::Idle => {
+            warn!(target: TARGET, "client {peer} closed: {why}")
+        }
+        CloseReason::HungUp
+        | CloseReason::Shutdown
+        | CloseReason::ClientEnded
+        | CloseReason::BackendEnded
+        | CloseReason::Lingered
+        | CloseReason::ClosedForSwitch
+        | CloseReason::ClientFailed
+        | CloseReason::BackendFailed
+        | CloseReason::Terminated => {}
+    }
+}

@@ -1,0 +1,265 @@
+//! The words of tcp_fallback's log. A backend is called what it was called on the command line; times are in the zone
+//! that was the system's when the program started.
+//!
+//! Keeps what the core, which has no clock, does not know: how long each backend was away, and when it was last heard
+//! of.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use log::Level;
+
+use super::go_duration::GoDuration;
+use crate::config::{FailurePolicy, Service};
+use crate::core::msg::{BackendId, BackendView, ClientId, CloseReason, DialFailure, Note};
+use crate::observe::event_log::ConnectionInfo;
+use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
+use crate::observe::words::system_words;
+
+/// The log format.
+#[derive(Debug)]
+pub struct FallbackLog {
+    zone: TimeZone,
+    backends: BTreeMap<BackendId, BackendHistory>,
+    /// The backend each client was given last.
+    given: BTreeMap<ClientId, BackendId>,
+    /// Whose failure is being told: what fails under a client is not probed at once.
+    under_a_client: bool,
+    /// What was said to be listened on.
+    listening: Option<String>,
+}
+
+/// What is known about a backend beside the core's counters.
+#[derive(Clone, Copy, Debug)]
+struct BackendHistory {
+    /// Since when it has failed.
+    failed: Option<Instant>,
+    /// Of all outages that are over.
+    downtime: Duration,
+    /// Its last use or probe; after it failed under a client, when it will be probed.
+    last: Timestamp,
+}
+
+impl Default for FallbackLog {
+    fn default() -> FallbackLog {
+        FallbackLog {
+            zone: TimeZone::system(),
+            backends: BTreeMap::new(),
+            given: BTreeMap::new(),
+            under_a_client: false,
+            listening: None,
+        }
+    }
+}
+
+impl LogFormat for FallbackLog {
+    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+        match note {
+            Note::Assigned(client, backend) => self.assigned(client, backend, context),
+            Note::Connected(client) => self.connected(client, context),
+            Note::DialFailed(_, backend, DialFailure::Backend | DialFailure::NoPort | DialFailure::Local) => {
+                self.under_a_client = true;
+                let cause = context.info.and_then(|info| info.cause.as_ref());
+                failed_to_connect(context.backend(backend), cause);
+            }
+            Note::DialFailed(_, backend, DialFailure::Cancelled) => {
+                debug(context.backend(backend), format_args!("moving a waiting client on"));
+            }
+            Note::Ended(client, why) => self.ended(client, why, context),
+            Note::BackendFailed(backend) => self.failed(backend, context),
+            Note::BackendBack(backend) => self.back(backend, context),
+            Note::Stopping { assigned: 0, held: 0 } => {}
+            Note::Stopping { assigned, held } => say(
+                Level::Info,
+                format_args!("Waiting for clients to finish: {}; another signal cuts them", assigned + held),
+            ),
+            // Nobody switches, limits, disables or changes anything in a program with this log format; and what happens
+            // to a client before it is given a backend is not told.
+            Note::Arrived(_)
+            | Note::Requeued(_)
+            | Note::Paused(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
+            | Note::QueueOverLimit { .. }
+            | Note::SwitchStarted { .. }
+            | Note::Drained
+            | Note::SwitchEnded { .. }
+            | Note::SettingChanged
+            | Note::InterruptIgnored { .. } => {}
+        }
+    }
+
+    fn probed(&mut self, backend: BackendId, result: &io::Result<()>, context: &LogContext<'_>) {
+        self.under_a_client = false;
+        self.past(backend).last = Timestamp::now();
+        match result {
+            Ok(()) => debug(context.backend(backend), format_args!("probe succedded")),
+            Err(cause) => failed_to_connect(context.backend(backend), Some(cause)),
+        }
+    }
+
+    fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
+        match process_event {
+            ProcessEvent::Starting { services } => {
+                say(Level::Info, format_args!("Starting tcp_fallback ver 0.1"));
+                let backends: Vec<_> = services.iter().flat_map(Service::backends).collect();
+                say(Level::Info, format_args!("Initializing {} backend~s", backends.len()));
+                for backend in backends {
+                    say(Level::Info, format_args!("Backend {} added", backend.endpoint));
+                }
+            }
+            ProcessEvent::Listening { service, at } => {
+                // As it was typed, unless the system chose the port: then one needs to know which. Once for all
+                // addresses of a name.
+                let typed = service.listeners.iter().map(ToString::to_string).find(|typed| !typed.ends_with(":0"));
+                let shown = typed.unwrap_or_else(|| at.to_string());
+                if self.listening.as_ref() != Some(&shown) {
+                    say(Level::Info, format_args!("Listening on {shown}"));
+                    self.listening = Some(shown);
+                }
+            }
+            ProcessEvent::Started { room, .. } => {
+                log::debug!(target: TARGET, "DEBUG: {} {}, room for {room}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+            }
+            ProcessEvent::BindFailed { at, cause, .. } => {
+                say(Level::Warn, format_args!("Failed to listen on {at}: {}", system_words(cause)));
+            }
+            ProcessEvent::Tally { backends } => self.tally(backends),
+            ProcessEvent::Reopening => say(Level::Info, format_args!("SIGHUP received, re-opening logfile")),
+            ProcessEvent::Signal { name } => say(Level::Info, format_args!("Signal received: {name}")),
+            ProcessEvent::Ignored { name } => say(Level::Info, format_args!("Signal ignored: {name}")),
+            ProcessEvent::Ended => say(Level::Info, format_args!("Exiting...")),
+        }
+    }
+}
+
+impl FallbackLog {
+    fn past(&mut self, backend: BackendId) -> &mut BackendHistory {
+        let new = || BackendHistory { failed: None, downtime: Duration::ZERO, last: Timestamp::now() };
+        self.backends.entry(backend).or_insert_with(new)
+    }
+
+    /// Before it came to this backend, all that are listed before it and have failed were passed over: or, when this is
+    /// not its first, those after the one that refused it.
+    fn assigned(&mut self, client: ClientId, backend: BackendId, context: &LogContext<'_>) {
+        let before = self.given.insert(client, backend);
+        if !log::log_enabled!(target: TARGET, Level::Debug) {
+            return;
+        }
+        let passed = before.map_or(0, |before| before.0 + 1)..backend.0;
+        for skipped in passed.map(BackendId).filter(|id| context.failed.contains_key(id)) {
+            debug(context.backend(skipped), format_args!("skipping backend in failed state"));
+        }
+    }
+
+    fn connected(&mut self, client: ClientId, context: &LogContext<'_>) {
+        let Some(&backend) = self.given.get(&client) else { return };
+        self.past(backend).last = Timestamp::now();
+        if let Some(ConnectionInfo { peer, connected: Some((_, address)), .. }) = context.info {
+            debug(context.backend(backend), format_args!("Start transfer {peer} to {address}"));
+        }
+    }
+
+    fn ended(&mut self, client: ClientId, why: CloseReason, context: &LogContext<'_>) {
+        let given = self.given.remove(&client);
+        let Some(info) = context.info else { return };
+        let cause = info.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default();
+        let peer = &info.peer;
+        match why {
+            CloseReason::NoBackend => say(Level::Warn, format_args!("Failed to connect to any backend")),
+            CloseReason::NoRoom | CloseReason::Full => {
+                say(Level::Warn, format_args!("Client {peer} closed: {why}{cause}"))
+            }
+            CloseReason::Panicked => say(Level::Error, format_args!("Client {peer} closed: {why}")),
+            CloseReason::HungUp
+            | CloseReason::Shutdown
+            | CloseReason::ClientEnded
+            | CloseReason::BackendEnded
+            | CloseReason::Lingered
+            | CloseReason::ClosedForSwitch
+            | CloseReason::ClientFailed
+            | CloseReason::BackendFailed
+            | CloseReason::Idle
+            | CloseReason::Terminated => {}
+        }
+        if let (Some(backend), Some((_, address))) = (given, &info.connected) {
+            let (up, down) = (info.up, info.down);
+            let words = format_args!("Finished transfer {peer} to {address}: {up} bytes, {down} back, {why}{cause}");
+            debug(context.backend(backend), words);
+        }
+    }
+
+    fn failed(&mut self, backend: BackendId, context: &LogContext<'_>) {
+        let under_a_client = self.under_a_client;
+        let past = self.past(backend);
+        past.failed = Some(Instant::now());
+        if let (true, Some(every)) = (under_a_client, probed_every(context.service)) {
+            let every = SignedDuration::try_from(every).unwrap_or(SignedDuration::MAX);
+            past.last = Timestamp::now().saturating_add(every).unwrap_or(Timestamp::MAX);
+            let next = past.last;
+            if log::log_enabled!(target: TARGET, Level::Debug) {
+                let next = self.time(next);
+                debug(context.backend(backend), format_args!("skipping probe, next: {next}"));
+            }
+        }
+    }
+
+    fn back(&mut self, backend: BackendId, context: &LogContext<'_>) {
+        let past = self.past(backend);
+        let outage = past.failed.take().map_or(Duration::ZERO, |since| since.elapsed());
+        past.downtime += outage;
+        let (name, outage) = (context.backend(backend), GoDuration(outage));
+        say(Level::Info, format_args!("Backend is back {name}, downtime: {outage}"));
+    }
+
+    /// A line for each backend.
+    fn tally(&mut self, backends: &[(&str, BackendView)]) {
+        for (name, view) in backends {
+            let BackendHistory { failed, downtime, last } = *self.past(view.id);
+            let downtime = GoDuration(downtime + failed.map_or(Duration::ZERO, |since| since.elapsed()));
+            let totals = view.totals;
+            say(
+                Level::Info,
+                format_args!(
+                    "STATS: <{name}> failed={} (downtime={downtime}) requests={} bytes={} errors={} last={}",
+                    view.failed,
+                    totals.connections,
+                    totals.up.saturating_add(totals.down),
+                    totals.errors,
+                    self.time(last)
+                ),
+            );
+        }
+    }
+
+    /// As Go shows a time.
+    fn time(&self, at: Timestamp) -> impl fmt::Display + use<> {
+        at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f %z %Z").to_string()
+    }
+}
+
+/// How often a backend that has failed is probed.
+fn probed_every(service: &Service) -> Option<Duration> {
+    let mut groups = service.upstreams.iter().flat_map(|upstream| &upstream.groups);
+    groups.find_map(|group| match group.failure_policy {
+        FailurePolicy::UntilProbed { every } => every,
+        FailurePolicy::Ignore | FailurePolicy::AvoidFor(_) | FailurePolicy::Disable => None,
+    })
+}
+
+fn failed_to_connect(backend: &str, cause: Option<&io::Error>) {
+    let cause = cause.map_or_else(|| "no reason is known".to_owned(), system_words);
+    say(Level::Warn, format_args!("Failed to connect to backend {backend}: {cause}"));
+}
+
+fn debug(backend: &str, words: fmt::Arguments<'_>) {
+    log::debug!(target: TARGET, "DEBUG: <{backend}> {words}");
+}
+
+fn say(level: Level, words: fmt::Arguments<'_>) {
+    log::log!(target: TARGET, level, "{words}");
+}

@@ -1,0 +1,141 @@
+//! The words of an error log beside an access log: what has gone wrong, and when the program started, was told
+//! something and ended. What becomes of each client is in the access log.
+
+use std::io;
+use std::time::Instant;
+
+use log::{error, info, warn};
+
+use crate::core::msg::{BackendId, CloseReason, DialFailure, Note};
+use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
+use crate::observe::words::system_words;
+use crate::rate_limit::RateLimit;
+
+/// The log format.
+#[derive(Debug, Default)]
+pub struct FproxyLog {
+    /// Lines that come for every client when they come.
+    refused: RateLimit,
+    unserved: RateLimit,
+    closed: RateLimit,
+    failed: RateLimit,
+}
+
+impl LogFormat for FproxyLog {
+    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+        match note {
+            Note::DialFailed(_, backend, failure) => self.dial_failed(backend, failure, context),
+            Note::BackendFailed(backend) => warn!(
+                target: TARGET,
+                "backend {} has failed and is passed over while there is another",
+                context.backend(backend)
+            ),
+            Note::BackendBack(backend) => {
+                warn!(target: TARGET, "backend {} is used again", context.backend(backend));
+            }
+            Note::BackendDisabled(backend) => {
+                warn!(target: TARGET, "backend {} has failed and is disabled", context.backend(backend));
+            }
+            Note::Ended(_, why) => self.ended(why, context),
+            Note::Stopping { assigned, held } => {
+                info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
+            }
+            // What happens to a client before it leaves; and switches and changes, which nobody asks a program with
+            // this voice for.
+            Note::Arrived(_)
+            | Note::Requeued(_)
+            | Note::Paused(_)
+            | Note::Assigned(..)
+            | Note::Connected(_)
+            | Note::PoolChanged(_)
+            | Note::QueueOverLimit { .. }
+            | Note::SwitchStarted { .. }
+            | Note::Drained
+            | Note::SwitchEnded { .. }
+            | Note::SettingChanged
+            | Note::InterruptIgnored { .. } => {}
+        }
+    }
+
+    fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &LogContext<'_>) {}
+
+    fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
+        let name = env!("CARGO_PKG_NAME");
+        match process_event {
+            ProcessEvent::Starting { .. } | ProcessEvent::Listening { .. } => {}
+            ProcessEvent::BindFailed { at, cause, .. } => {
+                error!(target: TARGET, "cannot listen on {at}: {}", system_words(cause));
+            }
+            // Nobody asks a program with this log format for one.
+            ProcessEvent::Tally { .. } => {}
+            ProcessEvent::Started { listening, room } => {
+                let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let version = env!("CARGO_PKG_VERSION");
+                info!(target: TARGET, "{name} {version} started: listening on {listening}, room for {room}");
+            }
+            ProcessEvent::Reopening => info!(target: TARGET, "SIGHUP: opening the log files again"),
+            ProcessEvent::Signal { name } => info!(target: TARGET, "signal received: {name}"),
+            ProcessEvent::Ignored { name } => warn!(target: TARGET, "signal ignored: {name}"),
+            ProcessEvent::Ended => info!(target: TARGET, "{name} ended"),
+        }
+    }
+}
+
+impl FproxyLog {
+    fn dial_failed(&mut self, backend: BackendId, failure: DialFailure, context: &LogContext<'_>) {
+        let (client, cause) = (client(context), cause(context));
+        match failure {
+            DialFailure::Backend | DialFailure::NoPort => {
+                if let Some(more) = self.refused.turn(Instant::now()) {
+                    error!(target: TARGET, "{client}cannot connect to backend {}{cause}{more}", context.backend(backend));
+                }
+            }
+            DialFailure::Local => {
+                if let Some(more) = self.unserved.turn(Instant::now()) {
+                    error!(target: TARGET, "{client}cannot serve it{cause}{more}");
+                }
+            }
+            DialFailure::Cancelled => {}
+        }
+    }
+
+    fn ended(&mut self, why: CloseReason, context: &LogContext<'_>) {
+        let client = client(context);
+        match why {
+            CloseReason::NoBackend
+            | CloseReason::Full
+            | CloseReason::NoRoom
+            | CloseReason::Shutdown
+            | CloseReason::Terminated => {
+                if let Some(more) = self.closed.turn(Instant::now()) {
+                    error!(target: TARGET, "{client}closed: {why}{more}");
+                }
+            }
+            CloseReason::BackendFailed => {
+                if let Some(more) = self.failed.turn(Instant::now()) {
+                    warn!(target: TARGET, "{client}closed: {why}{}{more}", cause(context));
+                }
+            }
+            CloseReason::Panicked => error!(target: TARGET, "{client}closed: {why}"),
+            // Everyday things, which the access log has.
+            CloseReason::HungUp
+            | CloseReason::ClientEnded
+            | CloseReason::BackendEnded
+            | CloseReason::Lingered
+            | CloseReason::ClosedForSwitch
+            | CloseReason::ClientFailed
+            | CloseReason::Idle => {}
+        }
+    }
+}
+
+/// Whom a line is about, as web servers put it.
+fn client(context: &LogContext<'_>) -> String {
+    context.info.map(|info| format!("[client {}] ", info.peer)).unwrap_or_default()
+}
+
+/// The system's word for what failed last.
+fn cause(context: &LogContext<'_>) -> String {
+    let cause = context.info.and_then(|info| info.cause.as_ref());
+    cause.map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
+}

@@ -1,0 +1,280 @@
+//! The core behind one lock. Whoever has something to report (a listener, a relay thread, the watch, the coordinator)
+//! takes the lock, lets the core decide, and carries out at once what concerns clients: who is dialled, refused or cut.
+//! So a client costs no trip to another thread and back. What concerns the service (timers, the script, answers,
+//! listeners, the end) is the coordinator's: it is handed over in the order of the decisions.
+//!
+//! Nothing that is done under the lock waits for anybody: its longest work is a release, which begins 64 connects at
+//! once (a millisecond on a machine of 2026). They are begun under it because connects begin in the order in which the
+//! core decided them (promise 3).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::clients::Clients;
+use super::messages::{CoordinatorHandle, Message, Report};
+use super::resolve::Addresses;
+use crate::core::State;
+use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, ProbeEnd};
+use crate::core::pool::hash;
+use crate::endpoint::Address;
+use crate::observe::event_log::{ConnectionInfo, EventLog};
+use crate::relay::WorkerCommand;
+use crate::relay::dial::{Dial, DialOptions};
+
+/// The way to the core. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<DispatcherShared>);
+
+struct DispatcherShared {
+    inner: Mutex<DispatcherInner>,
+    handle: CoordinatorHandle,
+}
+
+/// What the lock guards.
+pub struct DispatcherInner {
+    pub state: State,
+    pub clients: Clients,
+    pub event_log: EventLog,
+    pub addresses: Addresses,
+    pub dial_options: DialOptions,
+    /// For the relay threads: see `Settings::net_buffer_size`.
+    pub first_size: Arc<AtomicUsize>,
+    /// Empty between two decisions.
+    pub actions: Vec<Action>,
+    /// When the core was told last what has flowed through open connections; `None` when no group goes by that.
+    pub flows_counted: Option<Instant>,
+}
+
+/// A choice by what backends have had so far may be this much behind.
+const FLOWS_AGE: Duration = Duration::from_millis(100);
+
+impl Dispatcher {
+    pub fn new(inner: DispatcherInner, handle: CoordinatorHandle) -> Dispatcher {
+        Dispatcher(Arc::new(DispatcherShared { inner: Mutex::new(inner), handle }))
+    }
+
+    /// Reports what has happened, in order, and leaves nothing behind.
+    pub fn tell(&self, reports: &mut Vec<Report>) {
+        if reports.is_empty() {
+            return;
+        }
+        self.with_inner(|inner, handle| {
+            if inner.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
+                inner.count_flows(handle);
+            }
+            for report in reports.drain(..) {
+                if let Some(event) = inner.receive(report) {
+                    inner.decide(event, handle);
+                }
+            }
+        });
+    }
+
+    /// Bwake-ups one event that carries nothing.
+    pub fn bring(&self, event: Event) {
+        self.with_inner(|inner, handle| inner.decide(event, handle));
+    }
+
+    /// Begins a dial that is nobody's.
+    pub fn dial(&self, backend: BackendId) -> Dial {
+        let (addresses, dial_options) = self.0.inner.lock().dialling(backend);
+        Dial::begin(addresses, dial_options)
+    }
+
+    /// The backends as they are now, with what has flowed until now.
+    pub fn survey(&self) -> Vec<BackendView> {
+        self.with_inner(DispatcherInner::views)
+    }
+
+    /// Lets the log tell of all backends.
+    pub fn tally(&self) {
+        self.with_inner(|inner, handle| {
+            let views = inner.views(handle);
+            inner.event_log.tally(&views);
+        });
+    }
+
+    /// A thread that all clients need cannot go on.
+    pub fn failed(&self, cause: io::Error) {
+        self.0.handle.send(Message::Failed(cause));
+    }
+
+    fn with_inner<T>(&self, act: impl FnOnce(&mut DispatcherInner, &CoordinatorHandle) -> T) -> T {
+        let _guard = PanicGuard(&self.0.handle);
+        act(&mut self.0.inner.lock(), &self.0.handle)
+    }
+}
+
+/// A panic in the core leaves it in no state to go on with: the service ends, loudly.
+struct PanicGuard<'a>(&'a CoordinatorHandle);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send(Message::Failed(io::Error::other("the core panicked")));
+        }
+    }
+}
+
+impl DispatcherInner {
+    /// Takes over what a report bwake-ups along, and says what it means to the core.
+    fn receive(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Accepted(accepted) => {
+                let hash = hash::of_client(&accepted.peer);
+                Some(Event::Arrived(self.clients.admit(accepted), hash))
+            }
+            Report::NeverArrived { peer, accepted, why } => {
+                let info = ConnectionInfo::new(peer, accepted);
+                self.event_log.note(Note::Ended(self.clients.new_id(), why), Some(&info));
+                None
+            }
+            Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
+            Report::Connected(client, address) => {
+                self.clients.connected(client, address);
+                Some(Event::Connected(client))
+            }
+            Report::DialFailed { client, stream, failure, cause } => {
+                self.clients.take_back(client, stream, cause);
+                Some(Event::DialFailed(client, failure))
+            }
+            Report::Dismissible(client) => Some(Event::Dismissible(client)),
+            Report::Resumed(client) => Some(Event::Resumed(client)),
+            Report::Closed(client, ending) => {
+                let why = ending.why;
+                let traffic = self.clients.ended(client, ending);
+                Some(Event::Closed(client, why, traffic))
+            }
+            Report::Probed(backend, result) => {
+                self.event_log.probed(backend, &result);
+                let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
+                Some(Event::Probed(backend, end))
+            }
+        }
+    }
+
+    /// Lets the core decide, and does what it says; carrying that out may bring another event.
+    fn decide(&mut self, event: Event, handle: &CoordinatorHandle) {
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut waiting = VecDeque::new();
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.state.handle(event, &mut actions);
+            // Published first: whoever is answered must find the new situation there.
+            self.event_log.publish(self.state.view(), &actions);
+            for action in actions.drain(..) {
+                waiting.extend(self.carry_out(action, handle));
+            }
+            next = waiting.pop_front();
+        }
+        self.actions = actions;
+        self.clients.watch_new();
+    }
+
+    fn carry_out(&mut self, action: Action, handle: &CoordinatorHandle) -> Option<Event> {
+        match action {
+            Action::Dial(client, backend) => {
+                let (addresses, dial_options) = self.dialling(backend);
+                return self.clients.dial(client, || Dial::begin(addresses, dial_options));
+            }
+            Action::SetEndpoint(backend, endpoint) => {
+                if let Some(endpoint) = self.addresses.assign(backend, endpoint) {
+                    self.event_log.name_backend(backend, &endpoint);
+                }
+            }
+            Action::CancelDial(client) => self.clients.tell(client, WorkerCommand::CancelDial(client)),
+            Action::CloseGracefully(client) => self.clients.tell(client, WorkerCommand::CloseGracefully(client)),
+            Action::Reset(client) => self.clients.tell(client, WorkerCommand::Reset(client)),
+            Action::Reject(client, _) => self.clients.refuse(client),
+            Action::Note(note) => self.note(note, handle),
+            Action::Arm(..)
+            | Action::RunScript { .. }
+            | Action::KillScript(_)
+            | Action::Answer(..)
+            | Action::Probe(_)
+            | Action::StopListening
+            | Action::Exit => self.hand_over(action, handle),
+        }
+        None
+    }
+
+    fn note(&mut self, note: Note, handle: &CoordinatorHandle) {
+        let client = subject(note);
+        self.event_log.note(note, client.and_then(|client| self.clients.info(client)));
+        match note {
+            Note::Ended(client, _) => self.clients.forget(client),
+            Note::SettingChanged => {
+                self.first_size.store(self.state.view().settings.net_buffer_size, Ordering::Relaxed);
+                self.hand_over(Action::Note(note), handle);
+            }
+            Note::SwitchStarted { .. } | Note::Drained => self.hand_over(Action::Note(note), handle),
+            Note::Arrived(_)
+            | Note::Requeued(_)
+            | Note::Paused(_)
+            | Note::Assigned(..)
+            | Note::Connected(_)
+            | Note::DialFailed(..)
+            | Note::BackendFailed(_)
+            | Note::BackendBack(_)
+            | Note::BackendDisabled(_)
+            | Note::PoolChanged(_)
+            | Note::QueueOverLimit { .. }
+            | Note::SwitchEnded { .. }
+            | Note::Stopping { .. }
+            | Note::InterruptIgnored { .. } => {}
+        }
+    }
+
+    /// All backends, with what has flowed until now.
+    fn views(&mut self, handle: &CoordinatorHandle) -> Vec<BackendView> {
+        self.count_flows(handle);
+        self.state.backends().collect()
+    }
+
+    /// Tells the core what has passed through open connections until now.
+    fn count_flows(&mut self, handle: &CoordinatorHandle) {
+        let flows: Vec<_> = self.clients.flows().collect();
+        for (client, traffic) in flows {
+            self.decide(Event::Flowed(client, traffic), handle);
+        }
+        self.flows_counted = self.flows_counted.map(|_| Instant::now());
+    }
+
+    /// What a dial of this backend needs.
+    fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, DialOptions) {
+        (self.addresses.of(backend), self.dial_options.clone())
+    }
+
+    fn hand_over(&self, action: Action, handle: &CoordinatorHandle) {
+        handle.send(Message::Decided { action, at: Instant::now(), held: self.clients.held() });
+    }
+}
+
+/// Whom a note is about.
+fn subject(note: Note) -> Option<ClientId> {
+    match note {
+        Note::Arrived(client)
+        | Note::Requeued(client)
+        | Note::Paused(client)
+        | Note::Assigned(client, _)
+        | Note::Connected(client)
+        | Note::DialFailed(client, ..)
+        | Note::Ended(client, _) => Some(client),
+        Note::BackendFailed(_)
+        | Note::BackendBack(_)
+        | Note::BackendDisabled(_)
+        | Note::PoolChanged(_)
+        | Note::QueueOverLimit { .. }
+        | Note::SwitchStarted { .. }
+        | Note::Drained
+        | Note::SwitchEnded { .. }
+        | Note::SettingChanged
+        | Note::Stopping { .. }
+        | Note::InterruptIgnored { .. } => None,
+    }
+}

@@ -1,0 +1,238 @@
+//! Accepts clients or control sessions and hands them on; knows nothing of what becomes of them. No error of one client
+//! ends it: a client that went away before it was accepted is passed over, and when descriptors run out the newest
+//! client is closed and accepting goes on.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::{ListenOptions, Listener, Stream};
+use crate::endpoint::{Address, Endpoint};
+use crate::rate_limit::RateLimit;
+use crate::threads;
+
+/// Why an endpoint is not listened on.
+#[derive(Debug)]
+pub enum BindError {
+    /// It has no address.
+    Resolve(io::Error),
+    /// One of its addresses cannot be had.
+    Bind(io::Error),
+}
+
+impl BindError {
+    pub fn cause(&self) -> &io::Error {
+        match self {
+            BindError::Resolve(cause) | BindError::Bind(cause) => cause,
+        }
+    }
+}
+
+/// Listens on all addresses of an endpoint, or on none; of a name, on all that this machine has.
+///
+/// # Errors
+/// The first thing that is in the way.
+pub fn bind(at: &Endpoint, queue: ListenOptions) -> Result<Vec<Listener>, BindError> {
+    let (mut listeners, mut missing) = (Vec::new(), None);
+    for address in at.resolve_own().map_err(BindError::Resolve)? {
+        match Listener::bind(&address, queue) {
+            Ok(listener) => listeners.push(listener),
+            // A name may have addresses of a kind that this machine has not: `localhost`, where there is no IPv6.
+            Err(cause) if at.is_name() && is_not_here(&cause) => missing = Some(cause),
+            Err(cause) => return Err(BindError::Bind(cause)),
+        }
+    }
+    match missing {
+        Some(cause) if listeners.is_empty() => Err(BindError::Bind(cause)),
+        Some(_) | None => Ok(listeners),
+    }
+}
+
+/// Whether this machine has no such address.
+fn is_not_here(cause: &io::Error) -> bool {
+    let missing = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
+    cause.raw_os_error().is_some_and(|code| missing.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Takes over what a listener accepts. Must not wait.
+pub trait AcceptHandler: Send + 'static {
+    fn accepted(&mut self, stream: Stream, peer: Address);
+    /// The listener cannot go on; it has stopped.
+    fn failed(&mut self, cause: io::Error);
+}
+
+/// A listener and its threads. Dropping it stops and joins them.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Arc<Listener>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The pause when not even a client that is to be closed can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long those who wait to be accepted keep a listener from stopping: its threads need microseconds for each, unless
+/// descriptors have run out.
+const LAST_CALL: Duration = Duration::from_millis(300);
+/// Where another listener takes over: a client that has begun to connect is done after one way there and back.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+
+/// Lets in whoever waits to be accepted: a listener that stops resets them. To be called before these are dropped.
+pub fn last_call(listening: &[Acceptor]) {
+    let others = listening.iter().filter(|one| one.listener.leaves_clients_to_others()).count();
+    if others > 0 {
+        std::thread::sleep(HANDSHAKE);
+    }
+    let deadline = Instant::now() + LAST_CALL;
+    while listening.iter().any(|one| one.listener.has_waiting()) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+}
+
+impl Acceptor {
+    /// Starts so many threads, each with an acceptor of its own; the first has this name, the others a number behind
+    /// it.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start<A: AcceptHandler>(
+        listener: Listener,
+        name: &str,
+        threads: usize,
+        mut acceptor: impl FnMut() -> A,
+    ) -> io::Result<Acceptor> {
+        let mut listening = Acceptor { listener: Arc::new(listener), threads: Vec::new() };
+        for number in 1..=threads {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+            let (own, mut acceptor) = (Arc::clone(&listening.listener), acceptor());
+            listening.threads.push(threads::spawn(&name, move || run(&own, &mut acceptor))?);
+        }
+        Ok(listening)
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.listener.stop();
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+/// What an error of `accept` means.
+enum AcceptError {
+    /// That client's own, or the network's: the next accept may work.
+    Passing,
+    /// The process or the system has no descriptor or memory left.
+    Shortage,
+    /// The listener was stopped.
+    Stopped,
+    /// It will never work again.
+    Fatal,
+}
+
+fn judge(error: &io::Error) -> AcceptError {
+    // Linux passes errors already pending on the new connection through accept(2); its manual says to retry these.
+    let passing = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::AGAIN,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::OPNOTSUPP,
+        Errno::TIMEDOUT,
+    ];
+    let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    if passing.iter().any(is) {
+        AcceptError::Passing
+    } else if shortage.iter().any(is) {
+        AcceptError::Shortage
+    } else if is(&Errno::INVAL) {
+        AcceptError::Stopped
+    } else {
+        AcceptError::Fatal
+    }
+}
+
+fn run(listener: &Listener, acceptor: &mut impl AcceptHandler) {
+    let mut reserve = SpareDescriptor::new();
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                reserve.over();
+                acceptor.accepted(stream, peer);
+            }
+            Err(e) => match judge(&e) {
+                AcceptError::Passing => {}
+                AcceptError::Shortage => {
+                    if let Some((stream, peer)) = reserve.bridge(listener, &e) {
+                        acceptor.accepted(stream, peer);
+                    }
+                }
+                AcceptError::Stopped => return,
+                AcceptError::Fatal => return acceptor.failed(e),
+            },
+        }
+    }
+}
+
+/// One descriptor kept for the day there is no other: given up, it lets one client be accepted and closed, who would
+/// hang in the listen queue otherwise.
+struct SpareDescriptor {
+    spare: Option<File>,
+    refusals: RateLimit,
+}
+
+impl SpareDescriptor {
+    fn new() -> SpareDescriptor {
+        SpareDescriptor { spare: File::open("/dev/null").ok(), refusals: RateLimit::default() }
+    }
+
+    /// Accepting works again.
+    fn over(&mut self) {
+        if self.spare.is_none() {
+            self.spare = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Accepts the newest client with the descriptor kept for that. If there is another one by then, the shortage is
+    /// over and the client is returned: the wait for it may have been long. If not, it is closed. When even that fails,
+    /// waits a little.
+    fn bridge(&mut self, listener: &Listener, cause: &io::Error) -> Option<(Stream, Address)> {
+        // A shortage may be over and back many times in a second: whoever is closed makes room for one.
+        if let Some(more) = self.refusals.turn(Instant::now()) {
+            log::error!("cannot accept a client: {cause}; new clients are closed until that is over{more}");
+        }
+        let had_one = self.spare.take().is_some();
+        let accepted = listener.accept();
+        self.spare = File::open("/dev/null").ok();
+        match accepted {
+            Ok(client) if self.spare.is_some() => {
+                self.over();
+                Some(client)
+            }
+            Ok(client) => {
+                drop(client);
+                self.spare = File::open("/dev/null").ok();
+                None
+            }
+            Err(_) => {
+                if !had_one {
+                    std::thread::sleep(PAUSE);
+                }
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Streams, listeners and the accept loop, over TCP and Unix sockets alike, with the socket options this program needs.
+
+pub mod acceptor;
+mod listener;
+mod own;
+mod queue;
+mod stream;
+
+pub use self::listener::{ListenOptions, Listener};
+pub use self::own::Own;
+pub use self::stream::{Stream, StreamOptions, can_be_source, has_way_to, wait_until};
+use self::stream::{plain_address, socket_address, tune};

@@ -1,0 +1,244 @@
+//! What the process has room for, found once at the start: descriptors, threads, memory. A client needs two descriptors
+//! and, at rest, some kilobytes; it needs no thread. Beyond the room the newest client is refused (promise 5); so an
+//! estimate that is too low costs service, one that is too high costs everybody's, and both are told in the log.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::engine::{Capacity, Permits};
+use crate::relay;
+
+/// The system's limits that matter. `u64::MAX` is none.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemLimits {
+    /// RLIMIT_NOFILE, once the soft limit has been raised to the hard one.
+    pub descriptors: u64,
+    /// The least of RLIMIT_NPROC, the control group's pids.max, kernel.threads-max, kernel.pid_max, and a third of
+    /// vm.max_map_count: a thread's stack, its guard page and an arena of the allocator are mappings.
+    pub threads: u64,
+    /// The least of the machine's memory and the control group's limit, in bytes.
+    pub memory: u64,
+}
+
+/// What follows from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients at once.
+    pub clients: usize,
+    /// Pipes for bulk transfers, at most.
+    pub pipes: usize,
+    /// Threads that carry clients.
+    pub relays: usize,
+    /// What there are no more clients for.
+    bound: ScarceResource,
+    /// A limit of threads below what control and a switch may need.
+    pub few_threads: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ScarceResource {
+    Descriptors(u64),
+    /// Bytes.
+    Memory(u64),
+}
+
+/// What the process needs for itself beside its relay threads: the standard three, listeners, log, watch, script, some
+/// control sessions.
+const OWN_DESCRIPTORS: u64 = 20;
+/// What each further service needs beside its relay threads: a listener, watch and first-bytes thread (two each).
+const FURTHER_DESCRIPTORS: u64 = 6;
+/// A client takes one, and one for its backend.
+const PER_CLIENT: u64 = 2;
+/// Of all descriptors, this part at most is for pipes (two each), and no more pipes than this: a few are busy at a
+/// time.
+const PIPES_PART: u64 = 16;
+const MOST_PIPES: u64 = 256;
+/// A client at rest, both sockets: 1.3 KiB here and about 8 KiB in the kernel (`contrib/bench/relay --only idle`, and
+/// /proc/slabinfo beside it); the rest is for bytes on their way.
+const CLIENT_MEMORY: u64 = 16 * 1024;
+/// Half of the memory is for other programs, and for clients that move much.
+const MEMORY_PART: u64 = 2;
+/// Threads of our own, sixteen for relaying, 64 control sessions and as many that are told to come later.
+const OWN_THREADS: u64 = 160;
+
+impl SystemLimits {
+    /// Raises the soft limit of descriptors to the hard one, and reads everything.
+    pub fn take() -> SystemLimits {
+        let system = |name: &str| number(Path::new("/proc/sys").join(name)).unwrap_or(u64::MAX);
+        let threads = [
+            limit(Resource::Nproc),
+            group_limit("pids", "pids.max", "pids.max"),
+            system("kernel/threads-max"),
+            system("kernel/pid_max"),
+            system("vm/max_map_count") / 3,
+        ];
+        let memory = [machine_memory(), group_limit("memory", "memory.max", "memory.limit_in_bytes")];
+        SystemLimits {
+            descriptors: raise_descriptor_limit(),
+            threads: threads.into_iter().min().unwrap_or(u64::MAX),
+            memory: memory.into_iter().min().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What there is room for in a process of so many services.
+    pub fn limits(&self, services: usize) -> Limits {
+        let relays = relay::number(self.descriptors);
+        let threads = (services.max(1) * relays) as u64 * relay::DESCRIPTORS_EACH;
+        let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1) + threads;
+        let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
+        let free = self.descriptors.saturating_sub(own + 2 * pipes);
+        let by_descriptors = (free / PER_CLIENT, ScarceResource::Descriptors(self.descriptors));
+        let by_memory = (self.memory / MEMORY_PART / CLIENT_MEMORY, ScarceResource::Memory(self.memory));
+        let (clients, bound) = if by_memory.0 < by_descriptors.0 { by_memory } else { by_descriptors };
+        Limits {
+            clients: usize::try_from(clients).unwrap_or(usize::MAX).max(1),
+            pipes: pipes as usize,
+            relays,
+            bound,
+            few_threads: (self.threads < OWN_THREADS).then_some(self.threads),
+        }
+    }
+}
+
+impl Limits {
+    /// For each of so many services, which share it.
+    pub fn room(&self, services: usize) -> Capacity {
+        Capacity { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1), relays: self.relays }
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "about {} clients at once", self.clients)?;
+        match self.bound {
+            ScarceResource::Descriptors(number) => write!(f, " (descriptors: {number})"),
+            ScarceResource::Memory(bytes) => write!(f, " (memory: {} MiB)", bytes >> 20),
+        }
+    }
+}
+
+fn limit(resource: Resource) -> u64 {
+    getrlimit(resource).current.unwrap_or(u64::MAX)
+}
+
+fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // Refused only by a system that has other plans; then the soft limit stays.
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
+    }
+    limit(Resource::Nofile)
+}
+
+/// The number in a file of one number; `max` and whatever else is none.
+fn number(path: impl AsRef<Path>) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn machine_memory() -> u64 {
+    let table = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let row = table.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = row.and_then(|row| row.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kibibytes.map_or(u64::MAX, |kibibytes| kibibytes * 1024)
+}
+
+/// The least limit of our control group and those above it, under the name it has in version 2 or in version 1.
+fn group_limit(controller: &str, name: &str, old_name: &str) -> u64 {
+    let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    group_files(&table, controller, name, old_name).into_iter().filter_map(number).min().unwrap_or(u64::MAX)
+}
+
+/// Where such a limit may be found, by the rows of /proc/self/cgroup (cgroups(7)): `0::PATH` in version 2,
+/// `N:CONTROLLERS:PATH` in version 1.
+fn group_files(table: &str, controller: &str, name: &str, old_name: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for row in table.lines() {
+        let mut fields = row.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, name) = if controllers.is_empty() {
+            (PathBuf::from("/sys/fs/cgroup"), name)
+        } else if controllers.split(',').any(|one| one == controller) {
+            (Path::new("/sys/fs/cgroup").join(controllers), old_name)
+        } else {
+            continue;
+        };
+        files.extend(Path::new(path.trim_start_matches('/')).ancestors().map(|group| root.join(group).join(name)));
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(descriptors: u64, threads: u64, memory: u64) -> String {
+        let limits = SystemLimits { descriptors, threads, memory }.limits(1);
+        format!("{limits}, {} pipes, {:?}", limits.pipes, limits.few_threads)
+    }
+
+    #[test]
+    fn the_scarcest_of_what_a_client_needs_decides() {
+        // 20 descriptors of our own and two for each relay thread, of which a larger machine has more.
+        let own = |descriptors| 20 + 2 * relay::number(descriptors) as u64;
+        let by_descriptors = |descriptors: u64, pipes: u64| (descriptors - own(descriptors) - 2 * pipes) / 2;
+        assert_eq!(
+            told(20_000, u64::MAX, 24 << 30),
+            format!("about {} clients at once (descriptors: 20000), 256 pipes, None", by_descriptors(20_000, 256))
+        );
+        assert_eq!(told(20_000, 1000, 64 << 20), "about 2048 clients at once (memory: 64 MiB), 256 pipes, None");
+        assert_eq!(told(64, 1000, 24 << 30), "about 19 clients at once (descriptors: 64), 2 pipes, None");
+        assert_eq!(
+            told(1024, 100, 24 << 30),
+            format!("about {} clients at once (descriptors: 1024), 32 pipes, Some(100)", by_descriptors(1024, 32))
+        );
+    }
+
+    #[test]
+    fn where_descriptors_are_few_they_are_not_spent_on_threads() {
+        assert_eq!(relay::number(64), 1);
+        assert!(relay::number(u64::MAX) >= relay::number(1024));
+    }
+
+    #[test]
+    fn each_further_service_takes_descriptors_from_the_clients() {
+        let readings = SystemLimits { descriptors: 1024, threads: 1000, memory: u64::MAX };
+        let clients = [1, 2, 3].map(|services| readings.limits(services).clients);
+        let each = 3 + relay::number(1024);
+        assert_eq!(clients, [clients[0], clients[0] - each, clients[0] - 2 * each]);
+        assert_eq!(readings.limits(4).room(4).pipes, 8);
+    }
+
+    #[test]
+    fn a_process_with_nothing_has_room_for_one() {
+        assert_eq!(told(0, 1000, 0), "about 1 clients at once (descriptors: 0), 0 pipes, None");
+        assert!(told(u64::MAX, u64::MAX, u64::MAX).starts_with("about "), "and one without limits does not overflow");
+    }
+
+    #[test]
+    fn limits_of_the_groups_above_count_in_both_versions() {
+        let files = |table| group_files(table, "pids", "pids.max", "pids.max.v1");
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(
+            files("0::/system.slice/cbpx.service\n"),
+            paths(&[
+                "/sys/fs/cgroup/system.slice/cbpx.service/pids.max",
+                "/sys/fs/cgroup/system.slice/pids.max",
+                "/sys/fs/cgroup/pids.max"
+            ])
+        );
+        assert_eq!(
+            files("9:memory:/x\n8:pids:/a\n1:name=systemd:/\n"),
+            paths(&["/sys/fs/cgroup/pids/a/pids.max.v1", "/sys/fs/cgroup/pids/pids.max.v1"])
+        );
+    }
+
+    #[test]
+    fn this_machine_has_limits() {
+        let readings = SystemLimits::take();
+        assert!(readings.descriptors > 10 && readings.threads > 1 && readings.memory > 1 << 20, "{readings:?}");
+        assert!(readings.memory < u64::MAX && readings.threads < u64::MAX, "{readings:?}");
+    }
+}

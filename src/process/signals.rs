@@ -1,0 +1,123 @@
+//! Signals: what the process inherits of them is set right at the start, and a thread of their own hears those that
+//! mean something here. No other signal that can be survived ends or stops the proxy.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{SigSet, Signal as Number};
+use signal_hook::consts::{
+    SIGABRT, SIGBUS, SIGCHLD, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSEGV, SIGSTOP, SIGSYS,
+    SIGTERM, SIGTRAP, SIGUSR1,
+};
+use signal_hook::flag;
+use signal_hook::iterator::{Handle, Signals};
+
+use crate::threads;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT: Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Stop,
+    /// SIGQUIT.
+    Quit,
+    /// SIGHUP.
+    HangUp,
+    /// SIGUSR1.
+    User,
+    /// SIGCHLD: a child has ended.
+    Child,
+}
+
+impl Signal {
+    /// As kill(1) has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Interrupt => "SIGINT",
+            Signal::Stop => "SIGTERM",
+            Signal::Quit => "SIGQUIT",
+            Signal::HangUp => "SIGHUP",
+            Signal::User => "SIGUSR1",
+            Signal::Child => "SIGCHLD",
+        }
+    }
+}
+
+/// Signals that keep the action they have: two that no process can catch; those of a fault in the program, after which
+/// it cannot go on; SIGPIPE, which the standard library ignores; and those that [`SignalThread`] hears.
+const LEFT_ALONE: [i32; 14] = [
+    SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGABRT, SIGSYS, SIGPIPE, SIGINT, SIGTERM, SIGQUIT,
+    SIGHUP,
+];
+/// The highest signal number of Linux.
+const LAST: i32 = 64;
+
+/// Forgets what the parent has blocked, and that it may have ignored the end of children: the system then collects them
+/// before their exit status can be read. To be called before any thread is started: threads inherit the mask.
+pub fn reset_inherited() {
+    // Fails only for a mask that does not exist.
+    SigSet::empty().thread_set_mask().ok();
+    ignore(SIGCHLD);
+}
+
+/// From now on no signal ends or stops this process, except those that mean just that and those of a fault: what nobody
+/// here listens to is ignored. To be called before any thread is started.
+pub fn survive_others() {
+    // A signal that is caught, unlike one that is ignored, has its default action again in a child after exec(2).
+    (1..=LAST).filter(|number| !LEFT_ALONE.contains(number)).for_each(ignore);
+    // With a handler, whatever touches the terminal from the background would be repeated for ever; blocked, reading
+    // fails and writing works.
+    let terminal = [Number::SIGTTIN, Number::SIGTTOU];
+    terminal.into_iter().collect::<SigSet>().thread_block().ok();
+}
+
+/// Catches a signal and does nothing.
+fn ignore(number: i32) {
+    // Fails for numbers that the C library keeps for itself, which nobody sends.
+    flag::register(number, Arc::new(AtomicBool::new(false))).ok();
+}
+
+/// The thread `signals`. Dropping it joins it; the signals stay caught and are ignored from then on.
+#[derive(Debug)]
+pub struct SignalThread {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignalThread {
+    /// Calls `received` for each signal.
+    ///
+    /// # Errors
+    /// When handlers or a thread cannot be had.
+    pub fn start(mut received: impl FnMut(Signal) + Send + 'static) -> io::Result<SignalThread> {
+        let mut signals = Signals::new([SIGCHLD, SIGUSR1, SIGINT, SIGTERM, SIGQUIT, SIGHUP])?;
+        let handle = signals.handle();
+        let thread = threads::spawn("signals", move || {
+            for signal in signals.forever() {
+                received(match signal {
+                    SIGINT => Signal::Interrupt,
+                    SIGHUP => Signal::HangUp,
+                    SIGQUIT => Signal::Quit,
+                    SIGUSR1 => Signal::User,
+                    SIGCHLD => Signal::Child,
+                    // Only these six are registered.
+                    _ => Signal::Stop,
+                });
+            }
+        })?;
+        Ok(SignalThread { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}

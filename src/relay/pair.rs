@@ -1,0 +1,318 @@
+//! A client and its backend, connected: two directions.
+//!
+//! Half-close is passed on as half-close: that direction ends and the other runs on. How a pair ends otherwise is
+//! decided in `closing`; here its decisions are carried out. A pair that is dropped before its end is broken off, so
+//! that neither side takes a truncated stream for a complete one (promise 1). Knows nothing of events, other clients or
+//! the core: its owner gives it turns and reports.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+
+use super::closing::{Closing, Facts, Farewell, Parting, Which};
+use super::direction::{Direction, Progress, RelayError, Resources};
+use super::peer::Peer;
+use crate::core::msg::CloseReason;
+use crate::engine::messages::{ByteCounters, CloseSummary};
+use crate::net::Stream;
+use crate::observe::dump::DumpSource;
+
+/// Both connections of an assigned client.
+#[derive(Debug)]
+pub struct Pair {
+    client: Peer,
+    backend: Peer,
+    /// From the client to the backend.
+    up: Direction,
+    down: Direction,
+    /// Where others read how much has been passed on.
+    flow: Arc<ByteCounters>,
+    closing: Closing,
+    /// The first failure wins over everything, the first end in order over later ones.
+    why: Option<(CloseReason, Option<io::Error>)>,
+    /// Each side has seen its end.
+    over: bool,
+}
+
+/// What is to be done about a pair after its turn.
+#[derive(Debug)]
+pub enum PairProgress {
+    /// Wait for an event.
+    Waits,
+    /// Give it another turn when others have had theirs.
+    Yields,
+    /// Close both sockets and report.
+    Over(CloseSummary),
+}
+
+impl Pair {
+    pub fn new(client: Stream, backend: Stream, flow: Arc<ByteCounters>) -> Pair {
+        Pair {
+            client: Peer::new(client),
+            backend: Peer::new(backend),
+            up: Direction::from(DumpSource::Client),
+            down: Direction::from(DumpSource::Backend),
+            flow,
+            closing: Closing::new(),
+            why: None,
+            over: false,
+        }
+    }
+
+    /// Takes note of an event.
+    pub fn note(&mut self, role: Which, events: EventFlags) {
+        match role {
+            Which::Client => self.client.note(events),
+            Which::Backend => self.backend.note(events),
+        }
+    }
+
+    /// Moves what can be moved, in both directions, and looks at how it ends when that is due.
+    pub fn advance(&mut self, resources: &mut Resources) -> PairProgress {
+        let sent = self.up.moved;
+        let (mut up, mut down) = (Progress::Waits, Progress::Waits);
+        if self.closing.moves(Which::Client) {
+            let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
+            up = self.after(outcome, Which::Client, sent);
+        }
+        if self.closing.moves(Which::Backend) {
+            let outcome = self.down.advance(&mut self.backend, &mut self.client, resources);
+            down = self.after(outcome, Which::Backend, sent);
+        }
+        // A write has told that the client has failed: no event will tell that what it had sent is to be read.
+        if self.closing.has_failed(Which::Client) && self.closing.moves(Which::Client) {
+            let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
+            up = self.after(outcome, Which::Client, sent);
+        }
+        self.notice_failures();
+        self.closing.sent(self.up.moved);
+        self.look();
+        self.flow.up.store(self.up.moved, Ordering::Relaxed);
+        self.flow.down.store(self.down.moved, Ordering::Relaxed);
+        if self.over {
+            return PairProgress::Over(self.end(resources));
+        }
+        if up == Progress::Yields || down == Progress::Yields { PairProgress::Yields } else { PairProgress::Waits }
+    }
+
+    /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were
+    /// passed on before the turn.
+    fn after(&mut self, outcome: Result<Progress, RelayError>, from: Which, sent: u64) -> Progress {
+        match outcome {
+            Ok(Progress::Ended) => self.pass_on_end(from, sent),
+            Ok(Progress::Waits) => {
+                // It may still be there (a Unix socket that takes nothing more), but what it had sent has been read.
+                if self.closing.has_failed(from) && !self.direction(from).is_stuck() {
+                    self.closing.written(Instant::now());
+                }
+                return Progress::Waits;
+            }
+            Ok(Progress::Yields) => return Progress::Yields,
+            Err(RelayError::Reading(e)) => {
+                self.fail(from, e);
+                self.closing.written(Instant::now());
+            }
+            Err(RelayError::Writing(e)) => self.fail(from.other(), e),
+        }
+        Progress::Ended
+    }
+
+    fn pass_on_end(&mut self, from: Which, sent: u64) {
+        let why = match from {
+            Which::Client => CloseReason::ClientEnded,
+            Which::Backend => CloseReason::BackendEnded,
+        };
+        // The first end gives the reason.
+        self.why.get_or_insert((why, None));
+        let told = self.peer(from.other()).stream.end_writing();
+        let parting = self.closing.ended(from, sent, Instant::now());
+        let both_ended = parting.is_some();
+        self.part(parting);
+        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        match told {
+            Err(e) if both_ended => self.blame(from.other(), e),
+            Err(e) => self.fail(from.other(), e),
+            Ok(()) => {}
+        }
+    }
+
+    /// A side has failed. What it had sent is still passed on.
+    fn fail(&mut self, role: Which, cause: io::Error) {
+        self.blame(role, cause);
+        self.side_mut(role).drain();
+        let parting = self.closing.failed(role, Instant::now());
+        self.part(parting);
+    }
+
+    fn blame(&mut self, role: Which, cause: io::Error) {
+        let why = match role {
+            Which::Client => CloseReason::ClientFailed,
+            Which::Backend => CloseReason::BackendFailed,
+        };
+        self.give_reason(why, Some(cause));
+    }
+
+    fn give_reason(&mut self, why: CloseReason, cause: Option<io::Error>) {
+        if self.why.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
+            self.why = Some((why, cause));
+        }
+    }
+
+    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, its stream has
+    /// ended, or the other one has failed. Asked after the turn, because the event may be older than that: an end and a
+    /// failure are often told at once.
+    fn notice_failures(&mut self) {
+        for role in [Which::Client, Which::Backend] {
+            let unread = !self.closing.moves(role) || self.direction(role).is_stuck();
+            if unread
+                && !self.over
+                && !self.closing.has_failed(role)
+                && let Some(cause) = self.side_mut(role).failure()
+            {
+                self.fail(role, cause);
+            }
+        }
+    }
+
+    /// Lets a look be taken that is due.
+    fn look(&mut self) {
+        let Some(at) = self.closing.next_look() else { return };
+        let now = Instant::now();
+        if at <= now {
+            let info = self.info();
+            let parting = self.closing.look(&info, now);
+            self.part(parting);
+        }
+    }
+
+    /// Some system calls: for moments that are rare.
+    fn info(&self) -> Facts {
+        let undelivered = |moved: u64, peer: &Peer| if moved == 0 { Some(0) } else { peer.stream.undelivered() };
+        Facts {
+            up: self.up.moved,
+            down: self.down.moved,
+            waiting: self.up.is_stuck() || self.client.stream.has_unread_bytes(),
+            to_client: undelivered(self.down.moved, &self.client),
+            to_backend: undelivered(self.up.moved, &self.backend),
+        }
+    }
+
+    /// Lets each side see its end. The next turn is the last.
+    fn part(&mut self, parting: Option<Parting>) {
+        let Some(Parting { client, backend, why }) = parting else { return };
+        if let Some(why) = why {
+            self.give_reason(why, None);
+        }
+        self.over = true;
+        for (role, farewell) in [(Which::Client, client), (Which::Backend, backend)] {
+            let stream = &self.peer(role).stream;
+            match farewell {
+                Farewell::Close => {}
+                // See `Stream::abort`. (Bytes of its own that nobody has read make the close a reset.)
+                Farewell::Reset if self.closing.has_ended(role.other()) && stream.has_ended() => {}
+                Farewell::Reset => stream.abort(),
+            }
+        }
+    }
+
+    /// Breaks the connection off.
+    pub fn reset(&mut self) {
+        if !self.over {
+            let parting = self.closing.reset(CloseReason::Terminated);
+            self.part(Some(parting));
+        }
+    }
+
+    /// A switchover does not wait for this pair, if only its end is to come.
+    pub fn close_gracefully(&mut self) {
+        if self.closing.is_dismissible() {
+            let parting = self.closing.close_gracefully(&self.info());
+            self.part(parting);
+        }
+    }
+
+    /// No byte was passed on for the idle timeout. It may turn out that bytes are reaching a slow reader.
+    pub fn expire(&mut self) {
+        if !self.over {
+            let parting = self.closing.idle(&self.info());
+            self.part(parting);
+        }
+    }
+
+    /// Bytes passed on, both ways together.
+    pub fn moved(&self) -> u64 {
+        self.up.moved + self.down.moved
+    }
+
+    /// Whether a switchover need not wait for it.
+    pub fn is_dismissible(&self) -> bool {
+        self.closing.is_dismissible()
+    }
+
+    /// When it wants another turn although nothing has happened.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.closing.next_look()
+    }
+
+    fn peer(&self, role: Which) -> &Peer {
+        match role {
+            Which::Client => &self.client,
+            Which::Backend => &self.backend,
+        }
+    }
+
+    fn side_mut(&mut self, role: Which) -> &mut Peer {
+        match role {
+            Which::Client => &mut self.client,
+            Which::Backend => &mut self.backend,
+        }
+    }
+
+    /// The direction that reads from this side.
+    fn direction(&self, from: Which) -> &Direction {
+        match from {
+            Which::Client => &self.up,
+            Which::Backend => &self.down,
+        }
+    }
+
+    fn end(&mut self, resources: &mut Resources) -> CloseSummary {
+        self.up.clear(resources);
+        self.down.clear(resources);
+        let (why, cause) = self.why.take().unwrap_or((CloseReason::Panicked, None));
+        CloseSummary { why, up: self.up.moved, down: self.down.moved, cause }
+    }
+}
+
+/// Whether an end in order, told so far, turns out to have been something else: a half-closed connection is not done
+/// before the other half is. A backend that had ended is not at fault when it takes no more bytes.
+fn gives_way(first: CloseReason, later: CloseReason) -> bool {
+    match first {
+        CloseReason::ClientEnded => true,
+        CloseReason::BackendEnded => later != CloseReason::BackendFailed,
+        CloseReason::Lingered
+        | CloseReason::ClosedForSwitch
+        | CloseReason::ClientFailed
+        | CloseReason::BackendFailed => false,
+        CloseReason::Idle | CloseReason::Terminated | CloseReason::Panicked => false,
+        // Never told of a pair.
+        CloseReason::HungUp
+        | CloseReason::NoBackend
+        | CloseReason::Full
+        | CloseReason::NoRoom
+        | CloseReason::Shutdown => false,
+    }
+}
+
+/// Nobody was told how it ended, so nobody may take it for complete.
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if !self.over {
+            let parting = self.closing.reset(CloseReason::Panicked);
+            self.part(Some(parting));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Threads that are used again. A job is given to one claimed thread: an idle one, or a new one if none is idle, so a
+//! job never waits for another job to end. A thread that has been idle for a while ends. All are joined.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::threads;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+enum PoolCommand {
+    Do(Job),
+    End,
+}
+
+/// A growing and shrinking set of threads.
+#[derive(Clone, Default)]
+pub struct ThreadPool(Arc<Mutex<PoolState>>);
+
+#[derive(Default)]
+struct PoolState {
+    /// Threads that wait for a job; the last one to become idle is claimed first, so that the others can end.
+    idle: Vec<IdleThread>,
+    handles: BTreeMap<u64, JoinHandle<()>>,
+    /// Threads that have said they are about to end; joining them takes no time.
+    ended: Vec<u64>,
+    next: u64,
+    closed: bool,
+}
+
+struct IdleThread {
+    id: u64,
+    orders: Sender<PoolCommand>,
+}
+
+/// A thread that waits for its claimer. Dropped without a job, it is idle again.
+pub struct ClaimedThread {
+    thread: Option<IdleThread>,
+    workers: ThreadPool,
+}
+
+/// An idle thread ends after this time. Long enough for the pause between two bursts of short connections.
+const IDLE: Duration = Duration::from_secs(10);
+/// Stack of a worker: the deepest path (a log line of an error, formatted) needs less than a quarter of it.
+const STACK: usize = 128 * 1024;
+
+impl ThreadPool {
+    /// Takes an idle thread or starts one.
+    ///
+    /// # Errors
+    /// When the system has no thread left, or the program is ending.
+    pub fn claim(&self) -> io::Result<ClaimedThread> {
+        let mut crew = self.0.lock();
+        if crew.closed {
+            return Err(io::Error::other("the program is ending"));
+        }
+        if let Some(thread) = crew.idle.pop() {
+            return Ok(ClaimedThread { thread: Some(thread), workers: self.clone() });
+        }
+        for id in std::mem::take(&mut crew.ended) {
+            if let Some(handle) = crew.handles.remove(&id) {
+                join(handle);
+            }
+        }
+        let id = crew.next;
+        let (orders, inbox) = bounded(1);
+        let (own, home) = (self.clone(), orders.clone());
+        let body = move || own.work(id, &home, &inbox);
+        let handle = thread::Builder::new().name("worker".to_owned()).stack_size(STACK).spawn(body)?;
+        crew.next += 1;
+        crew.handles.insert(id, handle);
+        Ok(ClaimedThread { thread: Some(IdleThread { id, orders }), workers: self.clone() })
+    }
+
+    /// Runs `job` on a thread under this name.
+    ///
+    /// # Errors
+    /// Like `claim`; the job is dropped.
+    pub fn run(&self, name: String, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.claim()?.run(name, job);
+        Ok(())
+    }
+
+    /// Waits for all jobs to end and joins every thread. New claims fail.
+    pub fn join(&self) {
+        let handles = {
+            let mut crew = self.0.lock();
+            crew.closed = true;
+            for thread in crew.idle.drain(..) {
+                thread.tell(PoolCommand::End);
+            }
+            std::mem::take(&mut crew.handles)
+        };
+        handles.into_values().for_each(join);
+    }
+
+    /// One thread's life: jobs, and idleness between them.
+    fn work(&self, id: u64, home: &Sender<PoolCommand>, inbox: &Receiver<PoolCommand>) {
+        while let PoolCommand::Do(job) = self.next(id, inbox) {
+            // A panic has been reported by the job's own guards; this thread is as good as new.
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok();
+            threads::rename("idle");
+            let mut crew = self.0.lock();
+            if crew.closed {
+                return;
+            }
+            crew.idle.push(IdleThread { id, orders: home.clone() });
+        }
+    }
+
+    /// Waits for the next order; a thread that has been idle for too long gives itself the order to end.
+    fn next(&self, id: u64, inbox: &Receiver<PoolCommand>) -> PoolCommand {
+        loop {
+            // The thread itself holds a sender, so the only error is that the time is over.
+            if let Ok(order) = inbox.recv_timeout(IDLE) {
+                return order;
+            }
+            let mut crew = self.0.lock();
+            // Whoever has claimed this thread meanwhile has taken it off the list and is about to send.
+            if let Some(at) = crew.idle.iter().position(|idle| idle.id == id) {
+                crew.idle.swap_remove(at);
+                crew.ended.push(id);
+                return PoolCommand::End;
+            }
+        }
+    }
+}
+
+impl IdleThread {
+    /// The thread waits for exactly one order at a time; the queue has room for it.
+    fn tell(&self, order: PoolCommand) {
+        self.orders.send(order).ok();
+    }
+}
+
+impl ClaimedThread {
+    /// Gives the thread its job and name.
+    pub fn run(mut self, name: String, job: impl FnOnce() + Send + 'static) {
+        if let Some(thread) = self.thread.take() {
+            thread.tell(PoolCommand::Do(Box::new(move || {
+                threads::rename(&name);
+                job();
+            })));
+        }
+    }
+}
+
+impl Drop for ClaimedThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let mut crew = self.workers.0.lock();
+            if crew.closed {
+                thread.tell(PoolCommand::End);
+            } else {
+                crew.idle.push(thread);
+            }
+        }
+    }
+}
+
+fn join(handle: JoinHandle<()>) {
+    // Jobs' panics were caught, so this only waits.
+    handle.join().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_never_waits_for_another_and_threads_are_used_again() {
+        let workers = ThreadPool::default();
+        let (gate, opened) = bounded::<()>(0);
+        let (done, results) = bounded(10);
+        for n in 0..3 {
+            let (opened, done) = (opened.clone(), done.clone());
+            workers
+                .run(format!("job-{n}"), move || {
+                    opened.recv().ok();
+                    done.send(n).ok();
+                })
+                .unwrap();
+        }
+        workers
+            .run("quick".to_owned(), {
+                let done = done.clone();
+                move || done.send(9).unwrap()
+            })
+            .unwrap();
+        assert_eq!(results.recv(), Ok(9), "the fourth job ran while three were blocked");
+        drop(gate);
+        let mut rest: Vec<_> = results.iter().take(3).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 1, 2]);
+        workers.join();
+        assert!(workers.claim().is_err(), "no thread starts after the end");
+    }
+
+    #[test]
+    fn a_panic_costs_neither_the_thread_nor_the_next_job() {
+        let workers = ThreadPool::default();
+        workers.run("bad".to_owned(), || panic!("on purpose")).unwrap();
+        let (done, results) = bounded(1);
+        workers.run("good".to_owned(), move || done.send(()).unwrap()).unwrap();
+        assert_eq!(results.recv(), Ok(()));
+        workers.join();
+    }
+
+    #[test]
+    fn a_claim_that_is_not_used_does_not_keep_the_program_from_ending() {
+        let workers = ThreadPool::default();
+        let unused = workers.claim().unwrap();
+        drop(workers.claim().unwrap());
+        drop(unused);
+        workers.join();
+    }
+}

@@ -84,8 +84,8 @@ enum Stage {
     Open,
     /// The backend has ended, and the client has sent nothing since.
     Lingering {
-        /// Bytes of the client that were passed on before.
-        base: u64,
+        /// Bytes of the client that the backend had had by then.
+        had: u64,
         /// Since when it is known to have had every byte.
         silent_since: Option<Instant>,
         look: Look,
@@ -172,9 +172,9 @@ impl Closing {
 
     // What has happened.
 
-    /// A stream has ended in order, and its end was passed on. `up`: what the client had sent before; of what was
-    /// passed on at the same time as the end it cannot be said that it came before.
-    pub fn ended(&mut self, role: Which, up: u64, now: Instant) -> Option<Parting> {
+    /// A stream has ended in order, and its end was passed on. `had`: bytes of the client that the other side had had
+    /// by then. Of what was passed on at the same time as the end, or is still in our send queue, that cannot be said.
+    pub fn ended(&mut self, role: Which, had: u64, now: Instant) -> Option<Parting> {
         match role {
             Which::Client => self.client_ended = true,
             Which::Backend => self.backend_ended = true,
@@ -184,7 +184,7 @@ impl Closing {
         }
         if role == Which::Backend {
             let look = Look { at: now + FIRST_LOOK, pause: FIRST_LOOK };
-            self.stage = Stage::Lingering { base: up, silent_since: None, look };
+            self.stage = Stage::Lingering { had, silent_since: None, look };
         }
         None
     }
@@ -216,7 +216,7 @@ impl Closing {
 
     /// Bytes of the client were passed on: so many in all.
     pub fn sent(&mut self, up: u64) {
-        if matches!(self.stage, Stage::Lingering { base, .. } if up > base) {
+        if matches!(self.stage, Stage::Lingering { had, .. } if up > had) {
             self.stage = Stage::Speaking;
         }
     }
@@ -295,8 +295,8 @@ impl Closing {
 
     /// A client whose bytes are on their way, or were when its backend ended, has sent something since.
     fn hear(&mut self, info: &Facts) {
-        if let Stage::Lingering { base, .. } = self.stage
-            && (info.up > base || info.waiting || info.to_backend.is_some_and(|bytes| bytes > 0))
+        if let Stage::Lingering { had, .. } = self.stage
+            && (info.up > had || info.waiting || info.to_backend.is_some_and(|bytes| bytes > 0))
         {
             self.stage = Stage::Speaking;
         }

@@ -30,6 +30,8 @@ pub struct Pair {
     down: Direction,
     /// Where others read how much has been passed on.
     flow: Arc<ByteCounters>,
+    /// Bytes of the client that had been passed on before the backend's last ones were.
+    answered: u64,
     closing: Closing,
     /// The first failure wins over everything, the first end in order over later ones.
     why: Option<(CloseReason, Option<io::Error>)>,
@@ -56,6 +58,7 @@ impl Pair {
             up: Direction::from(DumpSource::Client),
             down: Direction::from(DumpSource::Backend),
             flow,
+            answered: 0,
             closing: Closing::new(),
             why: None,
             over: false,
@@ -79,7 +82,11 @@ impl Pair {
             up = self.after(outcome, Which::Client, sent);
         }
         if self.closing.moves(Which::Backend) {
+            let before = self.down.moved;
             let outcome = self.down.advance(&mut self.backend, &mut self.client, resources);
+            if self.down.moved != before {
+                self.answered = sent;
+            }
             down = self.after(outcome, Which::Backend, sent);
         }
         // A write has told that the client has failed: no event will tell that what it had sent is to be read.
@@ -127,8 +134,13 @@ impl Pair {
         };
         // The first end gives the reason.
         self.why.get_or_insert((why, None));
+        // Before the client hears of the end: what it makes of that must not change the answer.
+        let had = match from {
+            Which::Client => sent,
+            Which::Backend => sent.saturating_sub(self.unheard()),
+        };
         let told = self.peer(from.other()).stream.end_writing();
-        let parting = self.closing.ended(from, sent, Instant::now());
+        let parting = self.closing.ended(from, had, Instant::now());
         let both_ended = parting.is_some();
         self.part(parting);
         // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
@@ -137,6 +149,14 @@ impl Pair {
             Err(e) => self.fail(from.other(), e),
             Ok(()) => {}
         }
+    }
+
+    /// Bytes of the client that the backend has not had when it ends. That is asked only if they are the last ones that
+    /// were passed on either way: an exchange that the backend has ended with an answer costs no system call.
+    fn unheard(&self) -> u64 {
+        let client_was_last = self.up.moved > self.answered;
+        let unheard = client_was_last.then(|| self.backend.stream.undelivered()).flatten();
+        unheard.map_or(0, u64::from)
     }
 
     /// A side has failed. What it had sent is still passed on.

@@ -100,19 +100,32 @@ fn read_slowly(mut stream: &TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
 fn a_client_that_pauses_its_upload_after_the_servers_end_is_not_cut_off() {
     const MEGABYTE: usize = 1 << 20;
     thread::scope(|scope| {
-        for family in FAMILIES {
+        for (family, on_its_way) in FAMILIES.into_iter().flat_map(|family| [(family, false), (family, true)]) {
             scope.spawn(move || {
                 let road = Road::new(family);
                 let (mut client, far) = road.connected();
+                let upload = {
+                    let mut client = client.try_clone().unwrap();
+                    thread::spawn(move || {
+                        let begins = if on_its_way { 0 } else { client.read(&mut [0]).unwrap() };
+                        assert_eq!(begins, 0, "at once, or when the server has ended");
+                        client.write_all(&pattern(2 * MEGABYTE)[..MEGABYTE]).unwrap();
+                    })
+                };
+                if on_its_way {
+                    eventually(SOON, "the upload has begun", || far.peek(&mut [0; 16]).unwrap() == 16);
+                    thread::sleep(Duration::from_millis(300));
+                }
                 far.shutdown(Shutdown::Write).unwrap();
+                // The proxy has seen its end before it reads.
                 assert_eq!(read_rest(&client), b"");
                 let reading = thread::spawn(move || read_rest(&far));
-                client.write_all(&pattern(2 * MEGABYTE)[..MEGABYTE]).unwrap();
+                upload.join().unwrap();
                 // Longer than a silent client is given.
                 thread::sleep(Duration::from_secs(7));
                 client.write_all(&pattern(2 * MEGABYTE)[MEGABYTE..]).unwrap();
                 client.shutdown(Shutdown::Write).unwrap();
-                assert!(reading.join().unwrap() == pattern(2 * MEGABYTE), "{family:?}");
+                assert!(reading.join().unwrap() == pattern(2 * MEGABYTE), "{family:?}, {on_its_way}");
             });
         }
     });
@@ -142,6 +155,29 @@ fn an_upload_after_the_servers_end_keeps_a_switch_waiting() {
         let answer = finish(switch);
         assert!(answer.contains("Switch OK"), "{answer}");
     }
+}
+
+/// It was on its way when the server ended, so the server has not had it before.
+#[test]
+fn an_upload_that_is_on_its_way_at_the_servers_end_keeps_a_switch_waiting() {
+    const MEGABYTE: usize = 1 << 20;
+    let server = Server::new();
+    let proxy = proxy_for(&server, &["-t", "15", "-l", "DEBUG"]);
+    let (mut client, far) = connected(&proxy, &server);
+    client.write_all(&pattern(MEGABYTE)).unwrap();
+    far.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_rest(&client), b"");
+    let mut got = vec![0; MEGABYTE];
+    (&far).read_exact(&mut got).unwrap();
+    thread::sleep(Duration::from_millis(400));
+    let mut switch = proxy.begin("switch");
+    let mut started = [0; 9];
+    switch.read_exact(&mut started).unwrap();
+    thread::sleep(Duration::from_millis(400));
+    client.write_all(b"second").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_rest(&far), b"second");
+    assert!(got == pattern(MEGABYTE) && finish(switch).contains("Switch OK"));
 }
 
 /// The client was taken for silent while it was reading what its server had sent before its end.

@@ -78,9 +78,10 @@ fn watch() {
         // again: one may be starting another meanwhile, or writing a file.
         let text = format!(
             "trap '' INT TERM HUP QUIT; read -r _\n\
-             for round in 1 2 3 4 5 6 7 8 9; do for entry in /proc/[0-9]*; do\n\
-             if grep -qz '^{MARK}={own}$' $entry/environ || grep -q '/cbpx-[a-z]*-{own}-' $entry/cmdline\n\
-             then kill -KILL ${{entry#/proc/}}; fi; done\n\
+             for round in 1 2 3 4 5; do\n\
+             for file in $(grep -lsz '^{MARK}={own}$' /proc/[0-9]*/environ; \
+             grep -ls '/cbpx-[a-z]*-{own}-' /proc/[0-9]*/cmdline)\n\
+             do pid=${{file#/proc/}}; kill -KILL ${{pid%%/*}}; done\n\
              rm -rf \"$0\"/cbpx-*-{own}-*; sleep 0.$round; done"
         );
         let mut command = Command::new("sh");

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use nix::sys::signal::{SigSet, Signal as Number};
+use parking_lot::Mutex;
 use signal_hook::consts::{
     SIGABRT, SIGBUS, SIGCHLD, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSEGV, SIGSTOP, SIGSYS,
     SIGTERM, SIGTRAP, SIGUSR1,
@@ -81,7 +82,14 @@ fn ignore(number: i32) {
     flag::register(number, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// The thread `signals`. Dropping it joins it; the signals stay caught and are ignored from then on.
+/// What is done about a signal. Two threads may have one at the same time.
+type Handler = Arc<Mutex<dyn FnMut(Signal) + Send>>;
+
+/// Who hears Ctrl-C now: `ctrlc` takes one function for the life of the process.
+static ON_CTRL_C: Mutex<Option<Handler>> = Mutex::new(None);
+
+/// Hears the signals: `ctrlc`'s thread SIGINT, and the thread `signals` those that `ctrlc` cannot tell apart. Dropping it
+/// joins the second; the first owns nothing and ends with the process. The signals stay caught and are ignored from then on.
 #[derive(Debug)]
 pub struct SignalThread {
     handle: Handle,
@@ -93,28 +101,47 @@ impl SignalThread {
     ///
     /// # Errors
     /// When handlers or a thread cannot be had.
-    pub fn start(mut received: impl FnMut(Signal) + Send + 'static) -> io::Result<SignalThread> {
-        let mut signals = Signals::new([SIGCHLD, SIGUSR1, SIGINT, SIGTERM, SIGQUIT, SIGHUP])?;
+    pub fn start(received: impl FnMut(Signal) + Send + 'static) -> io::Result<SignalThread> {
+        let handler: Handler = Arc::new(Mutex::new(received));
+        let mut signals = Signals::new([SIGCHLD, SIGUSR1, SIGTERM, SIGQUIT, SIGHUP])?;
         let handle = signals.handle();
+        let others = Arc::clone(&handler);
         let thread = threads::spawn("signals", move || {
             for signal in signals.forever() {
-                received(match signal {
-                    SIGINT => Signal::Interrupt,
+                others.lock()(match signal {
                     SIGHUP => Signal::HangUp,
                     SIGQUIT => Signal::Quit,
                     SIGUSR1 => Signal::User,
                     SIGCHLD => Signal::Child,
-                    // Only these six are registered.
+                    // Only these five are registered.
                     _ => Signal::Stop,
                 });
             }
         })?;
-        Ok(SignalThread { handle, thread: Some(thread) })
+        let signals = SignalThread { handle, thread: Some(thread) };
+        *ON_CTRL_C.lock() = Some(handler);
+        catch_ctrl_c()?;
+        Ok(signals)
+    }
+}
+
+/// Once for each process; later calls find it done.
+fn catch_ctrl_c() -> io::Result<()> {
+    let caught = ctrlc::set_handler(|| {
+        let handler = ON_CTRL_C.lock().clone();
+        if let Some(handler) = handler {
+            handler.lock()(Signal::Interrupt);
+        }
+    });
+    match caught {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(e) => Err(io::Error::other(format!("cannot catch Ctrl-C: {e}"))),
     }
 }
 
 impl Drop for SignalThread {
     fn drop(&mut self) {
+        *ON_CTRL_C.lock() = None;
         self.handle.close();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();

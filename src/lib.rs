@@ -10,7 +10,8 @@
 //!   clients --> listen-cbpx ----> [ dispatcher: core::State behind one lock ] <---- watch (held clients)
 //!                 accepted             | dials      ^ connected, ended
 //!                                      v            |
-//!                               relay-0, relay-1, ...: one thread per processor; each client has one
+//!            client-1, backend-1, client-2, ...: a pair of threads for each of the first clients
+//!            relay-0, relay-1, ...: one thread per processor, shared by all who come beyond
 //!                                      |                  |
 //!                             upstream "active"   upstream "standby"
 //! ```
@@ -50,14 +51,14 @@
 //! | `settings` | the values that may change while it runs; command line and `set` share the rows | config |
 //! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom | config, endpoint |
 //! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike | endpoint, rate_limit, threads |
-//! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, engine, net, observe, threads |
+//! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, engine, net, observe, rate_limit, threads |
 //! | [`engine`] | every effect on behalf of a service: dispatcher (the core behind its lock), held clients, coordinator, script, probes | children, config, core, dialects, endpoint, net, observe, relay, threads |
 //! | `observe` | counters, the log, the access log, the dump; fed by the core's notes | config, core, dialects, endpoint, threads |
 //! | [`control`] | sessions and console; the table of commands | config, core, dialects, endpoint, engine, net, observe, settings, threads |
 //! | [`dialects`] | one folder for each command line: its arguments, its log format, its control commands | cli, config, control, core, endpoint, engine, observe, rate_limit, settings |
 //! | [`cli`] | from argv to an invocation: which dialect, `ctl`, `demo` | config, control, demo, dialects, endpoint, net, observe |
 //! | [`process`] | bind, start, signals, limits, leave the terminal, run, stop | children, config, control, core, dialects, endpoint, engine, net, observe, relay, threads |
-//! | [`demo`] | the main job on built-in servers | config, endpoint, process, threads |
+//! | [`demo`] | the main job on built-in servers | config, endpoint, process, settings, threads |
 //! | `children` |  | nothing |
 //!
 //! Imports point one way: a room imports those of its row and no others, and of `core` only its messages
@@ -65,11 +66,10 @@
 //!
 //! # Where this differs from the first design, and why
 //!
-//! - Assigned clients have no threads of their own. A few relay threads, one per processor, carry them all: plain
-//!   threads that block in epoll_wait(2) and make calls that never wait. Two blocking threads per client were built
-//!   first and measured: half of the CPU went into changing threads, and they made less than half of HAProxy's round
-//!   trips; see [`engine`]'s `relay`. It is simpler, too: a client belongs to one thread, so its relay needs no lock,
-//!   no leash and no stack, and running out of threads cannot happen to it.
+//! - There are two ways to carry a client, behind one interface: see [`engine`]'s `relay`. The first clients
+//!   (`Settings::thread_pairs`) have a pair of blocking threads each, as the design has it. Whoever comes beyond, or
+//!   finds no thread, shares a few relay threads, one per processor, that wait for events: among hundreds of busy
+//!   clients the pairs spend half of the CPU on changing threads, and running out of threads must not refuse anybody.
 //! - The core sits behind a lock, and whoever has an event bwake-ups it; there is no trip to the coordinator and back
 //!   for each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a
 //!   whole.
@@ -91,8 +91,8 @@
 //!   that sent a request and then closed its sending side is waiting for the answer.
 //! - A client that is to send something before it counts as arrived waits in a first-bytes thread: one thread, one
 //!   epoll set, like the watch. The core does not know of it, and it takes its part of the room.
-//! - A process may run several services. Each has a core, relay threads and a coordinator of its own; they share the
-//!   room for clients, the logs and the signals, and the process ends with the last of them.
+//! - A process may run several services. Each has a core, threads and a coordinator of its own; they share the room
+//!   for clients, the logs and the signals, and the process ends with the last of them.
 //! - Nothing forks. A program that is to leave the terminal starts itself once more and waits until that one is up; so
 //!   threads may run before it leaves, every message reaches whoever typed the command, and no unsafe code is needed.
 

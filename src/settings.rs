@@ -1,4 +1,4 @@
-//! The five settings that may change while the program runs: one row each with its name, type and range. The command
+//! The six settings that may change while the program runs: one row each with its name, type and range. The command
 //! line checks its values against the same rows, so that nothing is accepted at the start that would break later.
 
 use std::fmt;
@@ -79,7 +79,22 @@ pub const ROWS: &[SettingRow] = &[
         make: |value| Setting::NetBufferSize(value as usize),
         show: |settings| format!("{} bytes", settings.net_buffer_size),
     },
+    SettingRow {
+        name: "thread_pairs",
+        kind: Kind::Int,
+        unit: "pairs of threads",
+        range: THREAD_PAIRS_RANGE,
+        range_at_start: THREAD_PAIRS_RANGE,
+        make: |value| Setting::ThreadPairs(value as usize),
+        show: |settings| settings.thread_pairs.to_string(),
+    },
 ];
+
+/// Zero: all clients share threads.
+const THREAD_PAIRS_RANGE: [f64; 2] = [0.0, 65_536.0];
+/// Unless somebody asks for another number. Beyond a few hundred threads, changing between them costs more than they
+/// gain.
+pub const THREAD_PAIRS: usize = 256;
 
 /// Why a value was not taken. `Display` is the reply's text: scripts look for its first words.
 #[derive(Clone, Debug)]
@@ -123,6 +138,16 @@ impl Kind {
             Kind::Int => "int",
         }
     }
+}
+
+/// Reads a value of `--thread_pairs`, for a dialect whose other settings are not named as here.
+///
+/// # Errors
+/// The range and the value; not the option's name.
+pub fn thread_pairs(text: &str) -> Result<usize, String> {
+    let [low, high] = THREAD_PAIRS_RANGE;
+    let number = text.parse::<usize>().ok().filter(|number| (low..=high).contains(&(*number as f64)));
+    number.ok_or_else(|| format!("must be between {low} and {high} pairs of threads (given: {text})"))
 }
 
 /// The row of a name.
@@ -218,6 +243,17 @@ mod tests {
                 let expected = format!("{} must be between {low} and {high} {}", row.name, row.unit);
                 assert!(refusal.starts_with(&expected), "{refusal}");
             }
+        }
+    }
+
+    #[test]
+    fn a_number_of_thread_pairs_out_of_range_is_told_with_the_range() {
+        assert_eq!(["0", "65536"].map(thread_pairs), [Ok(0), Ok(65_536)]);
+        for text in ["-1", "65537", "x", "", "1.5", "99999999999999999999"] {
+            assert_eq!(
+                thread_pairs(text),
+                Err(format!("must be between 0 and 65536 pairs of threads (given: {text})"))
+            );
         }
     }
 

@@ -63,6 +63,8 @@ impl Subject {
         let ((port, listening), (rc_port, control)) = (reserve()?, reserve()?);
         let mut child = Command::new(fs::canonicalize(cbpx)?)
             .args(["-t", "60", "-c", "10000", "-o", "0", "-b", "4096", "--bind", "127.0.0.1"])
+            // How many clients have threads of their own: both ways are tried with the same load.
+            .args(env::var("CBPX_TEST_THREAD_PAIRS").iter().map(|number| format!("--thread_pairs={number}")))
             .args(["-p", &listening.port().to_string(), "-r", &control.port().to_string()])
             .args(["-a", &active.to_string(), "-s", &standby.to_string()])
             .arg("-x")

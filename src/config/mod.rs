@@ -148,6 +148,9 @@ pub struct Settings {
     pub switch_loop_wait: Duration,
     /// Initial size of a relay buffer, in bytes.
     pub net_buffer_size: usize,
+    /// The most clients at once that have a pair of threads of their own; the others share threads. Counts for clients
+    /// to come.
+    pub thread_pairs: usize,
 }
 
 /// One changed value of [`Settings`].
@@ -158,6 +161,7 @@ pub enum Setting {
     MaxOpen(Option<u32>),
     SwitchLoopWait(Duration),
     NetBufferSize(usize),
+    ThreadPairs(usize),
 }
 
 impl Settings {
@@ -169,6 +173,7 @@ impl Settings {
             Setting::MaxOpen(value) => self.max_open = value,
             Setting::SwitchLoopWait(value) => self.switch_loop_wait = value,
             Setting::NetBufferSize(value) => self.net_buffer_size = value,
+            Setting::ThreadPairs(value) => self.thread_pairs = value,
         }
     }
 }

@@ -123,6 +123,7 @@ fn list_settings(context: &Context, terminal: &mut Terminal<'_>) -> io::Result<(
         ("Max open conns", shown("max_open_conns")),
         ("listen() backlog", fixed.backlog.clone()),
         ("Network buffer", shown("net_buffer_size")),
+        ("Thread pairs", shown("thread_pairs")),
         ("Switch loop wait", shown("switch_loop_wait")),
         ("Switch script", fixed.script.clone()),
         ("Log file", fixed.log_file.clone()),

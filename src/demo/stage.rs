@@ -21,6 +21,7 @@ use crate::config::{
 };
 use crate::endpoint::{Address, Endpoint};
 use crate::process::Proxy;
+use crate::settings::THREAD_PAIRS;
 
 /// Everything but clients and operator.
 pub struct DemoStage {
@@ -154,6 +155,7 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
                 max_open: None,
                 switch_loop_wait: Duration::from_millis(100),
                 net_buffer_size: 2048,
+                thread_pairs: THREAD_PAIRS,
             },
             script: Some(script),
             max_dials: 256,

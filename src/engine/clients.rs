@@ -1,4 +1,4 @@
-//! The engine's side of every client: its socket while it is held, its relay thread while it is assigned, and the facts
+//! The engine's side of every client: its socket while it is held, its relay handle while it is assigned, and the facts
 //! that are told when it ends. Decides nothing: each method carries out one action or takes note of one event.
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::messages::{AcceptedClient, ByteCounters, CloseSummary};
+use super::messages::AcceptedClient;
 use super::permits::Permit;
 use super::watch::WatchSet;
 use crate::core::msg::{ClientId, CloseReason, Event, Traffic};
@@ -15,24 +15,17 @@ use crate::endpoint::Address;
 use crate::net::Stream;
 use crate::observe::event_log::ConnectionInfo;
 use crate::relay::dial::Dial;
-use crate::relay::{Mailbox, WorkerCommand};
+use crate::relay::{ByteCounters, ClientHandle, CloseSummary, Job, Relay};
 
 /// All clients, held and assigned.
 pub struct Clients {
     table: HashMap<ClientId, ClientRecord>,
     watched: WatchSet,
-    relays: Vec<RelayThread>,
+    relay: Relay,
     /// Clients that came into the queue during this event: watched after it, if they are still there.
     unwatched: Vec<ClientId>,
     next: u64,
     held: usize,
-}
-
-/// One relay thread, seen from here.
-struct RelayThread {
-    mailbox: Mailbox,
-    /// Clients it has.
-    load: usize,
 }
 
 struct ClientRecord {
@@ -43,23 +36,14 @@ struct ClientRecord {
 }
 
 enum SocketState {
-    Held {
-        stream: Stream,
-        watched: bool,
-    },
-    /// `at`: index of its relay thread.
-    Assigned {
-        at: usize,
-        flow: Arc<ByteCounters>,
-    },
+    Held { stream: Stream, watched: bool },
+    Assigned { handle: ClientHandle, flow: Arc<ByteCounters> },
     Gone,
 }
 
 impl Clients {
-    /// `relays`: at least one.
-    pub fn new(watched: WatchSet, relays: Vec<Mailbox>) -> Clients {
-        let relays = relays.into_iter().map(|mailbox| RelayThread { mailbox, load: 0 }).collect();
-        Clients { table: HashMap::new(), watched, relays, unwatched: Vec::new(), next: 0, held: 0 }
+    pub fn new(watched: WatchSet, relay: Relay) -> Clients {
+        Clients { table: HashMap::new(), watched, relay, unwatched: Vec::new(), next: 0, held: 0 }
     }
 
     /// A new client, held. Ids are given in the order of this call.
@@ -108,8 +92,8 @@ impl Clients {
         }
     }
 
-    /// Begins to connect, and hands the client to a relay thread: the one that has the fewest. Returns what has
-    /// happened instead, if it cannot be served any more.
+    /// Begins to connect, and hands the client to the relay. Returns what has happened
+    /// instead, if it cannot be served any more.
     pub fn dial(&mut self, id: ClientId, begin: impl FnOnce() -> Dial) -> Option<Event> {
         let record = self.table.get_mut(&id)?;
         let socket = std::mem::replace(&mut record.socket, SocketState::Gone);
@@ -126,12 +110,9 @@ impl Clients {
                 return Some(Event::Closed(id, CloseReason::HungUp, Traffic::default()));
             }
         }
-        let dial = Box::new(begin());
-        let (at, relay) = self.relays.iter_mut().enumerate().min_by_key(|(_, relay)| relay.load)?;
-        relay.load += 1;
         let flow = Arc::new(ByteCounters::default());
-        record.socket = SocketState::Assigned { at, flow: Arc::clone(&flow) };
-        relay.mailbox.send(WorkerCommand::Serve { client: id, stream, dial, flow });
+        let job = Job { client: id, stream, dial: Box::new(begin()), flow: Arc::clone(&flow) };
+        record.socket = SocketState::Assigned { handle: self.relay.serve(job), flow };
         None
     }
 
@@ -185,12 +166,10 @@ impl Clients {
         }
     }
 
-    /// Tells the relay thread of an assigned client something.
-    pub fn tell(&self, client: ClientId, command: WorkerCommand) {
-        if let Some(ClientRecord { socket: SocketState::Assigned { at, .. }, .. }) = self.table.get(&client)
-            && let Some(relay) = self.relays.get(*at)
-        {
-            relay.mailbox.send(command);
+    /// Asks the relay to do something about an assigned client.
+    pub fn with_handle(&self, client: ClientId, act: impl FnOnce(&ClientHandle)) {
+        if let Some(ClientRecord { socket: SocketState::Assigned { handle, .. }, .. }) = self.table.get(&client) {
+            act(handle);
         }
     }
 
@@ -208,13 +187,11 @@ impl Clients {
         self.held
     }
 
-    /// From its relay thread to another seat.
+    /// From the relay to another seat.
     fn leave(&mut self, client: ClientId, socket: SocketState) {
-        let Some(record) = self.table.get_mut(&client) else { return };
-        if let SocketState::Assigned { at, .. } = &record.socket
-            && let Some(relay) = self.relays.get_mut(*at)
+        if let Some(record) = self.table.get_mut(&client)
+            && let SocketState::Assigned { .. } = &record.socket
         {
-            relay.load -= 1;
             record.socket = socket;
         }
     }

@@ -24,7 +24,7 @@ use crate::endpoint::Endpoint;
 use crate::net::Listener;
 use crate::net::acceptor::{Acceptor, last_call};
 use crate::observe::stats::Stats;
-use crate::relay::RelayThreads;
+use crate::relay::RunningRelay as Relaying;
 use crate::threads::pool::ThreadPool;
 
 /// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
@@ -48,7 +48,7 @@ pub struct Coordinator {
     pub exiting: bool,
     /// Why the service cannot go on.
     pub failure: Option<io::Error>,
-    pub _relays: RelayThreads,
+    pub _relaying: Relaying,
     pub _watch: Watch,
     pub dispatcher: Dispatcher,
 }

@@ -23,8 +23,8 @@ use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, Pr
 use crate::core::pool::hash;
 use crate::endpoint::Address;
 use crate::observe::event_log::{ConnectionInfo, EventLog};
-use crate::relay::WorkerCommand;
 use crate::relay::dial::{Dial, DialOptions};
+use crate::relay::{self, ClientHandle, Reporter};
 
 /// The way to the core. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +44,8 @@ pub struct DispatcherInner {
     pub dial_options: DialOptions,
     /// For the relay threads: see `Settings::net_buffer_size`.
     pub first_size: Arc<AtomicUsize>,
+    /// For the relay: see `Settings::thread_pairs`.
+    pub thread_pairs: Arc<AtomicUsize>,
     /// Empty between two decisions.
     pub actions: Vec<Action>,
     /// When the core was told last what has flowed through open connections; `None` when no group goes by that.
@@ -64,9 +66,7 @@ impl Dispatcher {
             return;
         }
         self.with_inner(|inner, handle| {
-            if inner.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
-                inner.count_flows(handle);
-            }
+            inner.count_flows_if_old(handle);
             for report in reports.drain(..) {
                 if let Some(event) = inner.receive(report) {
                     inner.decide(event, handle);
@@ -99,14 +99,38 @@ impl Dispatcher {
         });
     }
 
+    /// Where the relay reports.
+    pub fn reporter(&self) -> Arc<dyn Reporter> {
+        Arc::new(self.clone())
+    }
+
     /// A thread that all clients need cannot go on.
-    pub fn failed(&self, cause: io::Error) {
+    pub fn fail(&self, cause: io::Error) {
         self.0.handle.send(Message::Failed(cause));
     }
 
     fn with_inner<T>(&self, act: impl FnOnce(&mut DispatcherInner, &CoordinatorHandle) -> T) -> T {
         let _guard = PanicGuard(&self.0.handle);
         act(&mut self.0.inner.lock(), &self.0.handle)
+    }
+}
+
+impl Reporter for Dispatcher {
+    fn report(&self, reports: &mut Vec<relay::Report>) {
+        if reports.is_empty() {
+            return;
+        }
+        self.with_inner(|inner, handle| {
+            inner.count_flows_if_old(handle);
+            for report in reports.drain(..) {
+                let event = inner.relayed(report);
+                inner.decide(event, handle);
+            }
+        });
+    }
+
+    fn failed(&self, cause: io::Error) {
+        self.fail(cause);
     }
 }
 
@@ -135,25 +159,31 @@ impl DispatcherInner {
                 None
             }
             Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
-            Report::Connected(client, address) => {
-                self.clients.connected(client, address);
-                Some(Event::Connected(client))
-            }
-            Report::DialFailed { client, stream, failure, cause } => {
-                self.clients.take_back(client, stream, cause);
-                Some(Event::DialFailed(client, failure))
-            }
-            Report::Dismissible(client) => Some(Event::Dismissible(client)),
-            Report::Resumed(client) => Some(Event::Resumed(client)),
-            Report::Closed(client, ending) => {
-                let why = ending.why;
-                let traffic = self.clients.ended(client, ending);
-                Some(Event::Closed(client, why, traffic))
-            }
             Report::Probed(backend, result) => {
                 self.event_log.probed(backend, &result);
                 let end = if result.is_ok() { ProbeEnd::Reached } else { ProbeEnd::Failed };
                 Some(Event::Probed(backend, end))
+            }
+        }
+    }
+
+    /// Likewise, for a client that the relay has or had.
+    fn relayed(&mut self, report: relay::Report) -> Event {
+        match report {
+            relay::Report::Connected(client, address) => {
+                self.clients.connected(client, address);
+                Event::Connected(client)
+            }
+            relay::Report::DialFailed { client, stream, failure, cause } => {
+                self.clients.take_back(client, stream, cause);
+                Event::DialFailed(client, failure)
+            }
+            relay::Report::Dismissible(client) => Event::Dismissible(client),
+            relay::Report::Resumed(client) => Event::Resumed(client),
+            relay::Report::Closed(client, ending) => {
+                let why = ending.why;
+                let traffic = self.clients.ended(client, ending);
+                Event::Closed(client, why, traffic)
             }
         }
     }
@@ -187,9 +217,9 @@ impl DispatcherInner {
                     self.event_log.name_backend(backend, &endpoint);
                 }
             }
-            Action::CancelDial(client) => self.clients.tell(client, WorkerCommand::CancelDial(client)),
-            Action::CloseGracefully(client) => self.clients.tell(client, WorkerCommand::CloseGracefully(client)),
-            Action::Reset(client) => self.clients.tell(client, WorkerCommand::Reset(client)),
+            Action::CancelDial(client) => self.clients.with_handle(client, ClientHandle::cancel_dial),
+            Action::CloseGracefully(client) => self.clients.with_handle(client, ClientHandle::close_gracefully),
+            Action::Reset(client) => self.clients.with_handle(client, ClientHandle::reset),
             Action::Reject(client, _) => self.clients.refuse(client),
             Action::Note(note) => self.note(note, handle),
             Action::Arm(..)
@@ -209,7 +239,9 @@ impl DispatcherInner {
         match note {
             Note::Ended(client, _) => self.clients.forget(client),
             Note::SettingChanged => {
-                self.first_size.store(self.state.view().settings.net_buffer_size, Ordering::Relaxed);
+                let settings = self.state.view().settings;
+                self.first_size.store(settings.net_buffer_size, Ordering::Relaxed);
+                self.thread_pairs.store(settings.thread_pairs, Ordering::Relaxed);
                 self.hand_over(Action::Note(note), handle);
             }
             Note::SwitchStarted { .. } | Note::Drained => self.hand_over(Action::Note(note), handle),
@@ -234,6 +266,13 @@ impl DispatcherInner {
     fn views(&mut self, handle: &CoordinatorHandle) -> Vec<BackendView> {
         self.count_flows(handle);
         self.state.backends().collect()
+    }
+
+    /// Before a choice that may go by it.
+    fn count_flows_if_old(&mut self, handle: &CoordinatorHandle) {
+        if self.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
+            self.count_flows(handle);
+        }
     }
 
     /// Tells the core what has passed through open connections until now.

@@ -154,7 +154,7 @@ impl FirstBytesHandle {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 // Only a defect here (a wrong descriptor) gets this far.
-                Err(e) => return dispatcher.failed(e.into()),
+                Err(e) => return dispatcher.fail(e.into()),
             }
             let mut clients = self.0.clients.lock();
             for event in &events {

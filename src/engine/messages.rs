@@ -2,19 +2,18 @@
 //! replies to those who asked. Sending never waits; when the coordinator has ended, messages to it are dropped.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::permits::Permit;
-use crate::core::msg::{
-    Action, Answer, BackendId, BackendView, ClientId, CloseReason, Command, DialFailure, RunId, ScriptEnd,
-};
+use crate::core::msg::{Action, Answer, BackendId, BackendView, ClientId, CloseReason, Command, RunId, ScriptEnd};
 use crate::endpoint::Address;
 use crate::net::{Listener, Stream};
+pub use crate::relay::{ByteCounters, CloseSummary};
 
-/// Something that has happened to a client or a backend.
+/// Something that has happened to a client that is not assigned, or to a backend. (What the relay reports: see
+/// [`crate::relay::Report`].)
 #[derive(Debug)]
 pub enum Report {
     Accepted(AcceptedClient),
@@ -30,19 +29,6 @@ pub enum Report {
         client: ClientId,
         gone: bool,
     },
-    Connected(ClientId, Address),
-    /// A dial ended without a connection; the client's socket comes back untouched.
-    DialFailed {
-        client: ClientId,
-        stream: Stream,
-        failure: DialFailure,
-        cause: io::Error,
-    },
-    /// Only the end of its connection is still to come.
-    Dismissible(ClientId),
-    /// Not so: its client has sent something.
-    Resumed(ClientId),
-    Closed(ClientId, CloseSummary),
     /// A probe has ended; why it failed.
     Probed(BackendId, io::Result<()>),
 }
@@ -79,26 +65,6 @@ pub enum Message {
     ListenerFailed(io::Error),
     /// Something all clients need cannot go on.
     Failed(io::Error),
-}
-
-/// What has passed through an assigned client's connection so far, in bytes. Written by its relay thread only.
-#[derive(Debug, Default)]
-pub struct ByteCounters {
-    /// From the client to the backend.
-    pub up: AtomicU64,
-    pub down: AtomicU64,
-}
-
-/// How an assigned client's connection ended.
-#[derive(Debug)]
-pub struct CloseSummary {
-    pub why: CloseReason,
-    /// Bytes passed on from the client to the backend.
-    pub up: u64,
-    /// Bytes passed on from the backend to the client.
-    pub down: u64,
-    /// The system's word, when something failed.
-    pub cause: Option<io::Error>,
 }
 
 /// What somebody who asked is told: for `Switch` the start, and each line of the script and each changed setting as it

@@ -2,14 +2,15 @@
 //!
 //! In reading order: `acceptor`, `permits` and `first_bytes_thread` (what becomes of clients that were accepted),
 //! `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets and seats),
-//! `dial` and `relay` (a few threads carry all assigned clients), `watch` (held clients), `inbox` (what is told to
-//! whom), `coordinator` (the thread that sees to timers, script and answers), `script`, `probe`, `rebind`, `workers`
-//! (threads, reused), `resolve`, `timers`. Who may be dialled when is none of their business: see `core`.
+//! `dial`, `relay` (carries assigned clients, in threads of their own or in shared ones), `watch` (held clients),
+//! `inbox` (what is told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`,
+//! `probe`, `rebind`, `workers` (threads, reused), `resolve`,
+//! `timers`. Who may be dialled when is none of their business: see `core`.
 
 mod acceptor;
 pub mod clients;
 mod coordinator;
-pub mod dispatcher;
+mod dispatcher;
 mod first_bytes;
 pub mod messages;
 mod permits;
@@ -49,7 +50,7 @@ use crate::observe::dump::DumpHandle;
 use crate::observe::event_log::EventLog;
 use crate::observe::stats::Stats;
 use crate::relay::dial::DialOptions;
-use crate::relay::{Mailbox, RelayConfig, RelayThreads};
+use crate::relay::{Relay, RelayConfig};
 use crate::threads;
 pub use crate::threads::pool::ThreadPool;
 
@@ -60,8 +61,10 @@ pub struct Capacity {
     pub permits: Permits,
     /// Pipes for bulk transfers; where there is none, bytes are copied.
     pub pipes: usize,
-    /// Threads that carry clients; at least one.
+    /// Shared threads that carry clients; at least one.
     pub relays: usize,
+    /// Clients that can have a pair of threads of their own at once.
+    pub pairs: usize,
 }
 
 /// What a service is started with.
@@ -112,21 +115,28 @@ impl Engine {
         let own = addresses.own();
         let dial_options = DialOptions { timeout: network.connect_timeout, source: network.source, tuning, own };
         let watched = WatchSet::new()?;
-        let mailboxes = (0..room.relays).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let first_size = Arc::new(AtomicUsize::new(service.settings.net_buffer_size));
+        let relay_config = RelayConfig {
+            pipes: Arc::new(AtomicUsize::new(room.pipes)),
+            first_size: Arc::clone(&first_size),
+            idle_timeout: network.idle_timeout,
+            display,
+        };
+        let thread_pairs = Arc::new(AtomicUsize::new(service.settings.thread_pairs));
+        let relay = Relay::new(room.relays, Arc::clone(&thread_pairs), room.pairs, relay_config)?;
         let inner = DispatcherInner {
             state,
-            clients: Clients::new(watched.clone(), mailboxes.clone()),
+            clients: Clients::new(watched.clone(), relay.clone()),
             event_log: EventLog::new(&service, style, access_logger, stats.clone()),
             addresses,
             dial_options,
-            first_size: Arc::clone(&first_size),
+            first_size,
+            thread_pairs,
             actions: Vec::new(),
             flows_counted: service.goes_by_flow().then(Instant::now),
         };
         let dispatcher = Dispatcher::new(inner, handle.clone());
-        let relay_config = RelayConfig { pipes: room.pipes, first_size, idle_timeout: network.idle_timeout, display };
-        let relays = RelayThreads::start(mailboxes, &dispatcher, &relay_config)?;
+        let relaying = relay.start(&dispatcher.reporter())?;
         let watch = Watch::start(&watched, dispatcher.clone())?;
         let first_bytes_thread = match network.first_bytes {
             0 => None,
@@ -170,7 +180,7 @@ impl Engine {
             progress: None,
             exiting: false,
             failure: None,
-            _relays: relays,
+            _relaying: relaying,
             _watch: watch,
             dispatcher,
         };

@@ -25,16 +25,15 @@ pub struct Probes {
 impl Probes {
     /// Begins one; it ends in `Report::Probed`.
     pub fn begin(&mut self, backend: BackendId, workers: &ThreadPool, dispatcher: &Dispatcher) {
-        let started = self.service_end().and_then(|ended| {
-            let verdict = ProbeReporter { backend, dispatcher: dispatcher.clone() };
-            workers.run(format!("probe-{}", backend.0), move || {
-                let dial = verdict.dispatcher.dial(backend);
-                verdict.tell(reach(dial, &ended));
-            })
+        let (ended, thread) = match self.service_end().and_then(|ended| Ok((ended, workers.claim()?))) {
+            Ok(both) => both,
+            Err(cause) => return dispatcher.tell(&mut vec![Report::Probed(backend, Err(cause))]),
+        };
+        let mut verdict = ProbeReporter { backend, dispatcher: dispatcher.clone(), told: false };
+        thread.run(format!("probe-{}", backend.0), move || {
+            let dial = verdict.dispatcher.dial(backend);
+            verdict.tell(reach(dial, &ended));
         });
-        if let Err(cause) = started {
-            dispatcher.tell(&mut vec![Report::Probed(backend, Err(cause))]);
-        }
     }
 
     fn service_end(&mut self) -> io::Result<Arc<PipeReader>> {
@@ -47,23 +46,25 @@ impl Probes {
     }
 }
 
-/// Who has to be told. Dropped without a word, the probe's thread has panicked.
+/// Who has to be told. Dropped before it has told anything, the probe's thread has panicked.
 struct ProbeReporter {
     backend: BackendId,
     dispatcher: Dispatcher,
+    told: bool,
 }
 
 impl ProbeReporter {
-    fn tell(self, result: io::Result<()>) {
+    fn tell(&mut self, result: io::Result<()>) {
+        self.told = true;
         self.dispatcher.tell(&mut vec![Report::Probed(self.backend, result)]);
-        std::mem::forget(self);
     }
 }
 
 impl Drop for ProbeReporter {
     fn drop(&mut self) {
-        let panicked = Err(io::Error::other("the probe panicked"));
-        self.dispatcher.tell(&mut vec![Report::Probed(self.backend, panicked)]);
+        if !self.told {
+            self.tell(Err(io::Error::other("the probe panicked")));
+        }
     }
 }
 

@@ -8,5 +8,5 @@ mod stream;
 
 pub use self::listener::{ListenOptions, Listener};
 pub use self::own::Own;
-pub use self::stream::{Stream, StreamOptions, can_be_source, has_way_to, wait_until};
+pub use self::stream::{Stream, StreamOptions, can_be_source, has_way_to, wait_for, wait_until};
 use self::stream::{plain_address, socket_address, tune};

@@ -25,14 +25,38 @@ impl Stream {
         self.ask_for_queue().or_else(|| self.state().contains(PollFlags::HUP).then_some(0))
     }
 
+    /// Whether the peer has ended its stream, even if reading was stopped here, after which a poll always says so.
+    /// `None`: the system does not tell.
+    pub fn has_sent_its_end(&self) -> Option<bool> {
+        let state = self.ask()?.state;
+        Some([CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT].contains(&state))
+    }
+
     fn ask_for_queue(&self) -> Option<u32> {
+        Some(self.ask()?.length)
+    }
+
+    fn ask(&self) -> Option<Answer> {
         let (own, peer) = (self.socket.local_addr().ok()?.as_socket()?, self.socket.peer_addr().ok()?.as_socket()?);
-        let (length, inode) = ask(own, peer)?;
+        let answer = ask(own, peer)?;
         // Another socket, a listener say, is found when ours is not in the table. The answer has half of the number.
-        (inode == rustix::fs::fstat(&self.socket).ok()?.st_ino as u32).then_some(length)
+        (answer.inode == rustix::fs::fstat(&self.socket).ok()?.st_ino as u32).then_some(answer)
     }
 }
 
+/// What the system says about a socket.
+struct Answer {
+    state: u8,
+    /// Of the send queue.
+    length: u32,
+    inode: u32,
+}
+
+/// States of a connection whose peer has ended its stream (linux/tcp_states.h).
+const TIME_WAIT: u8 = 6;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
 /// `SOCK_DIAG_BY_FAMILY`, also the type of the answer.
 const BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
@@ -40,12 +64,13 @@ const IPPROTO_TCP: u8 = 6;
 const HEADER: usize = 16;
 /// struct inet_diag_req_v2.
 const REQUEST: usize = 56;
-/// struct inet_diag_msg: of its 72 bytes `idiag_wqueue` and `idiag_inode` are read.
+/// struct inet_diag_msg: of its 72 bytes `idiag_state`, `idiag_wqueue` and `idiag_inode` are read.
+const STATE: usize = HEADER + 1;
 const WQUEUE: usize = HEADER + 60;
 const INODE: usize = HEADER + 68;
 
-/// The send queue's length and the inode of the socket between these addresses.
-fn ask(own: SocketAddr, peer: SocketAddr) -> Option<(u32, u32)> {
+/// About the socket between these addresses.
+fn ask(own: SocketAddr, peer: SocketAddr) -> Option<Answer> {
     let kernel = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -61,7 +86,8 @@ fn ask(own: SocketAddr, peer: SocketAddr) -> Option<(u32, u32)> {
     // A refusal has another type.
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
-    (kind == BY_FAMILY).then_some((number(WQUEUE)?, number(INODE)?))
+    let found = Answer { state: *answer.get(STATE)?, length: number(WQUEUE)?, inode: number(INODE)? };
+    (kind == BY_FAMILY).then_some(found)
 }
 
 fn request(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
@@ -112,6 +138,20 @@ mod tests {
             sent += length;
         }
         (Stream { socket: Socket::from(own), is_tcp: true }, sent, far)
+    }
+
+    #[test]
+    fn a_peers_end_is_told_although_reading_was_stopped() {
+        let (stream, _, far) = stuffed("127.0.0.1:0");
+        stream.shutdown(std::net::Shutdown::Read);
+        assert!(stream.has_ended(), "a poll cannot tell");
+        assert_eq!(stream.has_sent_its_end(), Some(false));
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        let start = std::time::Instant::now();
+        while stream.has_sent_its_end() != Some(true) {
+            assert!(start.elapsed().as_secs() < 20);
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl Stream {
         self.socket.set_nonblocking(false)
     }
 
+    /// Whether reads wait.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        // Never fails on a valid socket.
+        rustix::io::ioctl_fionbio(&self.socket, nonblocking).ok();
+    }
+
     /// Reads wait at most this long (`None`: for ever) and then fail with `WouldBlock`.
     ///
     /// # Errors
@@ -174,6 +180,11 @@ impl Stream {
             || state.contains(PollFlags::RDHUP) && !self.has_unread_bytes()
     }
 
+    /// Whether both directions are over: each side has ended its stream, or the connection has failed.
+    pub fn is_over(&self) -> bool {
+        self.state().contains(PollFlags::HUP)
+    }
+
     /// What is known of the peer's end.
     pub(super) fn state(&self) -> PollFlags {
         let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
@@ -187,6 +198,14 @@ impl Stream {
     /// What `recv(2)` says.
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// Reads what has arrived, and waits until something has, unless the socket is non-blocking.
+    ///
+    /// # Errors
+    /// What `recv(2)` says.
+    pub fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::empty())?.0)
     }
 
     /// Writes what there is room for and does not wait: `WouldBlock` when there is none.
@@ -246,10 +265,19 @@ pub(super) fn tune(socket: &Socket, tuning: StreamOptions) -> io::Result<()> {
 /// # Errors
 /// When the system is short of memory.
 pub fn wait_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
+    wait_for(fds, Some(deadline))
+}
+
+/// Likewise, perhaps without a deadline.
+///
+/// # Errors
+/// When the system is short of memory.
+pub fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        match poll(fds, Some(&timeout)) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout =
+            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
+        match poll(fds, timeout.as_ref()) {
             Ok(happened) => return Ok(happened > 0),
             Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),

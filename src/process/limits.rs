@@ -1,6 +1,7 @@
 //! What the process has room for, found once at the start: descriptors, threads, memory. A client needs two descriptors
-//! and, at rest, some kilobytes; it needs no thread. Beyond the room the newest client is refused (promise 5); so an
-//! estimate that is too low costs service, one that is too high costs everybody's, and both are told in the log.
+//! and, at rest, some kilobytes; it needs no thread of its own, but has two where there is room for them. Beyond the
+//! room the newest client is refused (promise 5); so an estimate that is too low costs service, one that is too high
+//! costs everybody's, and both are told in the log.
 
 use std::fmt;
 use std::fs;
@@ -30,8 +31,10 @@ pub struct Limits {
     pub clients: usize,
     /// Pipes for bulk transfers, at most.
     pub pipes: usize,
-    /// Threads that carry clients.
+    /// Shared threads that carry clients.
     pub relays: usize,
+    /// Clients that can have a pair of threads of their own at once.
+    pub pairs: usize,
     /// What there are no more clients for.
     bound: ScarceResource,
     /// A limit of threads below what control and a switch may need.
@@ -56,6 +59,17 @@ const PER_CLIENT: u64 = 2;
 /// time.
 const PIPES_PART: u64 = 16;
 const MOST_PIPES: u64 = 256;
+/// This part of all descriptors at most is for pairs of threads: a client that shares threads is better than one
+/// refused.
+const PAIRS_PART: u64 = 16;
+/// This part of all threads at most is for pairs (two each), beside what control and switches may need.
+const THREADS_PART: u64 = 2;
+/// What a pair costs beside its client: two stacks here (20 KiB are touched) and in the kernel (32 KiB), and what both
+/// keep for each thread. This part of all memory at most is for pairs.
+const PAIR_MEMORY: u64 = 96 * 1024;
+const PAIRS_MEMORY_PART: u64 = 16;
+/// As many as an operator can ask for.
+const MOST_PAIRS: u64 = 65_536;
 /// A client at rest, both sockets: 1.3 KiB here and about 8 KiB in the kernel (`contrib/bench/relay --only idle`, and
 /// /proc/slabinfo beside it); the rest is for bytes on their way.
 const CLIENT_MEMORY: u64 = 16 * 1024;
@@ -89,7 +103,11 @@ impl SystemLimits {
         let threads = (services.max(1) * relays) as u64 * relay::DESCRIPTORS_EACH;
         let own = OWN_DESCRIPTORS + FURTHER_DESCRIPTORS * (services as u64).saturating_sub(1) + threads;
         let pipes = (self.descriptors / PIPES_PART / 2).min(MOST_PIPES);
-        let free = self.descriptors.saturating_sub(own + 2 * pipes);
+        let by_threads = self.threads.saturating_sub(OWN_THREADS) / THREADS_PART / 2;
+        let by_memory = self.memory / PAIRS_MEMORY_PART / PAIR_MEMORY;
+        let by_descriptors = self.descriptors / PAIRS_PART / relay::DESCRIPTORS_OF_A_PAIR;
+        let pairs = by_descriptors.min(by_threads).min(by_memory).min(MOST_PAIRS);
+        let free = self.descriptors.saturating_sub(own + 2 * pipes + pairs * relay::DESCRIPTORS_OF_A_PAIR);
         let by_descriptors = (free / PER_CLIENT, ScarceResource::Descriptors(self.descriptors));
         let by_memory = (self.memory / MEMORY_PART / CLIENT_MEMORY, ScarceResource::Memory(self.memory));
         let (clients, bound) = if by_memory.0 < by_descriptors.0 { by_memory } else { by_descriptors };
@@ -97,6 +115,7 @@ impl SystemLimits {
             clients: usize::try_from(clients).unwrap_or(usize::MAX).max(1),
             pipes: pipes as usize,
             relays,
+            pairs: pairs as usize,
             bound,
             few_threads: (self.threads < OWN_THREADS).then_some(self.threads),
         }
@@ -106,7 +125,13 @@ impl SystemLimits {
 impl Limits {
     /// For each of so many services, which share it.
     pub fn room(&self, services: usize) -> Capacity {
-        Capacity { permits: Permits::new(self.clients), pipes: self.pipes / services.max(1), relays: self.relays }
+        let services = services.max(1);
+        Capacity {
+            permits: Permits::new(self.clients),
+            pipes: self.pipes / services,
+            relays: self.relays,
+            pairs: self.pairs / services,
+        }
     }
 }
 
@@ -176,23 +201,33 @@ mod tests {
 
     fn told(descriptors: u64, threads: u64, memory: u64) -> String {
         let limits = SystemLimits { descriptors, threads, memory }.limits(1);
-        format!("{limits}, {} pipes, {:?}", limits.pipes, limits.few_threads)
+        format!("{limits}, {} pipes, {} pairs, {:?}", limits.pipes, limits.pairs, limits.few_threads)
     }
 
     #[test]
     fn the_scarcest_of_what_a_client_needs_decides() {
         // 20 descriptors of our own and two for each relay thread, of which a larger machine has more.
         let own = |descriptors| 20 + 2 * relay::number(descriptors) as u64;
-        let by_descriptors = |descriptors: u64, pipes: u64| (descriptors - own(descriptors) - 2 * pipes) / 2;
+        let by_descriptors =
+            |descriptors: u64, pipes: u64, pairs: u64| (descriptors - own(descriptors) - 2 * pipes - pairs) / 2;
         assert_eq!(
             told(20_000, u64::MAX, 24 << 30),
-            format!("about {} clients at once (descriptors: 20000), 256 pipes, None", by_descriptors(20_000, 256))
+            format!(
+                "about {} clients at once (descriptors: 20000), 256 pipes, 1250 pairs, None",
+                by_descriptors(20_000, 256, 1250)
+            )
         );
-        assert_eq!(told(20_000, 1000, 64 << 20), "about 2048 clients at once (memory: 64 MiB), 256 pipes, None");
-        assert_eq!(told(64, 1000, 24 << 30), "about 19 clients at once (descriptors: 64), 2 pipes, None");
+        assert_eq!(
+            told(20_000, 1000, 64 << 20),
+            "about 2048 clients at once (memory: 64 MiB), 256 pipes, 42 pairs, None"
+        );
+        assert_eq!(told(64, 1000, 24 << 30), "about 17 clients at once (descriptors: 64), 2 pipes, 4 pairs, None");
         assert_eq!(
             told(1024, 100, 24 << 30),
-            format!("about {} clients at once (descriptors: 1024), 32 pipes, Some(100)", by_descriptors(1024, 32))
+            format!(
+                "about {} clients at once (descriptors: 1024), 32 pipes, 0 pairs, Some(100)",
+                by_descriptors(1024, 32, 0)
+            )
         );
     }
 
@@ -208,12 +243,13 @@ mod tests {
         let clients = [1, 2, 3].map(|services| readings.limits(services).clients);
         let each = 3 + relay::number(1024);
         assert_eq!(clients, [clients[0], clients[0] - each, clients[0] - 2 * each]);
-        assert_eq!(readings.limits(4).room(4).pipes, 8);
+        let room = readings.limits(4).room(4);
+        assert_eq!((room.pipes, room.pairs), (8, 16));
     }
 
     #[test]
     fn a_process_with_nothing_has_room_for_one() {
-        assert_eq!(told(0, 1000, 0), "about 1 clients at once (descriptors: 0), 0 pipes, None");
+        assert_eq!(told(0, 1000, 0), "about 1 clients at once (descriptors: 0), 0 pipes, 0 pairs, None");
         assert!(told(u64::MAX, u64::MAX, u64::MAX).starts_with("about "), "and one without limits does not overflow");
     }
 

@@ -1,13 +1,16 @@
 //! One direction of a pair. Every byte read is written, in order, or the writing side's failure is reported (promise
-//! 1). Never waits; does not time out, count clients or decide when the pair is over: see `pair`.
+//! 1). Waits only in a read, and only where the side says so; does not time out, count clients or decide when the pair
+//! is over.
 //!
 //! A read goes into a buffer that all clients of a thread share, and is written from there at once: a client at rest
-//! has no buffer at all. Only what the other side has no room for is kept, and nothing more is read until it has gone.
-//! The first reads are small; the size grows while reads come back full, and after some full reads of the largest size
-//! the bytes move by splice(2) through a pipe, uncopied, until they become few again.
+//! has no buffer of its own. Only what the other side has no room for is kept, and nothing more is read until it has
+//! gone. The first reads are small; the size grows while reads come back full, and after some full reads of the largest
+//! size the bytes move by splice(2) through a pipe, uncopied, until they become few again.
 
 use std::io;
 use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::peer::Peer;
@@ -39,11 +42,11 @@ enum Pending {
     Piped(Pipe),
 }
 
-/// What one relay thread's directions work with.
+/// What one thread's directions work with.
 #[derive(Debug)]
 pub struct Resources {
-    /// As long as the largest read.
-    scratch: Box<[u8]>,
+    /// As long as the largest read so far.
+    scratch: Vec<u8>,
     pub pipes: Pipes,
     /// The first read's size, in bytes.
     pub first_size: usize,
@@ -51,6 +54,8 @@ pub struct Resources {
     pub idle_timeout: Option<Duration>,
     /// Where everything that passes is shown. It is copied then, whatever its amount.
     pub display: Option<DumpHandle>,
+    /// Where it is told how many bytes were read, before they are passed on: for another thread.
+    pub taken: Option<Arc<AtomicU64>>,
 }
 
 /// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
@@ -74,6 +79,8 @@ pub enum RelayError {
 /// The largest read that is copied; also the most that is kept for a side that does not read. Larger ones gained
 /// nothing measurable: by then bytes are spliced.
 const LARGEST: usize = 64 * 1024;
+/// So much a thread may keep for one client that says nothing.
+const SMALL: usize = 4 * 1024;
 /// So many full reads show that more is to come.
 const SETTLED: u8 = 3;
 /// A splice that moves less than this is dearer than a copy: back to copying.
@@ -83,9 +90,27 @@ const TURN: usize = 512 * 1024;
 
 impl Resources {
     /// `pipes` bounds how many are open at once.
-    pub fn new(pipes: usize, idle_timeout: Option<Duration>, display: Option<DumpHandle>) -> Resources {
-        let scratch = vec![0; LARGEST].into_boxed_slice();
-        Resources { scratch, pipes: Pipes::new(pipes), first_size: 1, idle_timeout, display }
+    pub fn new(pipes: Arc<AtomicUsize>, idle_timeout: Option<Duration>, display: Option<DumpHandle>) -> Resources {
+        Resources { scratch: Vec::new(), pipes: Pipes::new(pipes), first_size: 1, idle_timeout, display, taken: None }
+    }
+
+    /// Whether more is kept than a client at rest may cost.
+    pub fn hold_much(&self) -> bool {
+        self.scratch.len() > SMALL.max(self.first_size) || self.pipes.are_idle()
+    }
+
+    /// Whether the next read needs memory first.
+    pub fn have_no_buffer(&self) -> bool {
+        self.scratch.is_empty()
+    }
+
+    /// Makes room for one read.
+    fn grow(&mut self, size: usize) -> io::Result<()> {
+        if let Some(more @ 1..) = size.checked_sub(self.scratch.len()) {
+            self.scratch.try_reserve_exact(more).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            self.scratch.resize(size, 0);
+        }
+        Ok(())
     }
 }
 
@@ -107,18 +132,51 @@ impl Direction {
     ) -> Result<Progress, RelayError> {
         let limit = self.moved + TURN as u64;
         loop {
-            if !self.unload(to, resources)? {
-                return Ok(Progress::Waits);
+            match self.step(from, to, resources)? {
+                Progress::Yields if self.moved < limit => {}
+                pause => return Ok(pause),
             }
-            if !from.readable {
-                return Ok(Progress::Waits);
-            }
-            if self.moved >= limit {
-                return Ok(Progress::Yields);
-            }
-            if self.load(from, to, resources)? == ReadOutcome::End {
-                return Ok(Progress::Ended);
-            }
+        }
+    }
+
+    /// Writes what is kept, and reads and writes once.
+    ///
+    /// # Errors
+    /// See `advance`.
+    pub fn step(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<Progress, RelayError> {
+        if !self.unload(to, resources)? || !from.readable {
+            return Ok(Progress::Waits);
+        }
+        Ok(match self.load(from, to, resources)? {
+            ReadOutcome::Some => Progress::Yields,
+            ReadOutcome::End => Progress::Ended,
+        })
+    }
+
+    /// Gives back what it does not need before more arrives. The next read is a small one.
+    pub fn rest(&mut self, resources: &mut Resources) {
+        (self.size, self.full) = (0, 0);
+        resources.scratch = Vec::new();
+        resources.pipes.close_idle();
+    }
+
+    fn tell_taken(&self, length: usize, resources: &Resources) {
+        if let Some(taken) = &resources.taken {
+            taken.store(self.moved + length as u64, Ordering::Release);
+        }
+    }
+
+    /// Shows that the stream has ended.
+    pub fn show_end(&self, resources: &Resources) {
+        if let Some(display) = &resources.display {
+            display.end(self.sender);
+        }
+    }
+
+    /// Shows that the reading side has failed, where no read has told.
+    pub fn show_failure(&self, resources: &Resources) {
+        if let Some(display) = &resources.display {
+            display.failure(self.sender);
         }
     }
 
@@ -165,24 +223,29 @@ impl Direction {
 
     /// Reads once and passes on what the other side takes.
     fn load(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<ReadOutcome, RelayError> {
-        if self.full >= SETTLED
-            && resources.display.is_none()
-            && from.can_splice_to(to)
-            && let Some(pipe) = resources.pipes.take()
-        {
-            return self.splice(from, pipe, resources);
+        if self.full >= SETTLED && resources.display.is_none() && from.can_splice_to(to) {
+            if !from.is_ready_to_splice() {
+                return Ok(ReadOutcome::Some);
+            }
+            if let Some(pipe) = resources.pipes.take() {
+                to.set_nonblocking(true);
+                return self.splice(from, pipe, resources);
+            }
         }
+        to.set_nonblocking(false);
         self.copy(from, to, resources)
     }
 
     fn copy(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<ReadOutcome, RelayError> {
         self.size = self.size.max(resources.first_size);
+        resources.grow(self.size).map_err(RelayError::Reading)?;
         let buffer = &mut resources.scratch[..self.size];
         let read = from.read(buffer);
         if let Some(display) = &resources.display {
             match &read {
-                Ok(Some(0)) => display.end(self.sender),
-                Ok(Some(length)) => display.bytes(self.sender, &buffer[..*length]),
+                Ok(Some(length @ 1..)) => display.bytes(self.sender, &buffer[..*length]),
+                // Its owner knows whether it is one.
+                Ok(Some(0)) => {}
                 Ok(None) => {}
                 Err(_) => display.failure(self.sender),
             }
@@ -193,6 +256,7 @@ impl Direction {
             Ok(None) => return Ok(ReadOutcome::Some),
             Err(e) => return Err(RelayError::Reading(e)),
         };
+        self.tell_taken(length, resources);
         self.full = if length == LARGEST { self.full.saturating_add(1) } else { 0 };
         if length == self.size {
             self.size = (self.size * 2).min(LARGEST);
@@ -223,6 +287,7 @@ impl Direction {
         let filled = from.track_read(|from| pipe.fill(&from.stream));
         match filled {
             Ok(Some(length)) if length > 0 => {
+                self.tell_taken(length, resources);
                 if length < FEW {
                     self.full = 0;
                     self.size = resources.first_size;
@@ -232,6 +297,7 @@ impl Direction {
             // The end, or an urgent byte: a read tells.
             Ok(Some(_)) => {
                 self.full = 0;
+                from.note_stop();
                 resources.pipes.give_back(pipe);
             }
             Ok(None) => resources.pipes.give_back(pipe),

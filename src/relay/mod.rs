@@ -1,12 +1,19 @@
-//! The relay: a few threads carry all assigned clients, each from its dial to its end.
+//! The relay: carries each assigned client's bytes, from its dial to its end.
 //!
-//! In reading order: `worker` (one thread: events, turns, reports), `mailbox` (what it is told), `deadlines`,
-//! `connection` (one client: dialling, then a pair), `pair` (two directions), `closing` (how they end), `direction`
-//! (one direction), `peer` (one socket), `pipes` (for splice).
+//! [`Relay::serve`] takes a client and returns a [`ClientHandle`]; none of its methods waits. What becomes of the
+//! client is told to a [`Reporter`]. There are two ways to carry a client, and nobody outside can tell them apart but
+//! by their speed:
 //!
-//! Why not a thread or two for each client: measured against HAProxy, a pair of blocking threads made .47 (32
-//! connections) and .37 (500) of its round trips, half of the CPU spent on changing threads, and 26 KiB for a client at
-//! rest; nothing within that design changed it by a tenth. `contrib/bench/relay` repeats the comparison.
+//! 1. `threads`: a pair of blocking threads of its own, for the first `Settings::thread_pairs` clients. One client and
+//!    its backend exchange messages with the least delay, the kernel shares the processors out, and an operator sees in
+//!    `top` or a debugger what each client does.
+//! 2. `shared`: a few threads that wait for events carry everybody else. Many clients that are busy at once cost less
+//!    that way, because a thread that has work for many is seldom changed for another.
+//!
+//! In reading order: `report` (what goes in and out), `closing` (how a connection ends), `reason` (how its end is
+//! told), `direction` (one direction), `peer` (one socket), `pipes` (for splice); `threads`; `shared` (starts and stops
+//! the shared threads), `worker` (one of them: events, turns, reports), `mailbox` (what it is told), `deadlines`,
+//! `connection` (one client: dialling, then a pair), `pair` (two directions).
 
 mod closing;
 pub mod dial;
@@ -14,26 +21,27 @@ pub mod direction;
 mod pair;
 pub mod peer;
 mod pipes;
-pub mod shared;
+mod reason;
+mod report;
+mod shared;
+mod threads;
 
 use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub use self::shared::mailbox::{Mailbox, WorkerCommand};
-use self::shared::worker::Worker;
-use crate::engine::dispatcher::Dispatcher;
+pub use self::report::{ByteCounters, CloseSummary, Job, Report, Reporter};
+use self::shared::Shared;
+pub use self::shared::number;
+use self::threads::Pairs;
 use crate::observe::dump::DumpHandle;
-use crate::threads;
 
 /// What the threads work by.
 #[derive(Clone)]
 pub struct RelayConfig {
-    /// The most pipes they may have open, all together.
-    pub pipes: usize,
+    /// Pipes for bulk transfers that may still be opened, by all threads together.
+    pub pipes: Arc<AtomicUsize>,
     /// See `Settings::net_buffer_size`.
     pub first_size: Arc<AtomicUsize>,
     /// See `Network::idle_timeout`.
@@ -42,67 +50,88 @@ pub struct RelayConfig {
     pub display: Option<DumpHandle>,
 }
 
-/// The threads. Dropping it cuts whoever is left and joins them.
-pub struct RelayThreads {
-    mailboxes: Vec<Mailbox>,
-    threads: Vec<JoinHandle<()>>,
+/// Serves clients. Cheap to clone.
+#[derive(Clone)]
+pub struct Relay(Arc<RelayInner>);
+
+struct RelayInner {
+    pairs: Arc<Pairs>,
+    shared: Shared,
+    config: RelayConfig,
 }
 
-/// One for each processor, but not more than this: the core behind them is one.
-const MOST: usize = 16;
-/// What a thread needs of its own: its events and its waker.
+/// The relay's threads. Dropping it resets whoever is left and joins them.
+pub struct RunningRelay {
+    _pairs: threads::RunningPairs,
+    _shared: shared::SharedThreads,
+}
+
+/// A client that is being served. Its end is reported; dropping this changes nothing for the client.
+#[derive(Debug)]
+pub struct ClientHandle(HandleKind);
+
+#[derive(Debug)]
+enum HandleKind {
+    Threads(threads::PairPlace),
+    Shared(shared::SharedPlace),
+}
+
+/// Descriptors that a shared thread needs of its own: its events and its waker.
 pub const DESCRIPTORS_EACH: u64 = 2;
-/// A thread is for so many descriptors at least: where there are few, they are for clients.
-const WORTH_A_THREAD: u64 = 64;
+/// Descriptors that a pair of threads needs of its own.
+pub const DESCRIPTORS_OF_A_PAIR: u64 = threads::DESCRIPTORS_EACH;
 
-/// How many relay threads there are on this machine, in a process that may have so many descriptors.
-pub fn number(descriptors: u64) -> usize {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let worth = usize::try_from(descriptors / WORTH_A_THREAD).unwrap_or(MOST);
-    processors.min(MOST).min(worth).max(1)
-}
+impl Relay {
+    /// With so many shared threads, which are not started yet. There are `wanted` pairs of threads at most, as long as
+    /// that is not more than `room`.
+    ///
+    /// # Errors
+    /// When there is no descriptor.
+    pub fn new(threads: usize, wanted: Arc<AtomicUsize>, room: usize, config: RelayConfig) -> io::Result<Relay> {
+        let pairs = Pairs::new(wanted, room, config.clone());
+        Ok(Relay(Arc::new(RelayInner { pairs, shared: Shared::new(threads)?, config })))
+    }
 
-impl RelayThreads {
-    /// Starts a thread for each mailbox.
+    /// Starts the threads.
     ///
     /// # Errors
     /// When there is no thread or descriptor.
-    pub fn start(mailboxes: Vec<Mailbox>, dispatcher: &Dispatcher, config: &RelayConfig) -> io::Result<RelayThreads> {
-        let mut relays = RelayThreads { mailboxes, threads: Vec::new() };
-        for (number, mailbox) in relays.mailboxes.iter().enumerate() {
-            let share = RelayConfig { pipes: config.pipes / relays.mailboxes.len(), ..config.clone() };
-            let worker = Worker::new(mailbox.clone(), dispatcher.clone(), share)?;
-            let broken = dispatcher.clone();
-            relays.threads.push(threads::spawn(&format!("relay-{number}"), move || {
-                let ends = PanicReporter(broken);
-                match worker.run() {
-                    Ok(()) => std::mem::forget(ends),
-                    Err(e) => ends.0.failed(e),
-                }
-            })?);
-        }
-        Ok(relays)
+    pub fn start(&self, reporter: &Arc<dyn Reporter>) -> io::Result<RunningRelay> {
+        let shared = self.0.shared.start(reporter, &self.0.config)?;
+        Ok(RunningRelay { _pairs: self.0.pairs.start(reporter), _shared: shared })
+    }
+
+    /// Waits for the dial, then relays.
+    pub fn serve(&self, job: Job) -> ClientHandle {
+        ClientHandle(match self.0.pairs.serve(job) {
+            Ok(place) => HandleKind::Threads(place),
+            Err(job) => HandleKind::Shared(self.0.shared.serve(job)),
+        })
     }
 }
 
-/// Dropped by a relay thread that ends although nobody told it to: by a panic that was not about one client. Those it
-/// had cannot go on, and new ones must not wait for it.
-struct PanicReporter(Dispatcher);
-
-impl Drop for PanicReporter {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.failed(io::Error::other("a relay thread panicked"));
+impl ClientHandle {
+    /// Ends the dial, unless it has succeeded.
+    pub fn cancel_dial(&self) {
+        match &self.0 {
+            HandleKind::Threads(place) => place.cancel_dial(),
+            HandleKind::Shared(place) => place.cancel_dial(),
         }
     }
-}
 
-impl Drop for RelayThreads {
-    fn drop(&mut self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(WorkerCommand::Stop));
-        for thread in self.threads.drain(..) {
-            // What it panicked of has been reported.
-            thread.join().ok();
+    /// Ends a connection in order whose backend has ended.
+    pub fn close_gracefully(&self) {
+        match &self.0 {
+            HandleKind::Threads(place) => place.close_gracefully(),
+            HandleKind::Shared(place) => place.close_gracefully(),
+        }
+    }
+
+    /// Ends it at once: see `Action::Cut`.
+    pub fn reset(&self) {
+        match &self.0 {
+            HandleKind::Threads(place) => place.reset(),
+            HandleKind::Shared(place) => place.reset(),
         }
     }
 }

@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
-use super::closing::{Closing, Facts, Farewell, Parting, Which};
+use super::closing::{Closing, Facts, Parting, Which};
 use super::direction::{Direction, Progress, RelayError, Resources};
 use super::peer::Peer;
+use super::reason::{Reason, part_from};
 use crate::core::msg::CloseReason;
 use crate::engine::messages::{ByteCounters, CloseSummary};
 use crate::net::Stream;
@@ -33,8 +34,7 @@ pub struct Pair {
     /// Bytes of the client that had been passed on before the backend's last ones were.
     answered: u64,
     closing: Closing,
-    /// The first failure wins over everything, the first end in order over later ones.
-    why: Option<(CloseReason, Option<io::Error>)>,
+    reason: Reason,
     /// Each side has seen its end.
     over: bool,
 }
@@ -60,7 +60,7 @@ impl Pair {
             flow,
             answered: 0,
             closing: Closing::new(),
-            why: None,
+            reason: Reason::default(),
             over: false,
         }
     }
@@ -79,7 +79,7 @@ impl Pair {
         let (mut up, mut down) = (Progress::Waits, Progress::Waits);
         if self.closing.moves(Which::Client) {
             let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
-            up = self.after(outcome, Which::Client, sent);
+            up = self.after(outcome, Which::Client, sent, resources);
         }
         if self.closing.moves(Which::Backend) {
             let before = self.down.moved;
@@ -87,12 +87,12 @@ impl Pair {
             if self.down.moved != before {
                 self.answered = sent;
             }
-            down = self.after(outcome, Which::Backend, sent);
+            down = self.after(outcome, Which::Backend, sent, resources);
         }
         // A write has told that the client has failed: no event will tell that what it had sent is to be read.
         if self.closing.has_failed(Which::Client) && self.closing.moves(Which::Client) {
             let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
-            up = self.after(outcome, Which::Client, sent);
+            up = self.after(outcome, Which::Client, sent, resources);
         }
         self.notice_failures();
         self.closing.sent(self.up.moved);
@@ -107,9 +107,18 @@ impl Pair {
 
     /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were
     /// passed on before the turn.
-    fn after(&mut self, outcome: Result<Progress, RelayError>, from: Which, sent: u64) -> Progress {
+    fn after(
+        &mut self,
+        outcome: Result<Progress, RelayError>,
+        from: Which,
+        sent: u64,
+        resources: &Resources,
+    ) -> Progress {
         match outcome {
-            Ok(Progress::Ended) => self.pass_on_end(from, sent),
+            Ok(Progress::Ended) => {
+                self.direction(from).show_end(resources);
+                self.pass_on_end(from, sent);
+            }
             Ok(Progress::Waits) => {
                 // It may still be there (a Unix socket that takes nothing more), but what it had sent has been read.
                 if self.closing.has_failed(from) && !self.direction(from).is_stuck() {
@@ -128,12 +137,7 @@ impl Pair {
     }
 
     fn pass_on_end(&mut self, from: Which, sent: u64) {
-        let why = match from {
-            Which::Client => CloseReason::ClientEnded,
-            Which::Backend => CloseReason::BackendEnded,
-        };
-        // The first end gives the reason.
-        self.why.get_or_insert((why, None));
+        self.reason.ended(from);
         // Before the client hears of the end: what it makes of that must not change the answer.
         let had = match from {
             Which::Client => sent,
@@ -145,7 +149,7 @@ impl Pair {
         self.part(parting);
         // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
         match told {
-            Err(e) if both_ended => self.blame(from.other(), e),
+            Err(e) if both_ended => self.reason.failed(from.other(), e),
             Err(e) => self.fail(from.other(), e),
             Ok(()) => {}
         }
@@ -161,24 +165,10 @@ impl Pair {
 
     /// A side has failed. What it had sent is still passed on.
     fn fail(&mut self, role: Which, cause: io::Error) {
-        self.blame(role, cause);
+        self.reason.failed(role, cause);
         self.side_mut(role).drain();
         let parting = self.closing.failed(role, Instant::now());
         self.part(parting);
-    }
-
-    fn blame(&mut self, role: Which, cause: io::Error) {
-        let why = match role {
-            Which::Client => CloseReason::ClientFailed,
-            Which::Backend => CloseReason::BackendFailed,
-        };
-        self.give_reason(why, Some(cause));
-    }
-
-    fn give_reason(&mut self, why: CloseReason, cause: Option<io::Error>) {
-        if self.why.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
-            self.why = Some((why, cause));
-        }
     }
 
     /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, its stream has
@@ -224,17 +214,12 @@ impl Pair {
     fn part(&mut self, parting: Option<Parting>) {
         let Some(Parting { client, backend, why }) = parting else { return };
         if let Some(why) = why {
-            self.give_reason(why, None);
+            self.reason.give(why, None);
         }
         self.over = true;
         for (role, farewell) in [(Which::Client, client), (Which::Backend, backend)] {
             let stream = &self.peer(role).stream;
-            match farewell {
-                Farewell::Close => {}
-                // See `Stream::abort`. (Bytes of its own that nobody has read make the close a reset.)
-                Farewell::Reset if self.closing.has_ended(role.other()) && stream.has_ended() => {}
-                Farewell::Reset => stream.abort(),
-            }
+            part_from(stream, farewell, || self.closing.has_ended(role.other()) && stream.has_ended());
         }
     }
 
@@ -302,28 +287,8 @@ impl Pair {
     fn end(&mut self, resources: &mut Resources) -> CloseSummary {
         self.up.clear(resources);
         self.down.clear(resources);
-        let (why, cause) = self.why.take().unwrap_or((CloseReason::Panicked, None));
+        let (why, cause) = self.reason.take();
         CloseSummary { why, up: self.up.moved, down: self.down.moved, cause }
-    }
-}
-
-/// Whether an end in order, told so far, turns out to have been something else: a half-closed connection is not done
-/// before the other half is. A backend that had ended is not at fault when it takes no more bytes.
-fn gives_way(first: CloseReason, later: CloseReason) -> bool {
-    match first {
-        CloseReason::ClientEnded => true,
-        CloseReason::BackendEnded => later != CloseReason::BackendFailed,
-        CloseReason::Lingered
-        | CloseReason::ClosedForSwitch
-        | CloseReason::ClientFailed
-        | CloseReason::BackendFailed => false,
-        CloseReason::Idle | CloseReason::Terminated | CloseReason::Panicked => false,
-        // Never told of a pair.
-        CloseReason::HungUp
-        | CloseReason::NoBackend
-        | CloseReason::Full
-        | CloseReason::NoRoom
-        | CloseReason::Shutdown => false,
     }
 }
 

@@ -1,17 +1,19 @@
-//! One end of a pair: a socket, and what is known about it. Events tell when something changes; what a call finds out
-//! (nothing to read, no room) is kept here, so that nobody asks the system twice.
+//! One end of a pair: a socket, and what is known about it. What a call finds out (nothing to read, no room) is kept
+//! here, so that nobody asks the system twice. When something changes, events tell (shared threads), or the owner finds
+//! out by trying and polling (threads of a client's own).
 
 use std::io::{self, ErrorKind};
 use std::mem;
+use std::sync::Arc;
 
 use rustix::event::epoll::EventFlags;
 
 use crate::net::Stream;
 
-/// A socket that never waits, registered for [`EVENTS`].
+/// A socket that is read or written.
 #[derive(Debug)]
 pub struct Peer {
-    pub stream: Stream,
+    pub stream: Arc<Stream>,
     /// There may be something to read, an end or an error included.
     pub readable: bool,
     /// There may be room for what is written.
@@ -27,6 +29,23 @@ pub struct Peer {
     choppy: bool,
     /// Bytes may be spliced from and to here.
     spliceable: bool,
+    /// A read waits until something has arrived. Writes never wait.
+    pub waits: bool,
+    /// How it is found out whether there is something to read.
+    source: Source,
+    /// Calls that have no flag for it do not wait either.
+    nonblocking: bool,
+    /// It has failed, or both its streams have ended: a poll tells nothing new.
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Events,
+    /// `told`: a poll said so, after the last read.
+    Trial {
+        told: bool,
+    },
 }
 
 /// Each change is told once ("edge-triggered"), so that a connection costs no call beyond its reads and writes.
@@ -34,19 +53,75 @@ pub const EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
 
 impl Peer {
-    /// Until the first event there is nothing to read.
+    /// A socket that never waits, registered for [`EVENTS`]. Until the first event there is nothing to read.
     pub fn new(stream: Stream) -> Peer {
+        Peer { readable: false, source: Source::Events, ..Peer::by_trial(Arc::new(stream), true) }
+    }
+
+    /// One whose state is found out by reading and writing. Another thread may use the same socket the other way.
+    pub fn by_trial(stream: Arc<Stream>, nonblocking: bool) -> Peer {
         let is_tcp = stream.is_tcp();
         Peer {
             stream,
-            readable: false,
+            readable: true,
             writable: true,
             closing: false,
             failed: false,
             draining: false,
             choppy: !is_tcp,
             spliceable: is_tcp,
+            waits: false,
+            source: Source::Trial { told: false },
+            nonblocking,
+            over: false,
         }
+    }
+
+    /// A poll has said that there is something to read.
+    pub fn tell_readable(&mut self) {
+        self.readable = true;
+        self.source = Source::Trial { told: true };
+    }
+
+    /// Nothing is read before a poll has said that there is something.
+    pub fn leave_to_poll(&mut self) {
+        self.readable &= self.source == Source::Trial { told: true };
+    }
+
+    /// Whether splice(2), which has no flag against waiting in a socket, would not wait here. If that is not known, it
+    /// is left to a poll.
+    pub fn is_ready_to_splice(&mut self) -> bool {
+        match self.source {
+            Source::Events => true,
+            Source::Trial { told } => {
+                self.source = Source::Trial { told: false };
+                self.readable &= told;
+                told
+            }
+        }
+    }
+
+    /// Whether writes by splice(2) wait, and with that the reads of another thread.
+    pub fn set_nonblocking(&mut self, nonblocking: bool) {
+        if self.source != Source::Events && self.nonblocking != nonblocking {
+            self.stream.set_nonblocking(nonblocking);
+            self.nonblocking = nonblocking;
+        }
+    }
+
+    /// A poll has said that nothing more is to be expected.
+    pub fn note_over(&mut self) {
+        self.over = true;
+    }
+
+    /// Whether there is nothing to poll for.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// A splice has stopped at something: the end, or an urgent byte.
+    pub fn note_stop(&mut self) {
+        self.choppy = true;
     }
 
     /// Takes note of an event.
@@ -79,12 +154,20 @@ impl Peer {
     /// # Errors
     /// The peer has failed.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let length = self.track_read(|peer| peer.stream.read_now(buffer))?;
+        let length = if self.waits {
+            self.track_read(|peer| peer.stream.read_waiting(buffer))?
+        } else {
+            self.track_read(|peer| peer.stream.read_now(buffer))?
+        };
+        if self.source != Source::Events {
+            self.source = Source::Trial { told: false };
+        }
         if self.draining && length == Some(0) {
             return Err(ErrorKind::ConnectionReset.into());
         }
         if let Some(length) = length
             && length < buffer.len()
+            && !self.waits
             && !self.closing
             && !self.choppy
         {

@@ -3,17 +3,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::net::Stream;
 
-/// What a relay thread has.
+/// What one thread has.
 #[derive(Debug)]
 pub struct Pipes {
     idle: Vec<Pipe>,
-    /// How many more may be opened; each takes two descriptors.
-    left: usize,
+    /// How many more may be opened, by all threads together; each takes two descriptors.
+    left: Arc<AtomicUsize>,
     /// One was taken since `tidy`.
     used: bool,
 }
@@ -33,18 +35,19 @@ pub const SIZE: usize = 256 * 1024;
 const KEPT: usize = 8;
 
 impl Pipes {
-    pub fn new(limit: usize) -> Pipes {
-        Pipes { idle: Vec::new(), left: limit, used: false }
+    pub fn new(left: Arc<AtomicUsize>) -> Pipes {
+        Pipes { idle: Vec::new(), left, used: false }
     }
 
     /// An empty pipe, if there is one to be had.
     pub fn take(&mut self) -> Option<Pipe> {
         self.used = true;
         self.idle.pop().or_else(|| {
-            self.left = self.left.checked_sub(1)?;
+            let fewer = |left: usize| left.checked_sub(1);
+            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).ok()?;
             let made = Pipe::new();
             if made.is_err() {
-                self.left += 1;
+                self.left.fetch_add(1, Ordering::Relaxed);
             }
             made.ok()
         })
@@ -58,8 +61,7 @@ impl Pipes {
     /// Closes what waits, if nothing was needed since this was called last.
     pub fn tidy(&mut self) {
         if !std::mem::take(&mut self.used) {
-            self.left += self.idle.len();
-            self.idle.clear();
+            self.close_idle();
         }
     }
 
@@ -68,8 +70,21 @@ impl Pipes {
         if pipe.held == 0 && self.idle.len() < KEPT {
             self.idle.push(pipe);
         } else {
-            self.left += 1;
+            self.left.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Closes what waits.
+    pub fn close_idle(&mut self) {
+        let number = self.idle.len();
+        self.idle.clear();
+        self.left.fetch_add(number, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        self.close_idle();
     }
 }
 

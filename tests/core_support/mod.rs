@@ -94,6 +94,7 @@ impl Choice {
             max_open: self.max_open,
             switch_loop_wait: Duration::from_secs(1),
             net_buffer_size: 16384,
+            thread_pairs: 256,
         }
     }
 

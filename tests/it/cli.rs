@@ -56,6 +56,7 @@ const LONG_FLAGS: &[&str] = &[
     "-o, --max_open_conns",
     "-b, --listen_backlog",
     "-n, --net_buffer_size",
+    "--thread_pairs",
     "-w, --switch_loop_wait",
     "-f, --log_file",
     "-l, --log_level",

@@ -106,6 +106,8 @@ pub fn read_until_reset(mut stream: &TcpStream) -> usize {
         match stream.read(&mut buffer) {
             Ok(0) => panic!("after {total} bytes the stream ended in order"),
             Ok(length) => total += length,
+            // A child of this process may have ended meanwhile.
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::ConnectionReset, "after {total} bytes");
                 return total;
@@ -141,6 +143,8 @@ pub fn fill(mut stream: &TcpStream) -> usize {
     loop {
         match stream.write(&chunk) {
             Ok(length) => total += length,
+            // A child of this process may have ended meanwhile.
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::WouldBlock, "after {total} bytes");
                 stream.set_write_timeout(Some(SOON)).unwrap();

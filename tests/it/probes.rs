@@ -17,7 +17,7 @@ use cbpx::process::Proxy;
 
 use crate::backend::Backend;
 use crate::ends::Deaf;
-use crate::support::{Reserved, SOON, eventually};
+use crate::support::{Reserved, SOON, eventually, thread_pairs};
 
 /// A service with one group of these servers, in the order they are listed.
 fn start(servers: &[&str], failure_policy: FailurePolicy, rounds: u32) -> Proxy {
@@ -39,6 +39,7 @@ fn start(servers: &[&str], failure_policy: FailurePolicy, rounds: u32) -> Proxy 
             max_open: None,
             switch_loop_wait: Duration::from_millis(100),
             net_buffer_size: 2048,
+            thread_pairs: thread_pairs(),
         },
         script: None,
         max_dials: 64,

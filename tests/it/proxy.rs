@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::processes;
-use crate::support::{Reserved, SOON, TempDir, eventually};
+use crate::support::{Reserved, SOON, TempDir, eventually, thread_pairs};
 
 /// The binary under test.
 pub const CBPX: &str = env!("CARGO_BIN_EXE_cbpx");
@@ -57,6 +57,9 @@ impl Proxy {
         let mut command = Command::new(CBPX);
         for (flag, value) in defaults.iter().filter(|(flag, _)| !extra.contains(flag)) {
             command.args([flag, value]);
+        }
+        if !extra.contains(&"--thread_pairs") {
+            command.args(["--thread_pairs", &thread_pairs().to_string()]);
         }
         command.args(extra).current_dir(dir.path()).stdin(Stdio::null());
         adjust(&mut command);

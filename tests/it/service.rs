@@ -10,7 +10,7 @@ use cbpx::config::{
 use cbpx::endpoint::{Address, Endpoint};
 use cbpx::process::Proxy;
 
-use crate::support::SOON;
+use crate::support::{SOON, thread_pairs};
 
 /// A service on a port of its own whose backends take turns.
 pub fn service(backends: &[&str]) -> Service {
@@ -27,6 +27,7 @@ pub fn service(backends: &[&str]) -> Service {
             max_open: None,
             switch_loop_wait: Duration::from_millis(100),
             net_buffer_size: 2048,
+            thread_pairs: thread_pairs(),
         },
         script: None,
         when_full: WhenFull::Wait,

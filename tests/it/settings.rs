@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::proxy::Proxy;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, thread_pairs};
 use crate::talk::{Session, served_by};
 
 fn proxy(extra: &[&str]) -> (Proxy, Backend) {
@@ -24,16 +24,18 @@ fn the_list_has_every_setting_in_its_place() {
  Max open conns      : 0
  listen() backlog    : 4096
  Network buffer      : 2048 bytes
+ Thread pairs        : {}
  Switch loop wait    : 0.10 s
  Switch script       : /bin/true
  Log file            : cbpx.log
  Log level           : INFO
 
- Dynamic: ['switch_max_time', 'max_queued_conns', 'max_open_conns', 'switch_loop_wait', 'net_buffer_size']
+ Dynamic: ['switch_max_time', 'max_queued_conns', 'max_open_conns', 'switch_loop_wait', 'net_buffer_size', 'thread_pairs']
 ",
         proxy.control().port(),
         proxy.addr().port(),
-        backend.address()
+        backend.address(),
+        thread_pairs()
     );
     let list = proxy.ask("set");
     let room = list.strip_prefix(&expected).unwrap_or_else(|| panic!("{list}"));
@@ -57,6 +59,8 @@ fn what_is_within_the_range_is_stored_and_shown() {
         ("switch_loop_wait", "1", "Switch loop wait    : 1.00 s"),
         ("net_buffer_size", "1024", "Network buffer      : 1024 bytes"),
         ("net_buffer_size", "65536", "Network buffer      : 65536 bytes"),
+        ("thread_pairs", "0", "Thread pairs        : 0"),
+        ("thread_pairs", "65536", "Thread pairs        : 65536"),
     ] {
         assert_eq!(proxy.ask(&format!("set {name} {value}")), format!(" Parameter '{name}' set to '{value}' \n"));
         let list = proxy.ask("set");
@@ -83,6 +87,9 @@ fn what_is_not_is_refused_in_one_line_and_changes_nothing() {
         ("switch_loop_wait 1.1", " switch_loop_wait must be between 0.1 and 1"),
         ("net_buffer_size 1023", " net_buffer_size must be between 1024 and 65536"),
         ("net_buffer_size 65537", " net_buffer_size must be between 1024 and 65536"),
+        ("thread_pairs -1", " thread_pairs must be between 0 and 65536"),
+        ("thread_pairs 65537", " thread_pairs must be between 0 and 65536"),
+        ("thread_pairs x", " x for 'thread_pairs' must be of int"),
         ("switch_max_time abc", " abc for 'switch_max_time' must be of float"),
         ("switch_loop_wait 0,5", " 0,5 for 'switch_loop_wait' must be of float"),
         ("max_queued_conns 12.5", " 12.5 for 'max_queued_conns' must be of int"),

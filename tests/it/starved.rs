@@ -7,14 +7,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
 
 use crate::backend::Backend;
 use crate::ends::read_rest;
 use crate::proxy::Proxy;
-use crate::support::{SOON, TempDir, eventually};
+use crate::support::{SOON, TempDir, eventually, thread_pairs};
 use crate::vitals::Vitals;
 
 /// Nobody's number.
@@ -134,9 +134,13 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     let early = [proxy.connect(), proxy.connect()];
     assert!(early.iter().all(is_served));
     limit_threads(&proxy, 1);
-    // Clients need no thread of their own.
+    // Clients need no thread of their own. One line a second tells that they have none.
+    let start = Instant::now();
     let late: Vec<_> = (0..200).map(|_| proxy.connect()).collect();
     assert!(late.iter().all(is_served));
+    let told = proxy.log().matches("no threads of its own, it shares one: ").count();
+    let most = if thread_pairs() == 0 { 0 } else { 1 + start.elapsed().as_secs() as usize };
+    assert!((most.min(1)..=most).contains(&told), "told {told} times in {:?}", start.elapsed());
     assert!(early.iter().all(is_served), "and those who were there before");
     drop((early, late));
     // Control has threads that wait for their next job, but not for everybody: who is too many is told.

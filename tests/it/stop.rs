@@ -209,7 +209,8 @@ fn every_thread_is_joined() {
 fn own_threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    let kinds = ["coordinator", "listen-", "control-", "session-", "script-", "watch", "relay-", "idle"];
+    let kinds =
+        ["coordinator", "listen-", "control-", "session-", "script-", "watch", "relay-", "client-", "backend-", "idle"];
     let is_ours = |name: &String| kinds.iter().any(|kind| name.starts_with(kind));
     names.map(|name| name.trim_end().to_owned()).filter(is_ours).collect()
 }

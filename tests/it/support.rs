@@ -12,6 +12,12 @@ use socket2::{Domain, Socket, Type};
 /// Long enough for anything on a loaded machine with two cores; nothing waits this long unless it fails.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// How many clients have threads of their own in the proxies under test: `CBPX_TEST_THREAD_PAIRS`, or the default. The
+/// suite is run once with each way to carry a client.
+pub fn thread_pairs() -> usize {
+    std::env::var("CBPX_TEST_THREAD_PAIRS").map_or(256, |number| number.parse().unwrap())
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Panics

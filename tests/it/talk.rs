@@ -106,7 +106,7 @@ pub fn served_by(client: &mut TcpStream) -> String {
     while !answer.ends_with(":who?") {
         let mut bytes = [0; 64];
         let length = match client.read(&mut bytes) {
-            // A read with a time limit ends so when this process is stopped and goes on: see signal(7).
+            // A call with a time limit may end so when a child of this process has ended: see signal(7).
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             read => read.unwrap(),
         };

@@ -40,9 +40,9 @@ impl Vitals {
         Vitals { busy: busy_threads(proxy), descriptors, resident: resident(proxy) }
     }
 
-    /// Waits until nothing is busy that was not: control sessions may still be ending.
-    pub fn has_no_more_threads(&self, proxy: &Proxy) {
-        eventually(SOON, "no more threads are busy", || busy_threads(proxy).len() <= self.busy.len());
+    /// Waits until no more than so many more are busy than were: control sessions may still be ending.
+    pub fn has_no_more_threads_than(&self, more: usize, proxy: &Proxy) {
+        eventually(SOON, "no more threads are busy", || busy_threads(proxy).len() <= self.busy.len() + more);
     }
 
     /// Waits until the proxy has no more than this.

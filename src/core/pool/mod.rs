@@ -322,6 +322,7 @@ mod tests {
                     max_open: None,
                     switch_loop_wait: Duration::ZERO,
                     net_buffer_size: 1,
+                    thread_pairs: 1,
                 },
                 script: None,
                 max_dials: 1,

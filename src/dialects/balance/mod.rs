@@ -22,6 +22,7 @@ use crate::config::{
     OnHangup, OnInterrupt, OnUnresolved, Process, RetryPolicy, Service, Settings, Statuses, WhenFull,
 };
 use crate::endpoint::Endpoint;
+use crate::settings;
 
 /// Exit statuses, as sysexits.h has them.
 const USAGE: u8 = 64;
@@ -35,6 +36,7 @@ const DIRECTORY_VARIABLE: &str = "BALANCE_RUNDIR";
 
 const SYNOPSIS: &str = "\
 usage: balance [-b ADDR] [-B ADDR] [-t SEC] [-T SEC] [-adfpHM6]
+               [--thread_pairs N]
                PORT [HOST[:PORT[:MAXC]]] [!|%] ...
        balance [-b ADDR] -i [-d] [-M] PORT
        balance [-b ADDR] -c COMMAND [-d] [-M] PORT";
@@ -68,6 +70,8 @@ engine of cbpx.
   -T SEC     close a connection when nothing has passed either way for SEC
              seconds (default: never)
   -6         listen on ::, for IPv6 and IPv4
+  --thread_pairs N
+             at most N clients at once have a pair of threads of their own; the others share threads (default 256)
 
 Of an option that is repeated the last one counts.
 Limits: 16 groups, 63 servers and separators on the command line, 64 servers in
@@ -172,7 +176,7 @@ fn serve(
             listeners: vec![Endpoint::tcp(bind, port)],
             network: network(options)?,
             upstreams: vec![upstream],
-            settings: SETTINGS,
+            settings: Settings { thread_pairs: options.thread_pairs.unwrap_or(SETTINGS.thread_pairs), ..SETTINGS },
             script: None,
             when_full: WhenFull::Close,
             retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -238,6 +242,7 @@ const SETTINGS: Settings = Settings {
     max_open: None,
     switch_loop_wait: Duration::from_millis(100),
     net_buffer_size: 16 * 1024,
+    thread_pairs: settings::THREAD_PAIRS,
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 
 use crate::endpoint::bare_host;
+use crate::settings;
 
 /// What was typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct BalanceOptions {
     pub idle_timeout: Option<u32>,
     /// `-6`
     pub dual_stack: bool,
+    /// `--thread_pairs`
+    pub thread_pairs: Option<usize>,
     /// Everything else, in order: the port and the destinations.
     pub words: Vec<String>,
 }
@@ -58,7 +61,11 @@ pub fn read(arguments: &[OsString]) -> Result<BalanceOptions, BalanceOptionError
         match argument.as_str() {
             "--help" => return Err(BalanceOptionError::Help),
             "--version" => return Err(BalanceOptionError::Version),
+            "--thread_pairs" => options.thread_pairs = Some(thread_pairs(rest.next())?),
             "--" => options.words.extend(rest.by_ref()),
+            long if long.starts_with("--thread_pairs=") => {
+                options.thread_pairs = Some(thread_pairs(long.split_once('=').map(|(_, value)| value.to_owned()))?);
+            }
             bundle if bundle.starts_with('-') && bundle.len() > 1 => options.bundle(&bundle[1..], &mut rest)?,
             _ => options.words.push(argument),
         }
@@ -102,6 +109,11 @@ impl BalanceOptions {
         }
         Ok(())
     }
+}
+
+fn thread_pairs(value: Option<String>) -> Result<usize, BalanceOptionError> {
+    let value = value.ok_or_else(|| BalanceOptionError::Wrong("--thread_pairs needs a value".to_owned()))?;
+    settings::thread_pairs(&value).map_err(|words| BalanceOptionError::Wrong(format!("--thread_pairs {words}")))
 }
 
 /// An address or a name; IPv6 with or without brackets.
@@ -152,7 +164,10 @@ mod tests {
         assert_eq!(typed(&["-B", "h"]).unwrap(), BalanceOptions { source: some("h"), ..none.clone() });
         assert_eq!(typed(&["-c", "show"]).unwrap(), BalanceOptions { command: some("show"), ..none.clone() });
         assert_eq!(typed(&["-t", "3"]).unwrap(), BalanceOptions { connect_timeout: Some(3), ..none.clone() });
-        assert_eq!(typed(&["-T", "9"]).unwrap(), BalanceOptions { idle_timeout: Some(9), ..none });
+        assert_eq!(typed(&["-T", "9"]).unwrap(), BalanceOptions { idle_timeout: Some(9), ..none.clone() });
+        for line in [&["--thread_pairs", "7"][..], &["--thread_pairs=7"]] {
+            assert_eq!(typed(line).unwrap(), BalanceOptions { thread_pairs: Some(7), ..none.clone() });
+        }
     }
 
     #[test]
@@ -189,6 +204,11 @@ mod tests {
         assert!(wrong(&["-F"]).contains("-F"), "only the small f exists");
         assert!(wrong(&["-dx"]).contains("-x"));
         assert!(wrong(&["-b"]).contains("-b needs a value"));
+        assert!(wrong(&["--thread_pairs"]).contains("--thread_pairs needs a value"));
+        assert!(
+            wrong(&["--thread_pairs=x"])
+                .contains("--thread_pairs must be between 0 and 65536 pairs of threads (given: x)")
+        );
         for (line, named) in [(["-t", "0"], "-t"), (["-t", "x"], "given: x"), (["-T", "-1"], "-T"), (["-T", ""], "-T")]
         {
             assert!(wrong(&line).contains(named), "{line:?}");

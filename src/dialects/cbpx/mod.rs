@@ -62,6 +62,9 @@ struct CbpxArguments {
     /// First size of a relay buffer, in bytes [default: 2048]
     #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true)]
     net_buffer_size: Option<String>,
+    /// At most so many clients at once have a pair of threads of their own; the others share threads [default: 256]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    thread_pairs: Option<String>,
     /// Interval of the progress rows of `switch`, in seconds [default: 0.1]
     #[arg(short = 'w', long, value_name = "SEC", allow_negative_numbers = true)]
     switch_loop_wait: Option<String>,
@@ -295,7 +298,7 @@ impl CbpxArguments {
         })
     }
 
-    /// The five that may change later, by the rows that `set` uses.
+    /// Those that may change later, by the rows that `set` uses.
     fn settings(&self, mistakes: &mut Mistakes) -> Option<Settings> {
         let required = [
             ("-t/--switch_max_time", "switch_max_time", &self.switch_max_time),
@@ -305,6 +308,7 @@ impl CbpxArguments {
         let optional = [
             ("-w/--switch_loop_wait", "switch_loop_wait", &self.switch_loop_wait),
             ("-n/--net_buffer_size", "net_buffer_size", &self.net_buffer_size),
+            ("--thread_pairs", "thread_pairs", &self.thread_pairs),
         ];
         let mut settings = DEFAULTS;
         let mut complete = true;
@@ -354,6 +358,7 @@ const DEFAULTS: Settings = Settings {
     max_open: None,
     switch_loop_wait: Duration::from_millis(100),
     net_buffer_size: 2048,
+    thread_pairs: settings::THREAD_PAIRS,
 };
 
 /// An address or a name to listen on; IPv6 with or without brackets.

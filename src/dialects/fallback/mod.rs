@@ -20,6 +20,7 @@ use crate::config::{
     WhenFull,
 };
 use crate::endpoint::Endpoint;
+use crate::settings;
 
 /// What was typed. Zero is none, as it is typed.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ struct FallbackArguments {
     quiet: bool,
     debug: bool,
     cpuprofile: Option<PathBuf>,
+    thread_pairs: usize,
 }
 
 impl Default for FallbackArguments {
@@ -47,6 +49,7 @@ impl Default for FallbackArguments {
             quiet: false,
             debug: false,
             cpuprofile: None,
+            thread_pairs: settings::THREAD_PAIRS,
         }
     }
 }
@@ -115,10 +118,17 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
         store: |typed, value| flags::boolean(value).map(|on| typed.debug = on),
     },
     Flag {
+        name: "thread_pairs",
+        takes: FlagValue::Value("N"),
+        default: "256",
+        about: "At most N clients at once have a pair of threads of their own; the others share threads. 0 to 65536. (New.)",
+        store: |typed, value| settings::thread_pairs(&value.to_string_lossy()).map(|pairs| typed.thread_pairs = pairs),
+    },
+    Flag {
         name: "maxthreads",
         takes: FlagValue::Value("N"),
         default: "4",
-        about: "Accepted, and changes nothing: clients are carried by one thread per processor.",
+        about: "Accepted, and changes nothing: see -thread_pairs.",
         store: |_, value| flags::integer(value).map(drop),
     },
     Flag {
@@ -242,7 +252,7 @@ impl FallbackArguments {
                         backends,
                     }],
                 }],
-                settings: SETTINGS,
+                settings: Settings { thread_pairs: self.thread_pairs, ..SETTINGS },
                 script: None,
                 when_full: WhenFull::Wait,
                 retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -303,6 +313,7 @@ const SETTINGS: Settings = Settings {
     max_open: None,
     switch_loop_wait: Duration::from_secs(1),
     net_buffer_size: 2048,
+    thread_pairs: settings::THREAD_PAIRS,
 };
 
 #[cfg(test)]
@@ -368,7 +379,7 @@ mod tests {
             .filter(|flag| !flag.default.is_empty())
             .map(|flag| format!("-{}={}", flag.name, flag.default))
             .collect();
-        assert_eq!(line.len(), 5);
+        assert_eq!(line.len(), 6);
         assert_eq!(format!("{:?}", config(&line.join(" "))), format!("{:?}", config("")));
     }
 

@@ -17,6 +17,7 @@ use crate::config::{
     Weights, WhenFull,
 };
 use crate::endpoint::Endpoint;
+use crate::settings;
 
 const NAME: &str = "fproxy";
 const ACCESS_LOG: &str = "/var/log/fproxy.log";
@@ -53,7 +54,7 @@ Spreads TCP connections over servers by how much they have had: the command line
 of fproxy V0.41 on the engine of cbpx.
 
 usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
-              [--access_log FILE] [--share]
+              [--access_log FILE] [--share] [--thread_pairs N]
               CLUSTER[:PORT]... -- BACKEND[:PORT]...
        fproxy -h
 
@@ -84,6 +85,9 @@ usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
              -o
   --share    other instances with --share may listen on the same addresses: a
              restart without a gap. Not Unix sockets
+  --thread_pairs N
+             at most N clients at once have a pair of threads of their own; the
+             others share threads (default {pairs})
   -h, --help, --version
 
 Of an option that is repeated the last one counts.
@@ -101,6 +105,7 @@ usage.
 ",
         port = address::PORT,
         connect = CONNECT_TIMEOUT.as_secs(),
+        pairs = settings::THREAD_PAIRS,
     )
 }
 
@@ -146,7 +151,7 @@ fn config(options: &FproxyOptions) -> Result<Config, String> {
                 show_bytes: false,
             },
             upstreams: vec![upstream],
-            settings: SETTINGS,
+            settings: Settings { thread_pairs: options.thread_pairs, ..SETTINGS },
             script: None,
             when_full: WhenFull::Wait,
             retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -215,6 +220,7 @@ const SETTINGS: Settings = Settings {
     max_open: None,
     switch_loop_wait: Duration::from_millis(100),
     net_buffer_size: 16 * 1024,
+    thread_pairs: settings::THREAD_PAIRS,
 };
 
 #[cfg(test)]
@@ -327,6 +333,7 @@ mod tests {
                 "-s4",
                 "--access_log FILE",
                 "--share",
+                "--thread_pairs N",
                 "SIGHUP",
                 "SIGTERM",
                 "SIGQUIT",

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::config;
+use crate::settings;
 
 /// What was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct FproxyOptions {
     pub lasting_access_log: Option<PathBuf>,
     /// `--share`
     pub share: bool,
+    /// `--thread_pairs`
+    pub thread_pairs: usize,
     /// Before `--`: where to listen.
     pub clusters: Vec<String>,
     /// After it: whom to send clients to.
@@ -76,6 +79,7 @@ impl Default for FproxyOptions {
             strategy: Strategy::Mix,
             lasting_access_log: None,
             share: false,
+            thread_pairs: settings::THREAD_PAIRS,
             clusters: Vec::new(),
             backends: Vec::new(),
         }
@@ -172,6 +176,13 @@ impl FproxyOptions {
                 self.lasting_access_log = Some(PathBuf::from(value));
                 Ok(())
             }
+            ("thread_pairs", _) => {
+                let value = attached.or_else(|| rest.next()).filter(|value| value != "--").unwrap_or_default();
+                let number = settings::thread_pairs(&value);
+                self.thread_pairs =
+                    number.map_err(|words| FproxyOptionError::Wrong(format!("--thread_pairs {words}")))?;
+                Ok(())
+            }
             ("help" | "version" | "share", Some(value)) => {
                 Err(FproxyOptionError::Wrong(format!("--{name} takes no value (given: '{value}')")))
             }
@@ -250,8 +261,10 @@ mod tests {
 
     #[test]
     fn long_options_take_their_value_either_way() {
-        for line in ["--access_log x --share a -- c", "a --share --access_log=x -- c"] {
+        for line in ["--access_log x --thread_pairs 7 --share a -- c", "a --share --thread_pairs=7 --access_log=x -- c"]
+        {
             let found = options(line);
+            assert_eq!(found.thread_pairs, 7, "{line}");
             assert_eq!((found.lasting_access_log, found.share), (Some(PathBuf::from("x")), true), "{line}");
             assert_eq!(found.clusters, ["a"], "{line}");
         }
@@ -306,6 +319,8 @@ mod tests {
             ("--share=1 a -- c", &["--share takes no value", "'1'"]),
             ("--access_log -- c", &["--access_log needs"]),
             ("--access_log= a -- c", &["--access_log needs"]),
+            ("--thread_pairs=65537 a -- c", &["--thread_pairs must be between 0 and 65536", "given: 65537"]),
+            ("--thread_pairs -- c", &["--thread_pairs must be"]),
         ] {
             let FproxyOptionError::Wrong(words) = typed(line).unwrap_err() else { panic!("{line}") };
             for token in tokens {

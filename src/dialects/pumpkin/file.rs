@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::ini::{Ini, IniEntry, IniMistake, Section};
 use crate::endpoint::{Endpoint, bare_host, split_port};
+use crate::settings;
 
 /// What a file comes to.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct PumpkinOptions {
     pub buffer_size: usize,
     /// A port that cannot be listened on is an error, instead of something to try again.
     pub strict_start: bool,
+    /// See `Settings::thread_pairs`.
+    pub thread_pairs: usize,
 }
 
 /// One line of `[mappings]`.
@@ -51,7 +54,12 @@ impl fmt::Display for FileError {
 
 impl Default for PumpkinOptions {
     fn default() -> PumpkinOptions {
-        PumpkinOptions { pre_resolve_workers: true, buffer_size: 4096, strict_start: false }
+        PumpkinOptions {
+            pre_resolve_workers: true,
+            buffer_size: 4096,
+            strict_start: false,
+            thread_pairs: settings::THREAD_PAIRS,
+        }
     }
 }
 
@@ -88,6 +96,13 @@ fn options(section: &Section, warnings: &mut Vec<String>) -> PumpkinOptions {
             "pre_resolve_workers" => yes_or_no(section, key, &mut options.pre_resolve_workers, warnings),
             "strict_start" => yes_or_no(section, key, &mut options.strict_start, warnings),
             "buffer_size" => buffer_size(value, *line, &mut options.buffer_size, warnings),
+            "thread_pairs" => match settings::thread_pairs(value) {
+                Ok(pairs) => options.thread_pairs = pairs,
+                Err(words) => {
+                    let (words, used) = (one_line(&words), options.thread_pairs);
+                    warnings.push(format!("line {line}: thread_pairs {words}; {used} is used"));
+                }
+            },
             _ => warnings.push(format!("line {line}: there is no key '{key}' in [options]; it is ignored")),
         }
     }
@@ -288,7 +303,10 @@ mod tests {
     #[test]
     fn without_options_there_are_defaults_and_nothing_is_said() {
         let read = of("[mappings]\n80=host:1\n");
-        assert_eq!(read.options, PumpkinOptions { pre_resolve_workers: true, buffer_size: 4096, strict_start: false });
+        assert_eq!(
+            read.options,
+            PumpkinOptions { pre_resolve_workers: true, buffer_size: 4096, strict_start: false, thread_pairs: 256 }
+        );
         assert_eq!(read.warnings, Vec::<String>::new());
     }
 

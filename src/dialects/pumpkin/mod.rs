@@ -21,6 +21,7 @@ use crate::config::{
 };
 use crate::endpoint::{Address, Endpoint};
 use crate::observe::words::system_words;
+use crate::settings;
 
 /// What it is called in what it says, whatever was typed to start it.
 const NAME: &str = "PumpkinLB";
@@ -59,26 +60,45 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     if asked("--version") {
         return Ok(Parsed::Print(text::version()));
     }
+    let (pairs, words) = thread_pairs(words).map_err(|words| not_started(format!("ERROR: {words}")))?;
     match words {
         [] => Err(not_started(text::usage(&program))),
-        [path] => read(Path::new(path), look_up),
+        [path] => read(Path::new(path), pairs, look_up),
         [..] => Err(not_started(format!("Too many arguments.\n{}", text::usage(&program)))),
     }
+}
+
+/// `--thread_pairs N` or `--thread_pairs=N` before the file's name, and the words behind it.
+fn thread_pairs(words: &[OsString]) -> Result<(Option<usize>, &[OsString]), String> {
+    const FLAG: &str = "--thread_pairs";
+    let Some((first, rest)) = words.split_first() else { return Ok((None, words)) };
+    let first = first.to_string_lossy();
+    let (value, rest) = match first.split_once('=') {
+        Some((FLAG, value)) => (value.to_owned(), rest),
+        None if first == FLAG => match rest.split_first() {
+            Some((value, rest)) => (value.to_string_lossy().into_owned(), rest),
+            None => return Err(format!("{FLAG} needs a value")),
+        },
+        Some(_) | None => return Ok((None, words)),
+    };
+    let pairs = settings::thread_pairs(&value).map_err(|words| format!("{FLAG} {words}"))?;
+    Ok((Some(pairs), rest))
 }
 
 fn not_started(words: String) -> Usage {
     Usage { words, status: NOT_STARTED }
 }
 
-/// Runs what is in this file, asking `look_up` for the addresses of names.
-fn read(path: &Path, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<Parsed, Usage> {
+/// Runs what is in this file, asking `look_up` for the addresses of names. `pairs` wins over what the file says.
+fn read(path: &Path, pairs: Option<usize>, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<Parsed, Usage> {
     let shown = path.display();
     let bytes = fs::read(path);
     let bytes = bytes.map_err(|e| not_started(format!("ERROR: cannot read {shown}: {}", system_words(&e))))?;
     let text = String::from_utf8(bytes);
     let text = text.map_err(|_| not_started(format!("ERROR: cannot read {shown}: it is not UTF-8 text")))?;
     let read = file::read(&text, look_up);
-    let read = read.map_err(|mistake| not_started(format!("ERROR: {shown}: {mistake}")))?;
+    let mut read = read.map_err(|mistake| not_started(format!("ERROR: {shown}: {mistake}")))?;
+    read.options.thread_pairs = pairs.unwrap_or(read.options.thread_pairs);
     match config(&read.options, read.mappings) {
         Some(config) => Ok(Parsed::Serve { config: Box::new(config), warnings: read.warnings }),
         None => {
@@ -159,6 +179,7 @@ fn service(options: &PumpkinOptions, mapping: Mapping) -> Service {
             max_open: None,
             switch_loop_wait: Duration::from_secs(1),
             net_buffer_size: options.buffer_size,
+            thread_pairs: options.thread_pairs,
         },
         script: None,
         when_full: WhenFull::Wait,
@@ -199,7 +220,15 @@ mod tests {
     fn help_and_version_are_output() {
         assert!(prints("--help").contains("Usage: pumpkinlb CONFIG"));
         assert!(prints("x --help y").contains("--help-config"));
-        for token in ["[options]", "pre_resolve_workers", "buffer_size", "strict_start", "[mappings]", "ADDR:PORT"] {
+        for token in [
+            "[options]",
+            "pre_resolve_workers",
+            "buffer_size",
+            "strict_start",
+            "thread_pairs",
+            "[mappings]",
+            "ADDR:PORT",
+        ] {
             assert!(prints("--help-config").contains(token), "{token}");
         }
         assert!(prints("--version").starts_with("PumpkinLB Version 2.0.0 "));
@@ -209,6 +238,21 @@ mod tests {
     fn any_other_number_of_arguments_than_one_is_an_error() {
         assert!(tells("").starts_with("Usage: pumpkinlb CONFIG"));
         assert!(tells("a b").starts_with("Too many arguments.\nUsage: pumpkinlb CONFIG"));
+    }
+
+    #[test]
+    fn the_number_of_thread_pairs_comes_from_the_flag_or_from_the_file() {
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        for line in ["--thread_pairs 7 file", "--thread_pairs=7 file"] {
+            assert_eq!(thread_pairs(&words(line)), Ok((Some(7), &words("file")[..])), "{line}");
+        }
+        assert!(
+            tells("--thread_pairs x file")
+                .contains("--thread_pairs must be between 0 and 65536 pairs of threads (given: x)")
+        );
+        assert!(tells("--thread_pairs").contains("--thread_pairs needs a value"));
+        let pairs = |text: &str| of(&format!("{text}[mappings]\n80=a-host:1\n")).services[0].settings.thread_pairs;
+        assert_eq!((pairs(""), pairs("[options]\nthread_pairs=9\n")), (settings::THREAD_PAIRS, 9));
     }
 
     #[test]

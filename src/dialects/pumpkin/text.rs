@@ -11,6 +11,9 @@ pub fn help(program: &str) -> String {
          Each port of the configuration file CONFIG has workers, which take turns in\n\
          serving its clients. Always in the foreground; information is on standard\n\
          output, warnings and errors on standard error.\n\n\
+         \x20 --thread_pairs N CONFIG\n\
+         \x20                 at most N clients of a port at once have a pair of threads\n\
+         \x20                 of their own; the others share threads. Wins over the file\n\
          \x20 --help          this\n\
          \x20 --help-config   what is in the configuration file\n\
          \x20 --version       the version\n\n\
@@ -38,7 +41,9 @@ pub fn help_config() -> String {
      \x20                         the traffic\n\
      \x20 strict_start=0          1 or true: a port that cannot be listened on is an\n\
      \x20                         error. 0 or false: it is tried again every 5 s, which\n\
-     \x20                         is told, while the others run\n\n\
+     \x20                         is told, while the others run\n\
+     \x20 thread_pairs=256        clients of a port that have a pair of threads of their\n\
+     \x20                         own at once, 0 to 65536; the others share threads\n\n\
      [mappings]                one line for each port to listen on\n\
      \x20 PORT=HOST:PORT,HOST:PORT,...         on all IPv4 addresses\n\
      \x20 ADDR:PORT=HOST:PORT,HOST:PORT,...    on this one; [ADDR]:PORT if it is IPv6\n\n\

@@ -9,15 +9,13 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::core::msg::ClientId;
-use crate::engine::messages::ByteCounters;
-use crate::net::Stream;
-use crate::relay::dial::Dial;
+use crate::relay::report::Job;
 
 /// What is to be done.
 #[derive(Debug)]
 pub enum WorkerCommand {
-    /// Wait for the backend, then relay. Ends in `Refused` or `Closed`.
-    Serve { client: ClientId, stream: Stream, dial: Box<Dial>, flow: Arc<ByteCounters> },
+    /// Wait for the backend, then relay. Ends in `DialFailed` or `Closed`.
+    Serve(Job),
     /// End this dial, unless it has succeeded.
     CancelDial(ClientId),
     /// End this pair, unless its client has sent something since its backend ended: see `Action::Dismiss`.

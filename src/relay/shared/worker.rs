@@ -20,25 +20,24 @@ use super::deadlines::Deadlines;
 use super::mailbox::{Mailbox, WorkerCommand};
 use crate::core::msg::{ClientId, CloseReason};
 use crate::engine::clients::give_back_memory;
-use crate::engine::dispatcher::Dispatcher;
-use crate::engine::messages::{CloseSummary, Report};
 use crate::net::Stream;
 use crate::relay::RelayConfig;
 use crate::relay::closing::Which;
 use crate::relay::direction::Resources;
 use crate::relay::peer::EVENTS;
+use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
 /// What the thread owns.
 pub struct Worker {
     /// Where events come from.
     set: OwnedFd,
     mailbox: Mailbox,
-    dispatcher: Dispatcher,
+    reporter: Arc<dyn Reporter>,
     connections: HashMap<ClientId, Connection>,
     deadlines: Deadlines,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
-    /// What the dispatcher has not been told yet.
+    /// What has not been reported yet.
     reports: Vec<Report>,
     resources: Resources,
     /// When what is kept for the next client is looked at; `None` when nothing is.
@@ -57,13 +56,13 @@ const BATCH: usize = 256;
 impl Worker {
     /// # Errors
     /// When there is no descriptor.
-    pub fn new(mailbox: Mailbox, dispatcher: Dispatcher, config: RelayConfig) -> io::Result<Worker> {
+    pub fn new(mailbox: Mailbox, reporter: Arc<dyn Reporter>, config: RelayConfig) -> io::Result<Worker> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&set, mailbox.waker(), EventData::new_u64(WAKER), EventFlags::IN | EventFlags::ET)?;
         Ok(Worker {
             set,
             mailbox,
-            dispatcher,
+            reporter,
             connections: HashMap::new(),
             deadlines: Deadlines::default(),
             yielding: VecDeque::new(),
@@ -90,7 +89,7 @@ impl Worker {
                     match command {
                         // Pairs that are dropped before their end are reset.
                         WorkerCommand::Stop => return Ok(()),
-                        WorkerCommand::Serve { client, stream, dial, flow } => {
+                        WorkerCommand::Serve(Job { client, stream, dial, flow }) => {
                             self.connections.insert(client, Connection::new(stream, dial, flow));
                             self.attend(client, Connection::start);
                         }
@@ -106,7 +105,7 @@ impl Worker {
                     }
                 }
                 // Which may bring new orders.
-                self.dispatcher.tell(&mut self.reports);
+                self.reporter.report(&mut self.reports);
             }
             self.wait(&mut events)?;
             self.resources.first_size = self.first_size.load(Ordering::Relaxed);
@@ -119,7 +118,7 @@ impl Worker {
                     self.attend(client, Connection::resume);
                 }
             }
-            self.dispatcher.tell(&mut self.reports);
+            self.reporter.report(&mut self.reports);
         }
     }
 

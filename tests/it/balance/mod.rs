@@ -187,6 +187,8 @@ pub fn served(client: &mut TcpStream) -> Option<String> {
         match client.read(&mut bytes) {
             Ok(length @ 1..) => answer.push_str(&String::from_utf8_lossy(&bytes[..length])),
             Ok(0) => return None,
+            // A child of this process may have ended meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
             Err(e) => panic!("neither served nor closed: {e}"),
         }

@@ -100,7 +100,7 @@ fn readme() -> String {
 fn the_readme_explains_every_flag() {
     let (readme, help) = (readme(), run(&["-h"]).err);
     let flags: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  -")?.split(' ').next()).collect();
-    assert_eq!(flags.len(), 10, "{flags:?}");
+    assert_eq!(flags.len(), 11, "{flags:?}");
     for flag in flags {
         assert!(readme.contains(&format!("| `-{flag}` |")), "README lacks -{flag}");
     }

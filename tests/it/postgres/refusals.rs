@@ -24,7 +24,9 @@ struct Rehearsal {
 impl Rehearsal {
     fn new() -> Rehearsal {
         let dir = TempDir::new("refusals");
-        fs::copy(super::SCRIPT, dir.path().join("postgresql.sh")).unwrap();
+        for name in ["postgresql.sh", "common.sh"] {
+            fs::copy(Path::new(super::SCRIPT).with_file_name(name), dir.path().join(name)).unwrap();
+        }
         let mut id = Command::new("id");
         drop_privileges(&mut id);
         let user = String::from_utf8(id.arg("-un").output().unwrap().stdout).unwrap().trim().to_owned();

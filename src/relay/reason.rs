@@ -1,0 +1,73 @@
+//! How the end of a connection is told: to the log, the one of several reasons; to a side, what it sees last.
+
+use std::io;
+
+use super::closing::{Farewell, Which};
+use crate::core::msg::CloseReason;
+use crate::net::Stream;
+
+/// The reason so far. The first failure wins over everything, the first end in order over later ones.
+#[derive(Debug, Default)]
+pub struct Reason(Option<(CloseReason, Option<io::Error>)>);
+
+impl Reason {
+    /// A side has ended its stream in order. The first end counts.
+    pub fn ended(&mut self, role: Which) {
+        let why = match role {
+            Which::Client => CloseReason::ClientEnded,
+            Which::Backend => CloseReason::BackendEnded,
+        };
+        self.0.get_or_insert((why, None));
+    }
+
+    /// A side has failed.
+    pub fn failed(&mut self, role: Which, cause: io::Error) {
+        let why = match role {
+            Which::Client => CloseReason::ClientFailed,
+            Which::Backend => CloseReason::BackendFailed,
+        };
+        self.give(why, Some(cause));
+    }
+
+    /// Anything else.
+    pub fn give(&mut self, why: CloseReason, cause: Option<io::Error>) {
+        if self.0.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
+            self.0 = Some((why, cause));
+        }
+    }
+
+    /// What is told.
+    pub fn take(&mut self) -> (CloseReason, Option<io::Error>) {
+        self.0.take().unwrap_or((CloseReason::Panicked, None))
+    }
+}
+
+/// Whether an end in order, told so far, turns out to have been something else: a half-closed connection is not done
+/// before the other half is. A backend that had ended is not at fault when it takes no more bytes.
+fn gives_way(first: CloseReason, later: CloseReason) -> bool {
+    match first {
+        CloseReason::ClientEnded => true,
+        CloseReason::BackendEnded => later != CloseReason::BackendFailed,
+        CloseReason::Lingered
+        | CloseReason::ClosedForSwitch
+        | CloseReason::ClientFailed
+        | CloseReason::BackendFailed => false,
+        CloseReason::Idle | CloseReason::Terminated | CloseReason::Panicked => false,
+        // Never told of a pair.
+        CloseReason::HungUp
+        | CloseReason::NoBackend
+        | CloseReason::Full
+        | CloseReason::NoRoom
+        | CloseReason::Shutdown => false,
+    }
+}
+
+/// Lets a side see the last it is to see. `both_ended`: it has ended its stream, and was sent the end of the other's.
+pub fn part_from(stream: &Stream, farewell: Farewell, both_ended: impl FnOnce() -> bool) {
+    match farewell {
+        Farewell::Close => {}
+        // See `Stream::abort`. (Bytes of its own that nobody has read make the close a reset.)
+        Farewell::Reset if both_ended() => {}
+        Farewell::Reset => stream.abort(),
+    }
+}

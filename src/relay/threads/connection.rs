@@ -1,0 +1,392 @@
+//! What the two threads of a client share: how the connection ends, and how a waiting thread is woken. No thread waits
+//! or reports while it holds the lock here: the dispatcher, which takes reports under a lock of its own, calls the
+//! first three methods under that.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::dial::{self, Dialled, Wish};
+use super::sockets::{Sockets, Stopped};
+use crate::core::msg::{ClientId, CloseReason};
+use crate::net::Stream;
+use crate::relay::closing::{Closing, Facts, Parting, Which};
+use crate::relay::dial::Dial;
+use crate::relay::reason::{Reason, part_from};
+use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
+
+/// One client's connection, from its dial to its end.
+#[derive(Debug)]
+pub struct Connection {
+    client: ClientId,
+    /// Readable when a thread that waits in poll(2) is to look at the state.
+    waker: OwnedFd,
+    /// Not only bytes are to be passed on: the state is to be looked at before each step.
+    pub attention: AtomicBool,
+    /// Bytes of the client were read and cannot be written to the backend.
+    pub up_is_stuck: AtomicBool,
+    pub flow: Arc<ByteCounters>,
+    /// Bytes of the client that were read; those that are being passed on included.
+    pub up_taken: Arc<AtomicU64>,
+    began: Instant,
+    /// When a byte was passed on last, in microseconds after the beginning. Kept only where idle clients are closed.
+    moved_at: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What is to become of the dial.
+    wish: Option<Wish>,
+    connected: bool,
+    sockets: Option<Sockets>,
+    closing: Closing,
+    reason: Reason,
+    /// The end. It is carried out by the last thread.
+    parting: Option<Parting>,
+    /// Reading was stopped.
+    stopped: Option<Stopped>,
+    /// A switchover asks whether it can go on without this client.
+    asked: bool,
+    /// The waker is readable.
+    rung: bool,
+    /// Threads that are at work.
+    threads: u8,
+    /// What was reported last: see [`Closing::is_dismissible`].
+    dismissible: bool,
+    /// A thread is about to report that.
+    reporting: bool,
+}
+
+/// What a read that has returned an end has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    InOrder,
+    /// The side has failed, and what had arrived before has been read.
+    Failed,
+    /// Reading was stopped here.
+    Woken,
+}
+
+impl Connection {
+    /// # Errors
+    /// When there is no descriptor.
+    pub fn new(client: ClientId, flow: Arc<ByteCounters>) -> io::Result<Connection> {
+        Ok(Connection {
+            client,
+            waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            attention: AtomicBool::new(false),
+            up_is_stuck: AtomicBool::new(false),
+            flow,
+            up_taken: Arc::default(),
+            began: Instant::now(),
+            moved_at: AtomicU64::new(0),
+            state: Mutex::new(State {
+                wish: None,
+                connected: false,
+                sockets: None,
+                closing: Closing::new(),
+                reason: Reason::default(),
+                parting: None,
+                stopped: None,
+                asked: false,
+                rung: false,
+                threads: 2,
+                dismissible: false,
+                reporting: false,
+            }),
+        })
+    }
+
+    // What others want: see `Handle`.
+
+    pub fn cancel_dial(&self) {
+        let mut state = self.state.lock();
+        if !state.connected && state.wish.is_none() {
+            state.wish = Some(Wish::Cancel);
+            self.wake(&mut state);
+        }
+    }
+
+    pub fn close_gracefully(&self) {
+        let mut state = self.state.lock();
+        if state.closing.is_dismissible() {
+            state.asked = true;
+            self.wake(&mut state);
+        }
+    }
+
+    pub fn reset(&self) {
+        let mut state = self.state.lock();
+        if state.connected {
+            self.reset_both(&mut state, CloseReason::Terminated);
+        } else {
+            state.wish = Some(Wish::Reset);
+            self.wake(&mut state);
+        }
+    }
+
+    // What the threads do.
+
+    /// Waits for the dial, or until somebody does not want it any more.
+    pub fn dial(&self, dial: Dial) -> Dialled {
+        let dialled = dial::wait(dial, &self.waker, || self.state.lock().wish);
+        let mut state = self.state.lock();
+        match (dialled, state.wish) {
+            (Dialled::Connected(..), Some(wish)) => wish.assigned(),
+            (Dialled::Connected(backend, address), None) => {
+                state.connected = true;
+                Dialled::Connected(backend, address)
+            }
+            (other @ (Dialled::Failed { .. } | Dialled::Reset), _) => other,
+        }
+    }
+
+    /// Both sockets are there.
+    pub fn open(&self, client: Stream, backend: Stream) -> Sockets {
+        let sockets = Sockets { client: Arc::new(client), backend: Arc::new(backend) };
+        self.note_movement();
+        self.state.lock().sockets = Some(sockets.clone());
+        sockets
+    }
+
+    pub fn waker(&self) -> &OwnedFd {
+        &self.waker
+    }
+
+    /// A byte was passed on, or it is to be taken as if.
+    pub fn note_movement(&self) {
+        self.moved_at.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When it will have been idle for this long, as far as is known now.
+    pub fn idle_at(&self, timeout: Duration) -> Instant {
+        self.began + Duration::from_micros(self.moved_at.load(Ordering::Relaxed)) + timeout
+    }
+
+    /// Whether bytes of this side are still to be passed on.
+    pub fn moves(&self, from: Which) -> bool {
+        let mut state = self.state.lock();
+        state.closing.sent(self.flow.up.load(Ordering::Relaxed));
+        state.parting.is_none() && state.closing.moves(from)
+    }
+
+    /// A read of this side has returned its end. Passes it on, if it is one.
+    pub fn ended(&self, from: Which) -> End {
+        let mut state = self.state.lock();
+        if state.parting.is_some() || !state.closing.moves(from) {
+            return End::Woken;
+        }
+        let Some(sockets) = state.sockets.clone() else { return End::Woken };
+        let (own, to) = (sockets.of(from), sockets.of(from.other()));
+        if state.closing.has_failed(from) {
+            state.closing.written(Instant::now());
+            return End::Failed;
+        }
+        // The system tells of a failure once, and of an end afterwards. If the connection is over and the failure is
+        // not there any more, the other thread has got it from a write and has not come to the lock yet: this is no
+        // end. If it is still there, the end came before it.
+        let mut failure = None;
+        if own.is_tcp() && !state.closing.has_ended(from.other()) && own.is_over() {
+            failure = own.connection_error().unwrap_or_default();
+            if failure.is_none() {
+                self.fail(&mut state, from, io::ErrorKind::ConnectionReset.into());
+                state.closing.written(Instant::now());
+                return End::Failed;
+            }
+        }
+        state.reason.ended(from);
+        let told = to.end_writing();
+        // What the backend has answered was taken before, though the thread that has passed it on may not have said so
+        // yet.
+        let up = self.up_taken.load(Ordering::Acquire);
+        let parting = state.closing.ended(from, up, Instant::now());
+        self.attention.store(true, Ordering::Release);
+        let both_ended = parting.is_some();
+        self.part(&mut state, parting);
+        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        match told {
+            Err(e) if both_ended => state.reason.failed(from.other(), e),
+            Err(e) => self.fail(&mut state, from.other(), e),
+            Ok(()) => {}
+        }
+        if let Some(cause) = failure {
+            self.fail(&mut state, from, cause);
+        }
+        End::InOrder
+    }
+
+    /// A read of this side has failed: what it had sent has been passed on.
+    pub fn reading_failed(&self, from: Which, cause: io::Error) {
+        let mut state = self.state.lock();
+        self.fail(&mut state, from, cause);
+        state.closing.written(Instant::now());
+    }
+
+    /// A write to this side has failed.
+    pub fn writing_failed(&self, to: Which, cause: io::Error) {
+        let mut state = self.state.lock();
+        self.fail(&mut state, to, cause);
+    }
+
+    /// A poll of this side, which is not being read, says that it has failed. The error is asked for under the lock:
+    /// who reads an end afterwards finds the failure noted.
+    pub fn poll_failed(&self, role: Which) {
+        let mut state = self.state.lock();
+        let error = state.sockets.as_ref().and_then(|sockets| sockets.of(role).connection_error().unwrap_or_default());
+        if let Some(cause) = error {
+            self.fail(&mut state, role, cause);
+        }
+    }
+
+    /// No byte was passed on for the idle timeout.
+    pub fn idle(&self) {
+        let mut state = self.state.lock();
+        if state.parting.is_none() {
+            let info = self.info(&state);
+            let parting = state.closing.idle(&info);
+            self.part(&mut state, parting);
+            // If it lives on, something is reaching a slow reader.
+            self.note_movement();
+        }
+    }
+
+    /// A thread that has nothing more to pass on does what is due. Returns when it is to come again at the latest, and
+    /// whether its own side can still fail; `None` at the end.
+    pub fn attend(&self, own: Which) -> Option<(Option<Instant>, bool)> {
+        let mut state = self.state.lock();
+        if state.parting.is_some() {
+            return None;
+        }
+        if std::mem::take(&mut state.rung) {
+            // It was readable, so this does not fail.
+            rustix::io::read(&self.waker, &mut [0; 8]).ok();
+        }
+        let now = Instant::now();
+        if std::mem::take(&mut state.asked) && state.closing.is_dismissible() {
+            let info = self.info(&state);
+            let parting = state.closing.close_gracefully(&info);
+            self.part(&mut state, parting);
+        }
+        if state.parting.is_none() && state.closing.next_look().is_some_and(|at| at <= now) {
+            let info = self.info(&state);
+            let parting = state.closing.look(&info, now);
+            self.part(&mut state, parting);
+        }
+        let next = (state.closing.next_look(), !state.closing.has_failed(own));
+        state.parting.is_none().then_some(next)
+    }
+
+    /// Reports whether a switchover needs to wait for this client, if that has changed. One thread reports at a time;
+    /// one that finds another reporting leaves it to that.
+    pub fn report_dismissible(&self, reporter: &dyn Reporter) {
+        loop {
+            let report = {
+                let mut state = self.state.lock();
+                let dismissible = state.closing.is_dismissible();
+                if state.reporting || state.parting.is_some() || state.dismissible == dismissible {
+                    return;
+                }
+                (state.dismissible, state.reporting) = (dismissible, true);
+                if dismissible { Report::Dismissible(self.client) } else { Report::Resumed(self.client) }
+            };
+            reporter.report(&mut vec![report]);
+            self.state.lock().reporting = false;
+        }
+    }
+
+    /// A thread cannot go on: by a defect, or for want of memory.
+    pub fn give_up(&self, cause: Option<io::Error>) {
+        let mut state = self.state.lock();
+        state.reason.give(CloseReason::Panicked, cause);
+        self.reset_both(&mut state, CloseReason::Panicked);
+    }
+
+    /// A thread is done with the sockets. The last one closes them, and is given what to report.
+    pub fn leave(&self) -> Option<CloseSummary> {
+        let mut state = self.state.lock();
+        state.threads -= 1;
+        if state.threads > 0 {
+            return None;
+        }
+        if let (Some(parting), Some(sockets)) = (state.parting, state.sockets.take()) {
+            for (role, farewell) in [(Which::Client, parting.client), (Which::Backend, parting.backend)] {
+                let (was_told, stopped) = (state.closing.has_ended(role.other()), state.stopped);
+                part_from(sockets.of(role), farewell, || was_told && sockets.has_ended(role, stopped));
+            }
+        }
+        let (why, cause) = state.reason.take();
+        let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
+        Some(CloseSummary { why, up, down, cause })
+    }
+
+    // With the lock.
+
+    /// What the side had sent is still passed on; the other one is not read any more.
+    fn fail(&self, state: &mut State, role: Which, cause: io::Error) {
+        if state.parting.is_some() {
+            return;
+        }
+        state.reason.failed(role, cause);
+        let parting = state.closing.failed(role, Instant::now());
+        self.attention.store(true, Ordering::Release);
+        match parting {
+            Some(_) => self.part(state, parting),
+            None => self.wake_both(state),
+        }
+    }
+
+    fn reset_both(&self, state: &mut State, why: CloseReason) {
+        if state.parting.is_none() {
+            let parting = state.closing.reset(why);
+            self.part(state, Some(parting));
+        }
+    }
+
+    fn part(&self, state: &mut State, parting: Option<Parting>) {
+        let Some(parting) = parting else { return };
+        if let Some(why) = parting.why {
+            state.reason.give(why, None);
+        }
+        state.parting = Some(parting);
+        self.attention.store(true, Ordering::Release);
+        self.wake_both(state);
+    }
+
+    /// A thread that reads finds the end of what has arrived, one that polls finds the waker.
+    fn wake_both(&self, state: &mut State) {
+        let in_order = state.closing.has_ended(Which::Client) && state.closing.has_ended(Which::Backend);
+        if let Some(sockets) = &state.sockets
+            && !in_order
+            && state.stopped.is_none()
+        {
+            state.stopped = Some(sockets.stop_reading());
+        }
+        self.wake(state);
+    }
+
+    fn wake(&self, state: &mut State) {
+        state.rung = true;
+        // Fails when the counter is full: after 2^64 times.
+        rustix::io::write(&self.waker, &1_u64.to_ne_bytes()).ok();
+    }
+
+    /// Some system calls: for moments that are rare.
+    fn info(&self, state: &State) -> Facts {
+        let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
+        let Some(sockets) = &state.sockets else { return Facts::default() };
+        let undelivered = |moved: u64, stream: &Stream| if moved == 0 { Some(0) } else { stream.undelivered() };
+        Facts {
+            up,
+            down,
+            waiting: self.up_is_stuck.load(Ordering::Relaxed) || sockets.client.has_unread_bytes(),
+            to_client: undelivered(down, &sockets.client),
+            to_backend: undelivered(up, &sockets.backend),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One direction of a connection, in a thread of its own: bytes are passed on until there are no more, then the
+//! connection's end is waited for. What ends it and how is decided in `connection`; how bytes move, in `direction`.
+//!
+//! A client that has said nothing yet has no buffer: its first bytes are waited for in poll(2). One that talks has a
+//! small one; what a thread needed for more is given back after a pause, before it waits without a time limit.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::connection::{Connection, End};
+use super::sockets::Sockets;
+use crate::net::wait_for;
+use crate::observe::dump::DumpSource;
+use crate::relay::RelayConfig;
+use crate::relay::closing::Which;
+use crate::relay::direction::{Direction, Progress, RelayError, Resources};
+use crate::relay::peer::Peer;
+use crate::relay::report::Reporter;
+
+/// What one thread owns.
+pub struct Copier {
+    connection: Arc<Connection>,
+    reporter: Arc<dyn Reporter>,
+    own: Which,
+    from: Peer,
+    to: Peer,
+    direction: Direction,
+    resources: Resources,
+}
+
+/// How long a large buffer or a pipe waits for its next use: the pause between two transfers of one client.
+const TIDY: Duration = Duration::from_secs(2);
+
+impl Copier {
+    /// The direction that reads from this side.
+    pub fn new(
+        connection: Arc<Connection>,
+        reporter: Arc<dyn Reporter>,
+        own: Which,
+        sockets: &Sockets,
+        config: &RelayConfig,
+    ) -> Copier {
+        let nonblocking = config.idle_timeout.is_some();
+        let peer = |role| Peer::by_trial(Arc::clone(sockets.of(role)), nonblocking);
+        let sender = match own {
+            Which::Client => DumpSource::Client,
+            Which::Backend => DumpSource::Backend,
+        };
+        let mut resources = Resources::new(Arc::clone(&config.pipes), config.idle_timeout, config.display.clone());
+        resources.taken = (own == Which::Client).then(|| Arc::clone(&connection.up_taken));
+        resources.first_size = config.first_size.load(Ordering::Relaxed);
+        Copier {
+            connection,
+            reporter,
+            own,
+            from: peer(own),
+            to: peer(own.other()),
+            direction: Direction::from(sender),
+            resources,
+        }
+    }
+
+    /// Works until the connection's end.
+    ///
+    /// # Errors
+    /// When the system is short of memory.
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.moves() {
+            self.from.waits = self.resources.idle_timeout.is_none() && !self.resources.hold_much();
+            if self.resources.have_no_buffer() {
+                self.from.leave_to_poll();
+            }
+            let before = self.direction.moved;
+            let outcome = self.direction.step(&mut self.from, &mut self.to, &mut self.resources);
+            if self.direction.moved != before {
+                self.passed_on();
+            }
+            if self.own == Which::Client {
+                self.connection.up_is_stuck.store(self.direction.is_stuck(), Ordering::Relaxed);
+            }
+            match outcome {
+                Ok(Progress::Yields) => {}
+                Ok(Progress::Waits) => self.wait()?,
+                Ok(Progress::Ended) => match self.connection.ended(self.own) {
+                    End::InOrder => self.direction.show_end(&self.resources),
+                    End::Failed => self.direction.show_failure(&self.resources),
+                    End::Woken => {}
+                },
+                Err(RelayError::Reading(e)) => self.connection.reading_failed(self.own, e),
+                Err(RelayError::Writing(e)) => self.connection.writing_failed(self.own.other(), e),
+            }
+        }
+        self.release();
+        self.wait_for_the_end()
+    }
+
+    /// Whether there is more to pass on.
+    fn moves(&self) -> bool {
+        if !self.connection.attention.load(Ordering::Acquire) {
+            return true;
+        }
+        let moves = self.connection.moves(self.own);
+        self.connection.report_dismissible(&*self.reporter);
+        moves
+    }
+
+    fn passed_on(&self) {
+        let flow = match self.own {
+            Which::Client => &self.connection.flow.up,
+            Which::Backend => &self.connection.flow.down,
+        };
+        flow.store(self.direction.moved, Ordering::Relaxed);
+        if self.resources.idle_timeout.is_some() {
+            self.connection.note_movement();
+        }
+    }
+
+    /// Waits for the side that keeps this direction from going on.
+    fn wait(&mut self) -> io::Result<()> {
+        let stuck = self.direction.is_stuck();
+        let idle_at = self.idle_at();
+        let tidy_at = (!stuck && self.resources.hold_much()).then(|| Instant::now() + TIDY);
+        let waker = PollFd::new(self.connection.waker(), PollFlags::IN);
+        let mut fds = if stuck {
+            let to = PollFd::new(&*self.to.stream, PollFlags::OUT);
+            // Nobody reads it now, so nobody else would notice that it has failed.
+            let from = PollFd::new(&*self.from.stream, PollFlags::empty());
+            if self.from.is_over() { vec![waker, to] } else { vec![waker, to, from] }
+        } else {
+            vec![waker, PollFd::new(&*self.from.stream, PollFlags::IN)]
+        };
+        wait_for(&mut fds, idle_at.into_iter().chain(tidy_at).min())?;
+        let happened = !fds[1].revents().is_empty();
+        let from_state = fds.get(2).map_or(PollFlags::empty(), PollFd::revents);
+        if happened && stuck {
+            self.to.writable = true;
+        } else if happened {
+            self.from.tell_readable();
+        }
+        self.handle_signal(from_state);
+        let now = Instant::now();
+        if !happened && idle_at.is_some_and(|at| at <= now) {
+            self.expire();
+        }
+        if !happened && tidy_at.is_some_and(|at| at <= now) {
+            self.release();
+        }
+        Ok(())
+    }
+
+    /// The other direction may still move. Notices when the side that was read here fails.
+    fn wait_for_the_end(&mut self) -> io::Result<()> {
+        while let Some((look, can_fail)) = self.connection.attend(self.own) {
+            self.connection.report_dismissible(&*self.reporter);
+            let idle_at = self.idle_at();
+            let mut fds = vec![PollFd::new(self.connection.waker(), PollFlags::IN)];
+            if can_fail && !self.from.is_over() {
+                fds.push(PollFd::new(&*self.from.stream, PollFlags::empty()));
+            }
+            wait_for(&mut fds, look.into_iter().chain(idle_at).min())?;
+            let from_state = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
+            self.handle_signal(from_state);
+            if idle_at.is_some_and(|at| at <= Instant::now()) {
+                self.expire();
+            }
+        }
+        Ok(())
+    }
+
+    /// What a poll has told about the side that is not being read. It is told again each time, so it is noted.
+    fn handle_signal(&mut self, state: PollFlags) {
+        if state.is_empty() {
+            return;
+        }
+        self.from.note_over();
+        if state.contains(PollFlags::ERR) {
+            self.connection.poll_failed(self.own);
+        }
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.resources.idle_timeout.map(|timeout| self.connection.idle_at(timeout))
+    }
+
+    /// Others may have passed something on since the time was read.
+    fn expire(&self) {
+        if self.idle_at().is_some_and(|at| at <= Instant::now()) {
+            self.connection.idle();
+        }
+    }
+
+    /// Gives back what a client at rest does not need.
+    fn release(&mut self) {
+        self.direction.rest(&mut self.resources);
+    }
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        self.direction.clear(&mut self.resources);
+    }
+}

@@ -1,0 +1,65 @@
+//! The dial of a client that has threads of its own: waited for in poll(2), until somebody does not want it any more.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::core::msg::DialFailure;
+use crate::endpoint::Address;
+use crate::net::{Stream, wait_until};
+use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
+
+/// What somebody else wants of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    Cancel,
+    Reset,
+}
+
+/// How a dial has ended.
+pub enum Dialled {
+    Connected(Stream, Address),
+    Failed {
+        failure: DialFailure,
+        cause: io::Error,
+    },
+    /// The client is to be closed.
+    Reset,
+}
+
+/// Waits for the dial. The waker is readable when there is a wish.
+pub fn wait(mut dial: Dial, waker: &OwnedFd, wish: impl Fn() -> Option<Wish>) -> Dialled {
+    let mut wakeup = Wakeup::Clock;
+    loop {
+        let until = match dial.step(wakeup, Instant::now()) {
+            DialProgress::Waits(until) | DialProgress::WaitsAnew(until) => until,
+            DialProgress::Connected(backend, address) => return Dialled::Connected(backend, address),
+            DialProgress::Failed(cause) => return Dialled::Failed { failure: blame(&cause), cause },
+        };
+        let mut fds = vec![PollFd::new(waker, PollFlags::IN)];
+        fds.extend(dial.stream().map(|stream| PollFd::new(stream, PollFlags::OUT)));
+        let happened = match wait_until(&mut fds, until) {
+            Ok(happened) => happened,
+            Err(cause) => return Dialled::Failed { failure: DialFailure::Local, cause },
+        };
+        if let Some(wish) = wish() {
+            return wish.assigned();
+        }
+        wakeup = if happened { Wakeup::Stirred } else { Wakeup::Clock };
+    }
+}
+
+impl Wish {
+    /// The end of the dial.
+    pub fn assigned(self) -> Dialled {
+        match self {
+            Wish::Cancel => Dialled::Failed {
+                failure: DialFailure::Cancelled,
+                cause: io::Error::other("called off by a switchover"),
+            },
+            Wish::Reset => Dialled::Reset,
+        }
+    }
+}

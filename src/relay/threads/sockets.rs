@@ -1,0 +1,49 @@
+//! Both sockets of a client that has threads of its own.
+
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use crate::net::Stream;
+use crate::relay::closing::Which;
+
+/// Both sockets. They are closed when nobody has them any more.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    pub client: Arc<Stream>,
+    pub backend: Arc<Stream>,
+}
+
+/// Which sides had ended their streams when reading was stopped. A poll says so of both afterwards.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopped {
+    client: bool,
+    backend: bool,
+}
+
+impl Sockets {
+    pub fn of(&self, role: Which) -> &Arc<Stream> {
+        match role {
+            Which::Client => &self.client,
+            Which::Backend => &self.backend,
+        }
+    }
+
+    /// A thread that waits in a read finds the end of what has arrived. No peer sees anything of it.
+    pub fn stop_reading(&self) -> Stopped {
+        let stopped = Stopped { client: self.client.has_ended(), backend: self.backend.has_ended() };
+        self.client.shutdown(Shutdown::Read);
+        self.backend.shutdown(Shutdown::Read);
+        stopped
+    }
+
+    /// Whether this side has ended its stream.
+    pub fn has_ended(&self, role: Which, stopped: Option<Stopped>) -> bool {
+        let stream = self.of(role);
+        let before = match (stopped, role) {
+            (None, _) => return stream.has_ended(),
+            (Some(stopped), Which::Client) => stopped.client,
+            (Some(stopped), Which::Backend) => stopped.backend,
+        };
+        before || stream.has_sent_its_end().unwrap_or(false)
+    }
+}

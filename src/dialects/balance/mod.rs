@@ -6,6 +6,7 @@ mod client;
 pub mod control;
 pub mod log_format;
 mod options;
+mod reports;
 
 use std::env;
 use std::ffi::OsString;

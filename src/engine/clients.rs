@@ -12,6 +12,7 @@ use super::permits::Permit;
 use super::watch::WatchSet;
 use crate::core::msg::{ClientId, CloseReason, Event, Traffic};
 use crate::endpoint::Address;
+pub use crate::memory::give_back_memory;
 use crate::net::Stream;
 use crate::observe::event_log::ConnectionInfo;
 use crate::relay::dial::Dial;
@@ -217,13 +218,5 @@ impl Clients {
             relay.load -= 1;
             record.socket = socket;
         }
-    }
-}
-
-/// Memory of many clients is given back when they have left.
-pub fn give_back_memory<T>(table: &mut HashMap<ClientId, T>) {
-    const FEW: usize = 1024;
-    if table.capacity() > FEW && table.len() < table.capacity() / 8 {
-        table.shrink_to(FEW.max(table.len() * 2));
     }
 }

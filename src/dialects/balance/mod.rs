@@ -17,10 +17,10 @@ use self::channels::{ChannelDefaults, ChannelError};
 use self::client::{InstanceCommand, InstanceSocket};
 pub use self::client::{InstanceError, InstanceRequest};
 use self::options::{BalanceOptionError, BalanceOptions};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, Parsed, Usage};
 use crate::config::{
     AS_LONG_AS_IT_TAKES, Commands, Config, Control, Failover, FailurePolicy, Log, LogStyle, LogTarget, Network,
-    OnHangup, OnInterrupt, OnUnresolved, Process, RetryPolicy, Service, Settings, Statuses, WhenFull,
+    OnHangup, OnInterrupt, OnUnresolved, Process, RetryPolicy, Service, Statuses, WhenFull,
 };
 use crate::endpoint::Endpoint;
 
@@ -173,7 +173,7 @@ fn serve(
             listeners: vec![Endpoint::tcp(bind, port)],
             network: network(options)?,
             upstreams: vec![upstream],
-            settings: SETTINGS,
+            settings: BALANCER_SETTINGS,
             script: None,
             when_full: WhenFull::Close,
             retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -231,15 +231,6 @@ fn network(options: &BalanceOptions) -> Result<Network, Usage> {
         show_bytes: options.show_bytes,
     })
 }
-
-/// There is no upstream to switch to, and nobody waits in a queue.
-const SETTINGS: Settings = Settings {
-    switch_max_time: Duration::ZERO,
-    max_queued: u32::MAX,
-    max_open: None,
-    switch_loop_wait: Duration::from_millis(100),
-    net_buffer_size: 16 * 1024,
-};
 
 #[cfg(test)]
 mod tests {

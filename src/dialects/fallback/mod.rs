@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::flags::{Flag, FlagValue, ParsedFlags};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, NO_CONTROL, Parsed, Usage};
 use crate::config::{
-    AS_LONG_AS_IT_TAKES, Backend, Commands, Config, Control, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget,
-    Network, OnHangup, OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream,
-    WhenFull,
+    AS_LONG_AS_IT_TAKES, Backend, Config, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, OnHangup,
+    OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream, WhenFull,
 };
 use crate::endpoint::Endpoint;
 
@@ -242,7 +241,7 @@ impl FallbackArguments {
                         backends,
                     }],
                 }],
-                settings: SETTINGS,
+                settings: Settings { net_buffer_size: FIRST_BUFFER, ..BALANCER_SETTINGS },
                 script: None,
                 when_full: WhenFull::Wait,
                 retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -251,7 +250,7 @@ impl FallbackArguments {
                 max_dials: usize::MAX,
                 grace: no_longer_than(self.grace),
             }],
-            control: Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None },
+            control: NO_CONTROL,
             process: Process {
                 name: NAME.to_owned(),
                 background: false,
@@ -279,6 +278,9 @@ impl FallbackArguments {
     }
 }
 
+/// First size of a relay buffer, in bytes.
+const FIRST_BUFFER: usize = 2048;
+
 fn network(connect_timeout: Duration) -> Network {
     Network {
         // As Go's: the system's maximum.
@@ -295,15 +297,6 @@ fn network(connect_timeout: Duration) -> Network {
         show_bytes: false,
     }
 }
-
-/// Nobody switches, throttles or changes anything here.
-const SETTINGS: Settings = Settings {
-    switch_max_time: Duration::ZERO,
-    max_queued: u32::MAX,
-    max_open: None,
-    switch_loop_wait: Duration::from_secs(1),
-    net_buffer_size: 2048,
-};
 
 #[cfg(test)]
 mod tests {

@@ -11,14 +11,32 @@
 //!                 accepted             | dials      ^ connected, ended
 //!                                      v            |
 //!            client-1, backend-1, client-2, ...: a pair of threads for each of the first clients
-//!            relay-0, relay-1, ...: one thread per processor, shared by all who come beyond
+//!            relay-0, relay-1, ...: one thread per processor, shared by all clients beyond these
 //!                                      |                  |
 //!                             upstream "active"   upstream "standby"
 //! ```
 //!
-//! On `switch` the gate shuts: clients that arrive are held (a socket, no thread). Dials under way are cancelled and
-//! those clients held too. When the last assigned client has left, the script runs; when it exits with 0 the service
-//! moves. Whatever the outcome, the gate opens and the held clients are served in order of arrival.
+//! On `switch` the gate shuts: new clients are held (a socket, no thread), and connection attempts to backends are
+//! cancelled and their clients held too. When the last assigned client has left, the script runs. If it exits with 0,
+//! the service moves to the other upstream. Whatever the outcome, the gate opens and the held clients are served in
+//! order of arrival.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | endpoint | where to listen or connect: a host and port, or the path of a Unix socket |
+//! | backend | an endpoint that clients are connected to, with its limit, health and counters |
+//! | group | backends that share clients under one policy |
+//! | upstream | an ordered list of groups, tried in turn; exactly one upstream of a service is *active* |
+//! | service | listeners, upstreams and limits |
+//! | switchover | moves a service to another upstream: hold, drain, run the script, move, release |
+//! | gate | open: held clients may be assigned; shut: as long as a switchover runs |
+//! | held client | accepted and not assigned, because the gate is shut or a limit is reached |
+//! | assigned client | has been given a backend; counted from here, not from the moment it is connected |
+//! | dial | one attempt to connect an assigned client to its backend |
+//! | relay | carries the bytes of an assigned client, from its dial to its end |
+//! | dialect | one of the five command lines, with its configuration file, log format and control commands |
 //!
 //! # Promises
 //!
@@ -26,75 +44,84 @@
 //!
 //! 1. A byte that was read is written, in order, or the other side sees the connection fail. Half-close is passed on as
 //!    half-close, a reset as a reset, after what had arrived before it. An end that the proxy itself decides on is a
-//!    reset as well: a truncated stream never looks complete. (A Unix socket knows no reset; its peer sees an end.)
+//!    reset as well: a truncated stream never looks complete. (Unix sockets have no reset; the peer sees an end.)
 //! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is assigned.
-//! 3. A held client is served, or closed with a reason in the log. Held clients are released in arrival order: whoever
-//!    can be served goes before all who came later. (One that must wait for a particular backend, because that one is
-//!    at its limit and the others have refused it, lets the others pass.) One that has hung up never reaches a backend.
+//! 3. A held client is served, or closed with a reason in the log. Held clients are released in order of arrival:
+//!    a client that can be served goes before all that came later. (A client that must wait for one particular backend,
+//!    because that one is at its limit and the others have refused the client, lets the others pass.) A client that has
+//!    hung up never reaches a backend.
 //! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
 //!    gate open.
 //! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
 //!    descriptors, threads or memory refuses the newest client and nothing else.
 //! 6. Control listens on loopback or a Unix socket unless told otherwise.
-//! 7. The program stops when told to, and every thread it started is joined. (Some may be left behind when the system
-//!    itself hangs: those of the logs and the dump in a write, the resolver's in a look-up. The console's is never
-//!    joined: it owns nothing.)
+//! 7. The program stops when told to, and joins every thread it started. (The exceptions are threads that the system
+//!    itself blocks: those of the logs and the dump in a write, the resolver's in a look-up. The console's thread is
+//!    never joined: it owns nothing.)
 //!
 //! # Modules, in reading order
+//!
+//! Imports point one way: each module imports the modules in its row and no others, and they stand above it in the
+//! table. Of `core` only the messages (`core::msg`) may be imported,
+//! except by `engine`. No dialect is named above `dialects`. A test (`tests/it/tidy.rs`) compares this table with the
+//! `use` lines.
 //!
 //! | module | what it knows | imports |
 //! |---|---|---|
 //! | [`endpoint`] | where to listen or connect, and the addresses of names | nothing |
-//! | `rate_limit` | one log line a second for what comes in thousands | nothing |
-//! | `threads` | names of threads; a pool of threads that are used again | nothing |
 //! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends | endpoint |
-//! | `settings` | the values that may change while it runs; command line and `set` share the rows | config |
-//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` knows who may be given whom | config, endpoint |
+//! | `settings` | the values that may change at run time; the command line and `set` share its rows | config |
+//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` chooses the backend of a client | config, endpoint |
+//! | `children` | which child processes are ours, and how the others are collected | nothing |
+//! | `memory` | gives the memory of large tables back | nothing |
+//! | `rate_limit` | one log line a second for what happens thousands of times | nothing |
+//! | `threads` | the names of threads; a pool of threads that are reused | nothing |
 //! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike | endpoint, rate_limit, threads |
-//! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, engine, net, observe, rate_limit, threads |
-//! | [`engine`] | every effect on behalf of a service: dispatcher (the core behind its lock), held clients, coordinator, script, probes | children, config, core, dialects, endpoint, net, observe, relay, threads |
-//! | `observe` | counters, the log, the access log, the dump; fed by the core's notes | config, core, dialects, endpoint, threads |
-//! | [`control`] | sessions and console; the table of commands | config, core, dialects, endpoint, engine, net, observe, settings, threads |
-//! | [`dialects`] | one folder for each command line: its arguments, its log format, its control commands | cli, config, control, core, endpoint, engine, observe, rate_limit, settings |
-//! | [`cli`] | from argv to an invocation: which dialect, `ctl`, `demo` | config, control, demo, dialects, endpoint, net, observe |
-//! | [`process`] | bind, start, signals, limits, leave the terminal, run, stop | children, config, control, core, dialects, endpoint, engine, net, observe, relay, threads |
-//! | [`demo`] | the main job on built-in servers | config, endpoint, process, settings, threads |
-//! | `children` |  | nothing |
+//! | `observe` | counters, the log, the access log, the dump; all fed by what the core notes | config, core, endpoint, threads |
+//! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, memory, net, observe, rate_limit, threads |
+//! | [`engine`] | every effect on behalf of a service: dispatcher (the core behind its lock), held clients, coordinator, script, probes | children, config, core, endpoint, memory, net, observe, relay, threads |
+//! | [`control`] | control sessions and the console; the table of commands | config, core, endpoint, engine, net, observe, settings, threads |
+//! | [`dialects`] | one folder for each dialect: its command line, its log format, its control commands | config, control, core, endpoint, engine, observe, rate_limit, settings |
+//! | [`cli`] | from argv to an invocation: which dialect, `ctl` or `demo` | config, control, dialects, endpoint, net, observe |
+//! | [`process`] | binds, starts and stops everything; signals, limits, background, pid file | children, config, control, core, dialects, endpoint, engine, net, observe, relay, threads |
+//! | [`demo`] | switchovers under load on built-in servers | cli, config, endpoint, process, settings, threads |
+//! | `main` | one command line in, one exit status out | cli, demo, dialects, process |
 //!
-//! Imports point one way: a room imports those of its row and no others, and of `core` only its messages
-//! (`core::msg`), but for `engine`. A test (`tests/it/tidy.rs`) reads the `use` lines.
+//! `config` knows no dialect, and `observe`, `engine` and `control` do not know which one was used: [`process`] hands
+//! them the log format and the control commands.
 //!
 //! # Where this differs from the first design, and why
 //!
-//! - There are two ways to carry a client, behind one interface: see [`engine`]'s `relay`. The first clients
-//!   (`Settings::thread_pairs`) have a pair of blocking threads each, as the design has it. Whoever comes beyond, or
-//!   finds no thread, shares a few relay threads, one per processor, that wait for events: among hundreds of busy
-//!   clients the pairs spend half of the CPU on changing threads, and running out of threads must not refuse anybody.
-//! - The core sits behind a lock, and whoever has an event bwake-ups it; there is no trip to the coordinator and back
-//!   for each client. (The design left this to measurement.) The coordinator keeps what concerns the service as a
-//!   whole.
-//! - Dials under way when a switch begins are cancelled rather than waited for: no byte of those clients has been sent,
+//! - There are two ways to carry an assigned client, behind one interface; see `relay`. The first clients
+//!   (`Settings::thread_pairs`) have a pair of blocking threads each, as the design has it. Clients beyond that number,
+//!   and clients for which no thread can be had, share a few relay threads, one per processor, that wait for events:
+//!   among hundreds of busy clients the pairs spend half of the CPU on changing threads, and running out of threads must
+//!   not refuse anybody.
+//! - The core sits behind a lock, and the thread that has an event takes it: a client costs no trip to the coordinator
+//!   and back. (The design left this to measurement.) The coordinator handles what concerns the service as a whole.
+//! - Dials under way when a switchover begins are cancelled, not waited for: no byte of those clients has been sent,
 //!   and a dead backend would keep the drain from completing for the whole connect timeout.
-//! - For the same reason a dial does not outlive the news that its backend is dead, as long as another could take the
-//!   client: the first dial or probe that finds out speaks for all.
-//! - A connect is begun where it is decided, under the lock: so connects begin in the order in which clients were
-//!   released, whatever the scheduler does with the threads.
-//! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors to
-//!   serve: who has been held must not be refused on release for want of a descriptor.
-//! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and nobody
-//!   holds its output any more, or three seconds later. So a guard the script leaves behind can put things back
-//!   (un-fence the old primary) before the first client arrives there.
-//! - A backend that has failed is not excluded but tried last, whatever the policy. So a wrong suspicion costs nobody
-//!   anything, and no policy needs a rule of its own for when all have failed.
-//! - Held clients are watched by a thread `watch` with one epoll set instead of one poll over all of them: the cost of
-//!   a hang-up does not grow with the number held. A client that closed without having sent a byte counts as gone; one
-//!   that sent a request and then closed its sending side is waiting for the answer.
-//! - A client that is to send something before it counts as arrived waits in a first-bytes thread: one thread, one
-//!   epoll set, like the watch. The core does not know of it, and it takes its part of the room.
-//! - A process may run several services. Each has a core, threads and a coordinator of its own; they share the room
-//!   for clients, the logs and the signals, and the process ends with the last of them.
-//! - Nothing forks. A program that is to leave the terminal starts itself once more and waits until that one is up; so
-//!   threads may run before it leaves, every message reaches whoever typed the command, and no unsafe code is needed.
+//! - For the same reason a dial is cancelled when its backend turns out to be dead and another could take the client:
+//!   one failed dial or probe is enough for all.
+//! - A connect starts where it is decided, under the lock: connects start in the order in which clients were released,
+//!   however the scheduler runs the threads.
+//! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors for:
+//!   a client that has been held must not be refused on release because descriptors have run out.
+//! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and no
+//!   process holds its output any more, or three seconds later. So a guard that the script leaves behind can undo its
+//!   work (un-fence the old primary) before the first client arrives there.
+//! - A backend that has failed is not excluded but tried last, whatever the policy. So a wrong suspicion costs no
+//!   client anything, and no policy needs a rule for the case that all backends have failed.
+//! - Held clients are watched by one thread, `watch`, with one epoll set, not by a poll over all of them: the cost of
+//!   one hang-up does not grow with the number of held clients. A client that closed without having sent a byte counts
+//!   as gone; one that sent a request and then closed its sending side is waiting for the answer.
+//! - Where a client must send something before it counts as arrived, it waits in the thread `first-bytes`, which has
+//!   one epoll set like the watch. The core does not know of these clients; they count towards the total capacity only.
+//! - A process may run several services. Each has a core, threads that carry clients and a coordinator of its own; they share the
+//!   total capacity, the logs and the signals, and the process ends with the last of them.
+//! - The process does not fork. To leave the terminal, the program starts itself a second time and waits until that
+//!   process is ready. So threads may run before that, every message reaches the terminal, and no unsafe code is
+//!   needed.
 
 #![forbid(unsafe_code)]
 // The documentation is for readers of the code: it may point at what is not public.
@@ -109,6 +136,7 @@ pub mod demo;
 pub mod dialects;
 pub mod endpoint;
 pub mod engine;
+mod memory;
 mod net;
 mod observe;
 pub mod process;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use cbpx::cli::{self, Invocation, ctl};
 use cbpx::dialects::Usage;
+use cbpx::process::complain;
 use cbpx::{demo, process};
 
 /// `cbpx ctl` got no answer.
@@ -71,9 +72,4 @@ fn finish(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Standard error may be closed, which is no reason to do anything else than what was going to be done.
-fn complain(words: &str) {
-    writeln!(io::stderr(), "{words}").ok();
 }

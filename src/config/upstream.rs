@@ -79,7 +79,7 @@ pub enum Failover {
 }
 
 /// What a failed dial is remembered as. A backend that has *failed* is passed over as long as another one, of whatever
-/// group, can take the client; when there is none it is tried all the same, and a connection bwake-ups it back.
+/// group, can take the client; when there is none it is tried all the same, and a connection brings it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailurePolicy {
     /// Nothing: the next client is offered it as before.

@@ -1,6 +1,6 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; what may be asked is in `table`, what it does in `words`; `balance` has other
-//! words.
+//! of its own, so none blocks another; a session's commands are a
+//! [`session::CommandSet`]: those of `table`, carried out in `commands`, or the ones that a dialect has instead.
 
 mod commands;
 pub mod console;
@@ -18,16 +18,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use self::session::CommandSet;
 use crate::config::{Commands, Config, LogTarget, Service};
 use crate::core::msg::{Answer, Command};
 use crate::endpoint::{Address, Endpoint};
-use crate::engine::ThreadPool;
 use crate::engine::messages::{CoordinatorHandle, Reply};
 use crate::engine::resolve::{Addresses, Refresher};
 use crate::net::acceptor::{AcceptHandler, Acceptor};
 use crate::net::{Listener, Stream};
 use crate::observe::stats::Stats;
 use crate::observe::words::system_words;
+use crate::threads::pool::ThreadPool;
 
 /// A line that begins with this word is answered with one more line at its end, which tells whether it succeeded.
 /// `cbpx ctl` sends it.
@@ -56,6 +57,8 @@ pub struct Context {
     pub refresher: Refresher,
     /// For backends that are created or assigned while the service runs.
     pub addresses: Addresses,
+    /// Makes the commands of a session.
+    pub command_set: fn(Commands) -> Box<dyn CommandSet>,
     pub fixed: Arc<FixedSettings>,
 }
 

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::line::LineBuffer;
-use super::table::{CommandResult, SwitchoverCommands, printable};
+use super::table::{CommandResult, printable};
 use super::terminal::{StopSignal, Terminal};
 use super::{CTL_WORD, Context};
-use crate::config::Commands;
-use crate::dialects::balance::control;
 use crate::net::Stream;
 
 /// What somebody may say in a session, and what it means.
@@ -24,13 +22,6 @@ pub trait CommandSet {
     /// # Errors
     /// When whoever asked cannot be written to any more.
     fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult>;
-}
-
-fn command_set(words: Commands) -> Box<dyn CommandSet> {
-    match words {
-        Commands::Switchover => Box::new(SwitchoverCommands),
-        Commands::Backends { hash_failover } => Box::new(control::Channels::new(hash_failover)),
-    }
 }
 
 /// The first line must be complete this long after the connection was made.
@@ -61,7 +52,7 @@ enum ReadLineError {
 pub fn serve(context: &Context, stream: &Stream, peer: &str, closing: &Receiver<()>) {
     // An option that cannot be set costs a limit, not the session.
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
-    let command_set = command_set(context.fixed.words);
+    let command_set = (context.command_set)(context.fixed.words);
     let mut session =
         Session { context, stream, peer, closing, command_set, buffer: LineBuffer::default(), prompting: false };
     if session.run().is_ok() {

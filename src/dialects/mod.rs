@@ -8,11 +8,15 @@ mod fproxy;
 mod pumpkin;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::config::{Config, LogStyle};
+use crate::config::{Commands, Config, Control, LogStyle, Settings};
+use crate::control::session::CommandSet;
+use crate::control::table::SwitchoverCommands;
 use crate::observe::log_format::LogFormat;
+use crate::settings;
 
 /// What a dialect's command line asks for.
 #[derive(Debug)]
@@ -106,6 +110,20 @@ fn ambiguous(error: &clap::Error, command: &clap::Command) -> Option<String> {
     Some(format!("{name}: '--{beginning}' may be {} or {last}\ntry '{name} --help'", others.join(", ")))
 }
 
+/// Of a program that nobody controls while it runs.
+const NO_CONTROL: Control =
+    Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None };
+
+/// Of a program without a standby: it never switches, holds nobody at a gate and limits nobody.
+const BALANCER_SETTINGS: Settings = Settings {
+    switch_max_time: Duration::ZERO,
+    max_queued: u32::MAX,
+    max_open: None,
+    switch_loop_wait: Duration::from_millis(100),
+    net_buffer_size: 16 * 1024,
+    thread_pairs: settings::THREAD_PAIRS,
+};
+
 /// A number of seconds, for clap.
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))
@@ -136,5 +154,13 @@ pub fn log_format(style: LogStyle) -> Box<dyn LogFormat> {
         LogStyle::Brackets => Box::<pumpkin::log_format::PumpkinLog>::default(),
         LogStyle::Web => Box::<fproxy::log_format::FproxyLog>::default(),
         LogStyle::Bare => Box::new(balance::log_format::BalanceLog::default()),
+    }
+}
+
+/// The commands of a control session.
+pub fn command_set(commands: Commands) -> Box<dyn CommandSet> {
+    match commands {
+        Commands::Switchover => Box::new(SwitchoverCommands),
+        Commands::Backends { hash_failover } => Box::new(balance::control::Channels::new(hash_failover)),
     }
 }

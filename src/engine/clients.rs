@@ -12,6 +12,7 @@ use super::permits::Permit;
 use super::watch::WatchSet;
 use crate::core::msg::{ClientId, CloseReason, Event, Traffic};
 use crate::endpoint::Address;
+use crate::memory::give_back_memory;
 use crate::net::Stream;
 use crate::observe::event_log::ConnectionInfo;
 use crate::relay::dial::Dial;
@@ -194,13 +195,5 @@ impl Clients {
         {
             record.socket = socket;
         }
-    }
-}
-
-/// Memory of many clients is given back when they have left.
-pub fn give_back_memory<T>(table: &mut HashMap<ClientId, T>) {
-    const FEW: usize = 1024;
-    if table.capacity() > FEW && table.len() < table.capacity() / 8 {
-        table.shrink_to(FEW.max(table.len() * 2));
     }
 }

@@ -19,10 +19,10 @@ use super::timers::Timers;
 use super::watch::Watch;
 use crate::config::Service;
 use crate::core::msg::{Action, Answer, Command, Event, Note, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
-use crate::dialects::cbpx::log_format;
 use crate::endpoint::Endpoint;
 use crate::net::Listener;
 use crate::net::acceptor::{Acceptor, last_call};
+use crate::observe::script as script_log;
 use crate::observe::stats::Stats;
 use crate::relay::RunningRelay as Relaying;
 use crate::threads::pool::ThreadPool;
@@ -119,7 +119,7 @@ impl Coordinator {
                 if self.script.as_ref().is_some_and(|script| script.run == run) {
                     self.script = None;
                 }
-                log_format::script_ended(end);
+                script_log::ended(end);
                 self.dispatcher.bring(Event::ScriptEnded(run, end));
             }
             Message::Asked(command, replies) => {
@@ -203,7 +203,7 @@ impl Coordinator {
         };
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
-        log_format::script_started(&script, &arguments);
+        script_log::started(&script, &arguments);
         let time_left = self.timers.left(deadline);
         let started = io::pipe().and_then(|(forsaken, awaited)| {
             let script_run = ScriptRun { run, script, arguments, time_left, forsaken };
@@ -220,7 +220,7 @@ impl Coordinator {
     /// To the log, and to whoever waits for this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
-        log_format::script_line(&line);
+        script_log::output(&line);
         if let (true, Some(progress)) = (current, &self.progress) {
             self.reply(progress.request, Reply::ScriptLine(line));
         }

@@ -146,7 +146,7 @@ impl Drop for PanicGuard<'_> {
 }
 
 impl DispatcherInner {
-    /// Takes over what a report bwake-ups along, and says what it means to the core.
+    /// Takes over what a report brings along, and says what it means to the core.
     fn receive(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Accepted(accepted) => {

@@ -1,11 +1,10 @@
 //! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
 //!
-//! In reading order: `acceptor`, `permits` and `first_bytes_thread` (what becomes of clients that were accepted),
-//! `dispatch` (the core behind one lock; carries out what concerns clients), `clients` (their sockets and seats),
-//! `dial`, `relay` (carries assigned clients, in threads of their own or in shared ones), `watch` (held clients),
-//! `inbox` (what is told to whom), `coordinator` (the thread that sees to timers, script and answers), `script`,
-//! `probe`, `rebind`, `workers` (threads, reused), `resolve`,
-//! `timers`. Who may be dialled when is none of their business: see `core`.
+//! In reading order: `acceptor`, `permits` and `first_bytes` (what becomes of clients that were accepted), `dispatcher`
+//! (the core behind one lock; carries out what concerns clients), `clients` (their sockets), `watch` (held clients),
+//! `messages` (what is sent to the coordinator, and its replies), `coordinator` (the thread that handles timers, the
+//! script and answers), `script`, `probe`, `rebind`, `resolve`, `timers`. The module `relay`
+//! carries assigned clients, in threads of their own or in shared ones. `core` decides who may be dialled and when; nothing here does.
 
 mod acceptor;
 pub mod clients;
@@ -41,18 +40,19 @@ use self::rebind::Rebind;
 use self::resolve::{Addresses, Refresher, Resolver};
 use self::timers::Timers;
 use self::watch::{Watch, WatchSet};
-use crate::config::{LogStyle, Network, Service};
+use crate::config::{Network, Service};
 use crate::core::State;
 use crate::endpoint::Endpoint;
 use crate::net::{ListenOptions, Listener, StreamOptions};
 use crate::observe::access::AccessLogger;
 use crate::observe::dump::DumpHandle;
 use crate::observe::event_log::EventLog;
+use crate::observe::log_format::NewLogFormat;
 use crate::observe::stats::Stats;
 use crate::relay::dial::DialOptions;
 use crate::relay::{Relay, RelayConfig};
 use crate::threads;
-pub use crate::threads::pool::ThreadPool;
+use crate::threads::pool::ThreadPool;
 
 /// What the process has room for.
 #[derive(Clone, Debug)]
@@ -77,7 +77,8 @@ pub struct EngineConfig {
     /// Of its backends.
     pub addresses: Addresses,
     pub room: Capacity,
-    pub style: LogStyle,
+    /// In the style of the log.
+    pub new_log_format: NewLogFormat,
     /// Writes a line for each client that has gone.
     pub access_logger: Option<AccessLogger>,
     /// Shows everything that passes.
@@ -104,7 +105,8 @@ impl Engine {
     /// # Errors
     /// When a thread or descriptor is not to be had.
     pub fn start(start: EngineConfig) -> io::Result<Engine> {
-        let EngineConfig { service, listeners, unbound, addresses, room, style, access_logger, display } = start;
+        let EngineConfig { service, listeners, unbound, addresses, room, new_log_format, access_logger, display } =
+            start;
         let network = &service.network;
         let (handle, inbox) = CoordinatorHandle::new();
         let state = State::new(&service, room.permits.most());
@@ -127,7 +129,7 @@ impl Engine {
         let inner = DispatcherInner {
             state,
             clients: Clients::new(watched.clone(), relay.clone()),
-            event_log: EventLog::new(&service, style, access_logger, stats.clone()),
+            event_log: EventLog::new(&service, new_log_format(), access_logger, stats.clone()),
             addresses,
             dial_options,
             first_size,
@@ -153,7 +155,7 @@ impl Engine {
         let listening = listeners.into_iter().map(|listener| acceptors.open(listener)).collect::<io::Result<_>>()?;
         let rebind = match network.bind_retry {
             Some(every) if !unbound.is_empty() => {
-                Some(Rebind::start(unbound, every, service.clone(), style, handle.clone())?)
+                Some(Rebind::start(unbound, every, service.clone(), new_log_format(), handle.clone())?)
             }
             Some(_) | None => None,
         };

@@ -9,8 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::messages::{CoordinatorHandle, Message};
 use super::queue;
-use crate::config::{LogStyle, Service};
-use crate::dialects;
+use crate::config::Service;
 use crate::endpoint::Endpoint;
 use crate::net::acceptor::bind;
 use crate::observe::log_format::{LogFormat, ProcessEvent};
@@ -32,11 +31,11 @@ impl Rebind {
         places: Vec<Endpoint>,
         every: Duration,
         service: Service,
-        style: LogStyle,
+        log_format: Box<dyn LogFormat>,
         handle: CoordinatorHandle,
     ) -> io::Result<Rebind> {
         let (stop, stopped) = bounded(0);
-        let dial = BindRetry { places, every, service, handle, log_format: dialects::log_format(style) };
+        let dial = BindRetry { places, every, service, handle, log_format };
         let thread = threads::spawn("bind-retry", move || dial.run(&stopped))?;
         Ok(Rebind { stop: Some(stop), thread: Some(thread) })
     }

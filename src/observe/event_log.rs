@@ -1,5 +1,5 @@
-//! Takes the core's notes: keeps what is known about clients and backends, counts on the statistics, and lets the log's
-//! voice find the words.
+//! Takes the core's notes: keeps what is known about clients and backends, counts on the statistics, and lets the log
+//! format find the words.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::access::AccessLogger;
 use super::log_format::{LogContext, LogFormat, ProcessEvent};
 use super::stats::Stats;
-use crate::config::{LogStyle, Service};
+use super::words::system_words;
+use crate::config::Service;
 use crate::core::msg::{Action, BackendId, BackendView, Change, GroupId, Note, UpstreamId, View};
-use crate::dialects;
 use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
@@ -30,6 +30,11 @@ pub struct ConnectionInfo {
 impl ConnectionInfo {
     pub fn new(peer: Address, accepted: Instant) -> ConnectionInfo {
         ConnectionInfo { peer, accepted, assigned: None, connected: None, up: 0, down: 0, cause: None }
+    }
+
+    /// What failed last, to follow a sentence: `: connection refused`, or nothing.
+    pub fn cause_words(&self) -> String {
+        self.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
     }
 
     /// Since the backend took the connection.
@@ -70,9 +75,14 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    pub fn new(service: &Service, style: LogStyle, access_logger: Option<AccessLogger>, stats: Stats) -> EventLog {
+    pub fn new(
+        service: &Service,
+        log_format: Box<dyn LogFormat>,
+        access_logger: Option<AccessLogger>,
+        stats: Stats,
+    ) -> EventLog {
         let names = service.backends().map(|backend| backend.endpoint.to_string()).collect();
-        let (places, log_format) = (places(service), dialects::log_format(style));
+        let places = places(service);
         EventLog { service: service.clone(), stats, log_format, access_logger, names, places, failed: BTreeMap::new() }
     }
 

@@ -11,8 +11,8 @@ use crate::config::Service;
 use crate::core::msg::{BackendId, BackendView, Note, UpstreamId};
 use crate::endpoint::{Address, Endpoint};
 
-/// Lines of a log format have this target: in styles other than [`LogStyle::Origin`] nobody else's are written, except
-/// warnings and errors.
+/// Lines of a log format have this target. In styles other than [`Origin`](crate::config::LogStyle::Origin) only these
+/// are written, and warnings and errors of the rest of the program.
 pub const TARGET: &str = concat!(env!("CARGO_PKG_NAME"), "::log_format");
 
 /// Finds the words.
@@ -24,6 +24,10 @@ pub trait LogFormat: Send {
     /// Something has happened to the program.
     fn process_event(&mut self, process_event: &ProcessEvent<'_>);
 }
+
+/// Makes the log formats of one log. A format keeps what it has said about its service, so each thread that writes to
+/// the log has its own.
+pub type NewLogFormat = Box<dyn Fn() -> Box<dyn LogFormat>>;
 
 /// What a log format may want to know beside the note itself.
 pub struct LogContext<'a> {
@@ -49,6 +53,11 @@ impl LogContext<'_> {
     /// The group of a backend, and its number there.
     pub fn place(&self, backend: BackendId) -> Option<BackendPosition> {
         self.places.get(backend.0).copied()
+    }
+
+    /// What failed last for the client, to follow a sentence: `: connection refused`, or nothing.
+    pub fn cause(&self) -> String {
+        self.info.map(ConnectionInfo::cause_words).unwrap_or_default()
     }
 
     /// An upstream, as it was configured.

@@ -7,5 +7,6 @@ pub mod event_log;
 pub mod lines;
 pub mod log;
 pub mod log_format;
+pub mod script;
 pub mod stats;
 pub mod words;

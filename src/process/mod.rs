@@ -83,7 +83,8 @@ impl Proxy {
 
     /// Everything but the log, which must outlive what goes wrong here.
     fn start_services(config: &Config, limits: &Limits) -> Result<Proxy, StartError> {
-        let mut log_format = dialects::log_format(config.log.style);
+        let style = config.log.style;
+        let mut log_format = dialects::log_format(style);
         log_format.process_event(&ProcessEvent::Starting { services: &config.services });
         // Control last: whoever reaches it can be sure that clients are listened for, too.
         let bind = |service: &Service| BoundListeners::bind(service, &mut *log_format);
@@ -126,7 +127,7 @@ impl Proxy {
                 unbound: bound.later,
                 addresses,
                 room: room.clone(),
-                style: config.log.style,
+                new_log_format: Box::new(move || dialects::log_format(style)),
                 access_logger: access.as_ref().map(|log| log.access_logger(method)),
                 display: dump.as_ref().filter(|_| is_shown(service)).map(Dump::display),
             });
@@ -144,7 +145,7 @@ impl Proxy {
         let control = ControlServer::start(control_listeners, &context).map_err(thread)?;
         let handles = engines.iter().map(Engine::handle).collect();
         let tally = config.process.tally.map(|every| StatsTimer::start(every, handles)).transpose().map_err(thread)?;
-        let log_format = dialects::log_format(config.log.style);
+        let log_format = dialects::log_format(style);
         let mut proxy = Proxy {
             control: Some(control),
             tally,
@@ -319,6 +320,7 @@ fn context(config: &Config, engines: &[Engine], room: String) -> Result<Context,
         others: engines[1..].iter().map(|engine| (engine.handle(), engine.stats())).collect(),
         refresher: engine.refresher(),
         addresses: engine.addresses(),
+        command_set: dialects::command_set,
         fixed: FixedSettings::of(config, service, room).into(),
     })
 }
@@ -342,7 +344,7 @@ fn warn(name: &str, words: &str) {
     complain(&format!("{name}: warning: {words}"));
 }
 
-/// Standard error may be closed, which is no reason to do anything else than what was going to be done.
-fn complain(words: &str) {
+/// Writes a line to standard error. That may be closed, which changes nothing else.
+pub fn complain(words: &str) {
     writeln!(io::stderr(), "{words}").ok();
 }

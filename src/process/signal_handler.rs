@@ -1,8 +1,8 @@
 //! Who is to be told of a signal, and how.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
+use super::complain;
 use super::signals::Signal;
 use crate::children;
 use crate::config::{OnHangup, OnInterrupt, Process};
@@ -51,8 +51,7 @@ impl SignalHandler {
             {
                 let name = &self.process.name;
                 let words = "Ctrl-C again within 5 s stops it all the same";
-                // Nobody may be reading there.
-                writeln!(io::stderr(), "{name}: clients connected: {assigned}, held: {held}; {words}").ok();
+                complain(&format!("{name}: clients connected: {assigned}, held: {held}; {words}"));
             }
         }
     }

@@ -16,8 +16,8 @@ use super::closing::{Closing, Facts, Parting, Which};
 use super::direction::{Direction, Progress, RelayError, Resources};
 use super::peer::Peer;
 use super::reason::{Reason, part_from};
+use super::report::{ByteCounters, CloseSummary};
 use crate::core::msg::CloseReason;
-use crate::engine::messages::{ByteCounters, CloseSummary};
 use crate::net::Stream;
 use crate::observe::dump::DumpSource;
 

@@ -6,6 +6,7 @@ mod client;
 pub mod control;
 pub mod log_format;
 mod options;
+mod reports;
 
 use std::env;
 use std::ffi::OsString;
@@ -16,13 +17,12 @@ use self::channels::{ChannelDefaults, ChannelError};
 use self::client::{InstanceCommand, InstanceSocket};
 pub use self::client::{InstanceError, InstanceRequest};
 use self::options::{BalanceOptionError, BalanceOptions};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, Parsed, Usage};
 use crate::config::{
     AS_LONG_AS_IT_TAKES, Commands, Config, Control, Failover, FailurePolicy, Log, LogStyle, LogTarget, Network,
     OnHangup, OnInterrupt, OnUnresolved, Process, RetryPolicy, Service, Settings, Statuses, WhenFull,
 };
 use crate::endpoint::Endpoint;
-use crate::settings;
 
 /// Exit statuses, as sysexits.h has them.
 const USAGE: u8 = 64;
@@ -176,7 +176,10 @@ fn serve(
             listeners: vec![Endpoint::tcp(bind, port)],
             network: network(options)?,
             upstreams: vec![upstream],
-            settings: Settings { thread_pairs: options.thread_pairs.unwrap_or(SETTINGS.thread_pairs), ..SETTINGS },
+            settings: Settings {
+                thread_pairs: options.thread_pairs.unwrap_or(BALANCER_SETTINGS.thread_pairs),
+                ..BALANCER_SETTINGS
+            },
             script: None,
             when_full: WhenFull::Close,
             retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -234,16 +237,6 @@ fn network(options: &BalanceOptions) -> Result<Network, Usage> {
         show_bytes: options.show_bytes,
     })
 }
-
-/// There is no upstream to switch to, and nobody waits in a queue.
-const SETTINGS: Settings = Settings {
-    switch_max_time: Duration::ZERO,
-    max_queued: u32::MAX,
-    max_open: None,
-    switch_loop_wait: Duration::from_millis(100),
-    net_buffer_size: 16 * 1024,
-    thread_pairs: settings::THREAD_PAIRS,
-};
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,11 @@
 //! connection's life.
 
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 
-use crate::core::msg::{BackendId, BackendView, Change, CloseReason, DialFailure, Note, Outcome, ScriptEnd, Totals};
+use crate::core::msg::{BackendId, BackendView, Change, CloseReason, DialFailure, Note, Outcome, Totals};
 use crate::observe::event_log::ConnectionInfo;
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent};
 use crate::observe::words::system_words;
@@ -115,7 +114,7 @@ impl LogFormat for CbpxLog {
 impl CbpxLog {
     fn dial_failed(&mut self, id: u64, backend: BackendId, failure: DialFailure, context: &LogContext<'_>) {
         let Some(info) = context.info else { return };
-        let (peer, cause) = (&info.peer, cause(info));
+        let (peer, cause) = (&info.peer, info.cause_words());
         match failure {
             DialFailure::Backend => {
                 error!("client {id} from {peer}: cannot connect to backend {}{cause}", context.backend(backend));
@@ -211,7 +210,7 @@ fn changed(change: Change, context: &LogContext<'_>) {
 fn cause_of(why: CloseReason, info: &ConnectionInfo) -> String {
     match why {
         CloseReason::NoBackend | CloseReason::NoRoom | CloseReason::ClientFailed | CloseReason::BackendFailed => {
-            cause(info)
+            info.cause_words()
         }
         CloseReason::HungUp
         | CloseReason::Full
@@ -223,28 +222,6 @@ fn cause_of(why: CloseReason, info: &ConnectionInfo) -> String {
         | CloseReason::ClosedForSwitch
         | CloseReason::Terminated
         | CloseReason::Panicked => String::new(),
-    }
-}
-
-fn cause(info: &ConnectionInfo) -> String {
-    info.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
-}
-
-/// The script is about to be started, with these words.
-pub fn script_started(script: &Path, arguments: &[String]) {
-    info!("running switch script: {} {}", script.display(), arguments.join(" "));
-}
-
-/// A line of the script's output.
-pub fn script_line(line: &str) {
-    info!("script: {line}");
-}
-
-/// Also for a script that was killed.
-pub fn script_ended(end: ScriptEnd) {
-    match end {
-        ScriptEnd::Exited(0) => info!("switch script returned: 0"),
-        ScriptEnd::Exited(_) | ScriptEnd::Signalled(_) | ScriptEnd::NotStarted(_) => error!("switch {end}"),
     }
 }
 

@@ -167,7 +167,7 @@ impl FallbackLog {
     fn ended(&mut self, client: ClientId, why: CloseReason, context: &LogContext<'_>) {
         let given = self.given.remove(&client);
         let Some(info) = context.info else { return };
-        let cause = info.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default();
+        let cause = info.cause_words();
         let peer = &info.peer;
         match why {
             CloseReason::NoBackend => say(Level::Warn, format_args!("Failed to connect to any backend")),

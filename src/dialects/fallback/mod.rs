@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::flags::{Flag, FlagValue, ParsedFlags};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, NO_CONTROL, Parsed, Usage};
 use crate::config::{
-    AS_LONG_AS_IT_TAKES, Backend, Commands, Config, Control, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget,
-    Network, OnHangup, OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream,
-    WhenFull,
+    AS_LONG_AS_IT_TAKES, Backend, Config, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, OnHangup,
+    OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream, WhenFull,
 };
 use crate::endpoint::Endpoint;
 use crate::settings;
@@ -252,7 +251,11 @@ impl FallbackArguments {
                         backends,
                     }],
                 }],
-                settings: Settings { thread_pairs: self.thread_pairs, ..SETTINGS },
+                settings: Settings {
+                    net_buffer_size: FIRST_BUFFER,
+                    thread_pairs: self.thread_pairs,
+                    ..BALANCER_SETTINGS
+                },
                 script: None,
                 when_full: WhenFull::Wait,
                 retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -261,7 +264,7 @@ impl FallbackArguments {
                 max_dials: usize::MAX,
                 grace: no_longer_than(self.grace),
             }],
-            control: Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None },
+            control: NO_CONTROL,
             process: Process {
                 name: NAME.to_owned(),
                 background: false,
@@ -289,6 +292,9 @@ impl FallbackArguments {
     }
 }
 
+/// First size of a relay buffer, in bytes.
+const FIRST_BUFFER: usize = 2048;
+
 fn network(connect_timeout: Duration) -> Network {
     Network {
         // As Go's: the system's maximum.
@@ -305,16 +311,6 @@ fn network(connect_timeout: Duration) -> Network {
         show_bytes: false,
     }
 }
-
-/// Nobody switches, throttles or changes anything here.
-const SETTINGS: Settings = Settings {
-    switch_max_time: Duration::ZERO,
-    max_queued: u32::MAX,
-    max_open: None,
-    switch_loop_wait: Duration::from_secs(1),
-    net_buffer_size: 2048,
-    thread_pairs: settings::THREAD_PAIRS,
-};
 
 #[cfg(test)]
 mod tests {

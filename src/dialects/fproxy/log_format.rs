@@ -41,7 +41,7 @@ impl LogFormat for FproxyLog {
                 info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
             }
             // What happens to a client before it leaves; and switches and changes, which nobody asks a program with
-            // this voice for.
+            // this log format for.
             Note::Arrived(_)
             | Note::Requeued(_)
             | Note::Paused(_)
@@ -83,7 +83,7 @@ impl LogFormat for FproxyLog {
 
 impl FproxyLog {
     fn dial_failed(&mut self, backend: BackendId, failure: DialFailure, context: &LogContext<'_>) {
-        let (client, cause) = (client(context), cause(context));
+        let (client, cause) = (client(context), context.cause());
         match failure {
             DialFailure::Backend | DialFailure::NoPort => {
                 if let Some(more) = self.refused.turn(Instant::now()) {
@@ -113,7 +113,7 @@ impl FproxyLog {
             }
             CloseReason::BackendFailed => {
                 if let Some(more) = self.failed.turn(Instant::now()) {
-                    warn!(target: TARGET, "{client}closed: {why}{}{more}", cause(context));
+                    warn!(target: TARGET, "{client}closed: {why}{}{more}", context.cause());
                 }
             }
             CloseReason::Panicked => error!(target: TARGET, "{client}closed: {why}"),
@@ -132,10 +132,4 @@ impl FproxyLog {
 /// Whom a line is about, as web servers put it.
 fn client(context: &LogContext<'_>) -> String {
     context.info.map(|info| format!("[client {}] ", info.peer)).unwrap_or_default()
-}
-
-/// The system's word for what failed last.
-fn cause(context: &LogContext<'_>) -> String {
-    let cause = context.info.and_then(|info| info.cause.as_ref());
-    cause.map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
 }

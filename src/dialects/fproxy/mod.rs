@@ -10,11 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::options::{FAILED_FOR, FproxyOptionError, FproxyOptions, MOST_FIRST_BYTES, Strategy};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, NO_CONTROL, Parsed, Usage};
 use crate::config::{
-    AS_LONG_AS_IT_TAKES, Backend, Commands, Config, Control, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget,
-    Network, OnHangup, OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream,
-    Weights, WhenFull,
+    AS_LONG_AS_IT_TAKES, Backend, Config, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, OnHangup,
+    OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream, Weights, WhenFull,
 };
 use crate::endpoint::Endpoint;
 use crate::settings;
@@ -151,7 +150,7 @@ fn config(options: &FproxyOptions) -> Result<Config, String> {
                 show_bytes: false,
             },
             upstreams: vec![upstream],
-            settings: Settings { thread_pairs: options.thread_pairs, ..SETTINGS },
+            settings: Settings { thread_pairs: options.thread_pairs, ..BALANCER_SETTINGS },
             script: None,
             when_full: WhenFull::Wait,
             retry: RetryPolicy { most: 1, pause: Duration::ZERO },
@@ -159,7 +158,7 @@ fn config(options: &FproxyOptions) -> Result<Config, String> {
             max_dials: MAX_DIALS,
             grace: AS_LONG_AS_IT_TAKES,
         }],
-        control: Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None },
+        control: NO_CONTROL,
         log: Log {
             target: if background {
                 LogTarget::File(kept(&options.error_log, ERROR_LOG))
@@ -212,16 +211,6 @@ fn group(options: &FproxyOptions, endpoints: Vec<Endpoint>) -> Group {
         backends: endpoints.into_iter().map(backend).collect(),
     }
 }
-
-/// There are no switches, and nobody changes these.
-const SETTINGS: Settings = Settings {
-    switch_max_time: Duration::ZERO,
-    max_queued: u32::MAX,
-    max_open: None,
-    switch_loop_wait: Duration::from_millis(100),
-    net_buffer_size: 16 * 1024,
-    thread_pairs: settings::THREAD_PAIRS,
-};
 
 #[cfg(test)]
 mod tests {

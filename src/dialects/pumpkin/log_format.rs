@@ -22,12 +22,12 @@ impl LogFormat for PumpkinLog {
     fn note(&mut self, note: Note, context: &LogContext<'_>) {
         match note {
             Note::DialFailed(client, backend, DialFailure::Backend | DialFailure::NoPort) => {
-                let cause = cause(context);
+                let cause = context.cause();
                 error!(target: TARGET, "Could not connect to worker {}{cause}", context.backend(backend));
                 self.refused.insert(client, backend);
             }
             Note::DialFailed(_, _, DialFailure::Local) => {
-                error!(target: TARGET, "Could not serve {}{}", peer(context), cause(context));
+                error!(target: TARGET, "Could not serve {}{}", peer(context), context.cause());
             }
             Note::Assigned(client, backend) => {
                 if let Some(before) = self.refused.remove(&client) {
@@ -95,12 +95,6 @@ fn workers(service: &Service) -> String {
 
 fn peer(context: &LogContext<'_>) -> String {
     context.info.map(|info| info.peer.to_string()).unwrap_or_default()
-}
-
-/// Why the last dial failed.
-fn cause(context: &LogContext<'_>) -> String {
-    let cause = context.info.and_then(|info| info.cause.as_ref());
-    cause.map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
 }
 
 fn ended(why: CloseReason, context: &LogContext<'_>) {

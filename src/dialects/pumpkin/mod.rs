@@ -14,10 +14,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::file::{Mapping, PumpkinOptions};
-use super::{Parsed, Usage};
+use super::{BALANCER_SETTINGS, NO_CONTROL, Parsed, Usage};
 use crate::config::{
-    Backend, Commands, Config, Control, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, OnHangup,
-    OnInterrupt, OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream, WhenFull,
+    Backend, Config, Failover, FailurePolicy, Group, Log, LogStyle, LogTarget, Network, OnHangup, OnInterrupt,
+    OnUnresolved, Policy, Process, RetryPolicy, Service, Settings, Statuses, Upstream, WhenFull,
 };
 use crate::endpoint::{Address, Endpoint};
 use crate::observe::words::system_words;
@@ -125,7 +125,7 @@ fn config(options: &PumpkinOptions, mappings: Vec<Mapping>) -> Option<Config> {
     let services: Vec<_> = mappings.into_iter().map(|mapping| service(options, mapping)).collect();
     (!services.is_empty()).then(|| Config {
         services,
-        control: Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None },
+        control: NO_CONTROL,
         log: Log {
             target: LogTarget::BothStandards,
             level: log::LevelFilter::Info,
@@ -173,13 +173,9 @@ fn service(options: &PumpkinOptions, mapping: Mapping) -> Service {
         },
         upstreams: vec![Upstream { groups: vec![group] }],
         settings: Settings {
-            // Nobody switches, throttles or changes anything here.
-            switch_max_time: Duration::ZERO,
-            max_queued: u32::MAX,
-            max_open: None,
-            switch_loop_wait: Duration::from_secs(1),
             net_buffer_size: options.buffer_size,
             thread_pairs: options.thread_pairs,
+            ..BALANCER_SETTINGS
         },
         script: None,
         when_full: WhenFull::Wait,

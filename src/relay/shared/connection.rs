@@ -12,11 +12,11 @@ use rustix::event::epoll::EventFlags;
 use super::worker::WorkerContext;
 use crate::core::msg::{CloseReason, DialFailure};
 use crate::endpoint::Address;
-use crate::engine::messages::{ByteCounters, CloseSummary};
 use crate::net::Stream;
 use crate::relay::closing::Which;
 use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
 use crate::relay::pair::{Pair, PairProgress};
+use crate::relay::report::{ByteCounters, CloseSummary};
 
 /// A client and what it has of a backend.
 #[derive(Debug)]

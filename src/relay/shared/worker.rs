@@ -19,7 +19,7 @@ use super::connection::{Connection, Outcome};
 use super::deadlines::Deadlines;
 use super::mailbox::{Mailbox, WorkerCommand};
 use crate::core::msg::{ClientId, CloseReason};
-use crate::engine::clients::give_back_memory;
+use crate::memory::give_back_memory;
 use crate::net::Stream;
 use crate::relay::RelayConfig;
 use crate::relay::closing::Which;

@@ -3,7 +3,9 @@
 //!
 //! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
 
-use super::msg::{Action, Answer, BackendId, Change, GroupId, Note, ProbeEnd, TimerId, Unchanged};
+use super::msg::{
+    Action, Answer, BackendId, BackendNote, Change, GroupId, Note, ProbeEnd, ServiceNote, TimerId, Unchanged,
+};
 use super::pool::{Awaited, Choice, Health};
 use super::{Mutation, Place, State};
 use crate::config::FailurePolicy;
@@ -29,12 +31,12 @@ impl State {
             FailurePolicy::Ignore => {}
             FailurePolicy::Disable => {
                 if self.pool.disable(id) {
-                    out.push(Action::Note(Note::BackendDisabled(id)));
+                    out.push(Action::Note(Note::Backend(id, BackendNote::Disabled)));
                 }
             }
             FailurePolicy::AvoidFor(_) | FailurePolicy::UntilProbed { .. } => {
                 if self.pool.fail(id) {
-                    out.push(Action::Note(Note::BackendFailed(id)));
+                    out.push(Action::Note(Note::Backend(id, BackendNote::Failed)));
                     self.schedule_recheck(id, out);
                 }
             }
@@ -44,7 +46,7 @@ impl State {
     /// A dial or probe of this backend succeeded, or its time is over.
     pub(super) fn backend_is_back(&mut self, id: BackendId, out: &mut Vec<Action>) {
         if self.pool.recover(id) {
-            out.push(Action::Note(Note::BackendBack(id)));
+            out.push(Action::Note(Note::Backend(id, BackendNote::Back)));
             match self.pool.awaited(id) {
                 Awaited::Timer(_) => self.pool.set_awaited(id, Awaited::Nothing),
                 Awaited::Nothing | Awaited::Probe => {}
@@ -56,7 +58,8 @@ impl State {
     /// one that has failed, and may have one that has not, is cancelled and goes there. So nobody waits for a backend
     /// that never answers longer than the first who found that out. Who has no better choice goes on trying.
     pub(super) fn redial(&self, first: usize, out: &mut Vec<Action>) {
-        let tells = |action: &Action| matches!(action, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
+        let tells =
+            |action: &Action| matches!(action, Action::Note(Note::Backend(_, BackendNote::Failed | BackendNote::Back)));
         if !out[first..].iter().any(tells)
             || self.switching()
             || self.closing()
@@ -166,7 +169,7 @@ impl State {
             Change::Reset(id) => self.pool.reset(id),
             Change::Policy(group, policy, failover) => self.pool.set_policy(group, policy, failover),
         }
-        out.push(Action::Note(Note::PoolChanged(change)));
+        out.push(Action::Note(Note::Service(ServiceNote::PoolChanged(change))));
         answer
     }
 

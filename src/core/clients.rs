@@ -1,7 +1,9 @@
 //! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and
 //! keeps every count; whether somebody else can be served now is left to `settle`.
 
-use super::msg::{Action, BackendId, ClientHash, ClientId, CloseReason, DialFailure, Failure, Note, TimerId, Traffic};
+use super::msg::{
+    Action, BackendId, ClientHash, ClientId, ClientNote, CloseReason, DialFailure, Failure, Note, TimerId, Traffic,
+};
 use super::{Client, Life, Mutation, Place, State};
 
 impl State {
@@ -19,7 +21,7 @@ impl State {
         let queue_is_full = self.held.len() >= self.settings.max_queued as usize;
         self.clients.insert(client, Client::new(hash));
         self.held.insert(client);
-        out.push(Action::Note(Note::Arrived(client)));
+        out.push(Action::Note(Note::Client(client, ClientNote::Arrived)));
         if queue_is_full && self.switching() {
             self.fail(Failure::QueueFull, out);
         }
@@ -37,7 +39,7 @@ impl State {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
                 self.move_to(client, Some(Place::Open(backend)));
-                out.push(Action::Note(Note::Connected(client)));
+                out.push(Action::Note(Note::Client(client, ClientNote::Connected)));
                 self.pool.connected(backend);
                 self.backend_is_back(backend, out);
             }
@@ -50,7 +52,7 @@ impl State {
     pub(super) fn dial_failed(&mut self, client: ClientId, failure: DialFailure, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
-                out.push(Action::Note(Note::DialFailed(client, backend, failure)));
+                out.push(Action::Note(Note::Client(client, ClientNote::DialFailed(backend, failure))));
                 match failure {
                     DialFailure::Local => return self.reject(client, CloseReason::NoRoom, out),
                     DialFailure::Cancelled => {}
@@ -68,7 +70,7 @@ impl State {
                     return;
                 }
                 self.move_to(client, Some(Place::Held));
-                out.push(Action::Note(Note::Requeued(client)));
+                out.push(Action::Note(Note::Client(client, ClientNote::Requeued)));
                 if self.closing() {
                     self.reject(client, CloseReason::Shutdown, out);
                 }
@@ -122,7 +124,7 @@ impl State {
             Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
                 self.flowed(client, traffic);
                 self.move_to(client, None);
-                out.push(Action::Note(Note::Ended(client, why)));
+                out.push(Action::Note(Note::Client(client, ClientNote::Ended(why))));
             }
             Some(Place::Held) | None => {}
         }
@@ -137,7 +139,7 @@ impl State {
             return self.reject(id, CloseReason::NoBackend, out);
         }
         client.tried.clear();
-        out.push(Action::Note(Note::Paused(id)));
+        out.push(Action::Note(Note::Client(id, ClientNote::Paused)));
         let timer = self.arm(retry.pause, out);
         self.pauses.insert(timer, id);
         if let Some(client) = self.clients.get_mut(&id) {
@@ -166,7 +168,7 @@ impl State {
     pub(super) fn reject(&mut self, client: ClientId, why: CloseReason, out: &mut Vec<Action>) {
         self.move_to(client, None);
         out.push(Action::Reject(client, why));
-        out.push(Action::Note(Note::Ended(client, why)));
+        out.push(Action::Note(Note::Client(client, ClientNote::Ended(why))));
     }
 
     pub(super) fn place(&self, client: ClientId) -> Option<Place> {

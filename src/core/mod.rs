@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use self::life::Life;
 use self::msg::{
-    Action, BackendId, BackendView, ClientHash, ClientId, CloseReason, Event, Note, TimerId, Traffic, UpstreamId, View,
+    Action, BackendId, BackendView, ClientHash, ClientId, ClientNote, CloseReason, Event, Note, ServiceNote, TimerId,
+    Traffic, UpstreamId, View,
 };
 pub use self::mutation::Mutation;
 use self::pool::{Choice, Criteria, Pool};
@@ -177,7 +178,10 @@ impl State {
         self.serve_queue(out);
         let over = self.held.len() > self.settings.max_queued as usize && !self.switching();
         if over && !self.warned {
-            out.push(Action::Note(Note::QueueOverLimit { held: self.held.len(), limit: self.settings.max_queued }));
+            out.push(Action::Note(Note::Service(ServiceNote::QueueOverLimit {
+                held: self.held.len(),
+                limit: self.settings.max_queued,
+            })));
         }
         self.warned = over;
         match self.life {
@@ -234,7 +238,7 @@ impl State {
             self.pool.take(backend, &client.criteria());
         }
         self.move_to(id, Some(Place::Dialling(backend)));
-        out.push(Action::Note(Note::Assigned(id, backend)));
+        out.push(Action::Note(Note::Client(id, ClientNote::Assigned(backend))));
         out.push(Action::Dial(id, backend));
     }
 

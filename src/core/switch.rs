@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::msg::{Action, Answer, Failure, Note, Outcome, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
+use super::msg::{
+    Action, Answer, Failure, Note, Outcome, RequestId, RunId, ScriptEnd, ServiceNote, TimerId, UpstreamId,
+};
 use super::{Life, Mutation, Place, State};
 
 /// Whether held clients may be dialled.
@@ -61,13 +63,13 @@ impl State {
         }
         let to = UpstreamId((self.active.0 + 1) % self.pool.upstreams());
         let timeout = self.settings.switch_max_time;
-        out.push(Action::Note(Note::SwitchStarted {
+        out.push(Action::Note(Note::Service(ServiceNote::SwitchStarted {
             request,
             from: self.active,
             to,
             timeout,
             max_queued: self.settings.max_queued,
-        }));
+        })));
         let deadline = self.arm(timeout, out);
         self.gate = Gate::Shut(Switchover { request, to, deadline, stage: SwitchStage::Draining });
         if timeout == Duration::ZERO {
@@ -91,7 +93,7 @@ impl State {
             SwitchStage::Draining if waiting_for == 0 => {}
             SwitchStage::Draining | SwitchStage::Scripting(_) | SwitchStage::RollingBack { .. } => return,
         }
-        out.push(Action::Note(Note::Drained));
+        out.push(Action::Note(Note::Service(ServiceNote::Drained)));
         if !self.rules.script {
             return self.finish(Outcome::Moved { script: false }, out);
         }
@@ -174,7 +176,7 @@ impl State {
             self.forget_failures();
         }
         self.gate = Gate::Open;
-        out.push(Action::Note(Note::SwitchEnded { from, to: running.to, outcome }));
+        out.push(Action::Note(Note::Service(ServiceNote::SwitchEnded { from, to: running.to, outcome })));
         out.push(Action::Answer(running.request, Answer::Switched(outcome)));
         if self.broken(Mutation::AnswerTwice) {
             out.push(Action::Answer(running.request, Answer::Switched(outcome)));

@@ -37,6 +37,7 @@ impl State {
             FailurePolicy::AvoidFor(_) | FailurePolicy::UntilProbed { .. } => {
                 if self.pool.fail(id) {
                     out.push(Action::Note(Note::Backend(id, BackendNote::Failed)));
+                    self.health_changed = true;
                     self.schedule_recheck(id, out);
                 }
             }
@@ -47,6 +48,7 @@ impl State {
     pub(super) fn backend_is_back(&mut self, id: BackendId, out: &mut Vec<Action>) {
         if self.pool.recover(id) {
             out.push(Action::Note(Note::Backend(id, BackendNote::Back)));
+            self.health_changed = true;
             match self.pool.awaited(id) {
                 Awaited::Timer(_) => self.pool.set_awaited(id, Awaited::Nothing),
                 Awaited::Nothing | Awaited::Probe => {}
@@ -54,17 +56,12 @@ impl State {
         }
     }
 
-    /// When a backend has failed or is back, by what was decided from `first` on: whoever is still being connected to
-    /// one that has failed, and may have one that has not, is cancelled and goes there. So nobody waits for a backend
-    /// that never answers longer than the first who found that out. Who has no better choice goes on trying.
-    pub(super) fn redial(&self, first: usize, out: &mut Vec<Action>) {
-        let tells =
-            |action: &Action| matches!(action, Action::Note(Note::Backend(_, BackendNote::Failed | BackendNote::Back)));
-        if !out[first..].iter().any(tells)
-            || self.switching()
-            || self.closing()
-            || self.broken(Mutation::WaitForTheFailed)
-        {
+    /// When a backend has failed or is back in this event: whoever is still being connected to one that has failed, and
+    /// may have one that has not, is cancelled and goes there. So nobody waits for a backend that never answers longer
+    /// than the first who found that out. Who has no better choice goes on trying.
+    pub(super) fn redial(&mut self, out: &mut Vec<Action>) {
+        let health_changed = std::mem::take(&mut self.health_changed);
+        if !health_changed || !self.may_redial() {
             return;
         }
         for (id, client) in &self.clients {
@@ -78,10 +75,13 @@ impl State {
         }
     }
 
+    fn may_redial(&self) -> bool {
+        !self.switching() && !self.closing() && !self.broken(Mutation::WaitForTheFailed)
+    }
+
     /// Unless a probe is under way, which will tell.
     fn schedule_recheck(&mut self, id: BackendId, out: &mut Vec<Action>) {
         let after = match self.pool.failure_policy(id) {
-            _ if self.closing() => None,
             FailurePolicy::AvoidFor(time) => Some(time),
             FailurePolicy::UntilProbed { every } => every,
             FailurePolicy::Ignore | FailurePolicy::Disable => None,
@@ -90,6 +90,10 @@ impl State {
             let timer = self.arm(after, out);
             self.pool.set_awaited(id, Awaited::Timer(timer));
         }
+    }
+
+    fn probes_the_failed(&self) -> bool {
+        !self.broken(Mutation::ForgetTheProbe)
     }
 
     fn probe(&mut self, id: BackendId, out: &mut Vec<Action>) {
@@ -122,9 +126,8 @@ impl State {
         }
         match self.pool.failure_policy(id) {
             FailurePolicy::AvoidFor(_) => self.backend_is_back(id, out),
-            FailurePolicy::UntilProbed { .. } if self.broken(Mutation::ForgetTheProbe) => {}
-            FailurePolicy::UntilProbed { .. } => self.probe(id, out),
-            FailurePolicy::Ignore | FailurePolicy::Disable => {}
+            FailurePolicy::UntilProbed { .. } if self.probes_the_failed() => self.probe(id, out),
+            FailurePolicy::UntilProbed { .. } | FailurePolicy::Ignore | FailurePolicy::Disable => {}
         }
     }
 

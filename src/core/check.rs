@@ -39,6 +39,7 @@ impl State {
         if self.clients.len() <= RECOUNT_UP_TO {
             self.check_counts();
         }
+        assert!(!self.health_changed, "a backend's health changed and no dial under way was looked at again");
         self.check_service();
         self.check_choices(actions);
         self.check_switchover(before, actions);

@@ -29,10 +29,13 @@ impl State {
 
     pub(super) fn hung_up(&mut self, client: ClientId, out: &mut Vec<Action>) {
         match self.place(client) {
-            Some(Place::Held) if self.broken(Mutation::KeepTheHungUp) => {}
-            Some(Place::Held) => self.reject(client, CloseReason::HungUp, out),
-            Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
+            Some(Place::Held) if self.drops_the_hung_up() => self.reject(client, CloseReason::HungUp, out),
+            Some(Place::Held | Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    fn drops_the_hung_up(&self) -> bool {
+        !self.broken(Mutation::KeepTheHungUp)
     }
 
     pub(super) fn connected(&mut self, client: ClientId, out: &mut Vec<Action>) {
@@ -65,18 +68,22 @@ impl State {
                         self.pool.dial_failed(backend);
                     }
                 }
-                if self.broken(Mutation::ForgetTheRefused) && self.switching() {
-                    self.move_to(client, None);
-                    return;
-                }
-                self.move_to(client, Some(Place::Held));
-                out.push(Action::Note(Note::Client(client, ClientNote::Requeued)));
+                self.requeue(client, out);
                 if self.closing() {
                     self.reject(client, CloseReason::Shutdown, out);
                 }
             }
             Some(Place::Held | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    /// Back to its old place in the queue.
+    fn requeue(&mut self, client: ClientId, out: &mut Vec<Action>) {
+        if self.switching() && self.broken(Mutation::ForgetTheRefused) {
+            return self.move_to(client, None);
+        }
+        self.move_to(client, Some(Place::Held));
+        out.push(Action::Note(Note::Client(client, ClientNote::Requeued)));
     }
 
     /// In this round the client is not given this backend again.
@@ -101,10 +108,15 @@ impl State {
     /// An upload is under way: a switchover waits for it like for any open connection.
     pub(super) fn resumed(&mut self, client: ClientId) {
         match self.place(client) {
-            Some(Place::Ending(_)) if self.broken(Mutation::CutTheUpload) => {}
-            Some(Place::Ending(backend)) => self.move_to(client, Some(Place::Open(backend))),
-            Some(Place::Held | Place::Dialling(_) | Place::Open(_)) | None => {}
+            Some(Place::Ending(backend)) if self.waits_for_uploads() => {
+                self.move_to(client, Some(Place::Open(backend)))
+            }
+            Some(Place::Held | Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    fn waits_for_uploads(&self) -> bool {
+        !self.broken(Mutation::CutTheUpload)
     }
 
     /// Counts what is new since the last report.

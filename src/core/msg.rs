@@ -93,7 +93,7 @@ pub enum DialFailure {
     /// This machine had no port left for one more connection to the backend. Others may have one for another backend;
     /// and nothing is known against this one, so that nothing is remembered.
     NoPort,
-    /// We called it off (see [`Action::CancelDial`]).
+    /// We cancelled it (see [`Action::CancelDial`]).
     Cancelled,
 }
 
@@ -174,7 +174,7 @@ pub enum Unchanged {
     NoSuchGroup,
     AlreadyEnabled,
     AlreadyDisabled,
-    /// To `Assign`.
+    /// To `SetEndpoint`.
     NotDisabled,
 }
 
@@ -236,9 +236,9 @@ pub enum Failure {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect this held client to this backend. Ends in `Connected`, `Refused` or `Closed`.
+    /// Connect this held client to this backend. Ends in `Connected`, `DialFailed` or `Closed`.
     Dial(ClientId, BackendId),
-    /// Stop this dial if it has not succeeded yet; ends in `Refused(CalledOff)`, or in `Connected` if it was too late.
+    /// Stop this dial if it has not succeeded yet; ends in `DialFailed(Cancelled)`, or in `Connected` if it was too late.
     CancelDial(ClientId),
     /// Close this held client (or forget it, if it is known to be gone).
     Reject(ClientId, CloseReason),
@@ -257,7 +257,7 @@ pub enum Action {
     RunScript { run: RunId, from: UpstreamId, to: UpstreamId, deadline: TimerId },
     /// Kill the script and all of its process group. Its end is still awaited.
     KillScript(RunId),
-    /// Reply to a ticket.
+    /// Reply to a request.
     Answer(RequestId, Answer),
     /// Tell what was decided.
     Note(Note),

@@ -16,7 +16,8 @@ use std::time::Duration;
 use cbpx::config::Setting;
 use cbpx::core::State;
 use cbpx::core::msg::{
-    Action, BackendId, ClientId, CloseReason, Command, Event, Note, ProbeEnd, RequestId, RunId, TimerId, Traffic,
+    Action, BackendId, ClientId, ClientNote, CloseReason, Command, Event, Note, ProbeEnd, RequestId, RunId, TimerId,
+    Traffic,
 };
 
 use core_support::events::{SCRIPT_ENDS, about};
@@ -151,7 +152,7 @@ impl Run {
         for action in &actions {
             match action {
                 Action::Arm(timer, after) => self.timers.push((self.now + *after, *timer)),
-                Action::Note(Note::Ended(..)) => self.ended += 1,
+                Action::Note(Note::Client(_, ClientNote::Ended(_))) => self.ended += 1,
                 Action::Dial(..)
                 | Action::CancelDial(_)
                 | Action::Reject(..)

@@ -3,7 +3,9 @@
 //!
 //! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
 
-use super::msg::{Action, Answer, BackendId, Change, GroupId, Note, ProbeEnd, TimerId, Unchanged};
+use super::msg::{
+    Action, Answer, BackendId, BackendNote, Change, GroupId, Note, ProbeEnd, ServiceNote, TimerId, Unchanged,
+};
 use super::pool::{Awaited, Choice, Health};
 use super::{Mutation, Place, State};
 use crate::config::FailurePolicy;
@@ -29,12 +31,13 @@ impl State {
             FailurePolicy::Ignore => {}
             FailurePolicy::Disable => {
                 if self.pool.disable(id) {
-                    out.push(Action::Note(Note::BackendDisabled(id)));
+                    out.push(Action::Note(Note::Backend(id, BackendNote::Disabled)));
                 }
             }
             FailurePolicy::AvoidFor(_) | FailurePolicy::UntilProbed { .. } => {
                 if self.pool.fail(id) {
-                    out.push(Action::Note(Note::BackendFailed(id)));
+                    out.push(Action::Note(Note::Backend(id, BackendNote::Failed)));
+                    self.health_changed = true;
                     self.schedule_recheck(id, out);
                 }
             }
@@ -44,7 +47,8 @@ impl State {
     /// A dial or probe of this backend succeeded, or its time is over.
     pub(super) fn backend_is_back(&mut self, id: BackendId, out: &mut Vec<Action>) {
         if self.pool.recover(id) {
-            out.push(Action::Note(Note::BackendBack(id)));
+            out.push(Action::Note(Note::Backend(id, BackendNote::Back)));
+            self.health_changed = true;
             match self.pool.awaited(id) {
                 Awaited::Timer(_) => self.pool.set_awaited(id, Awaited::Nothing),
                 Awaited::Nothing | Awaited::Probe => {}
@@ -52,16 +56,12 @@ impl State {
         }
     }
 
-    /// When a backend has failed or is back, by what was decided from `first` on: whoever is still being connected to
-    /// one that has failed, and may have one that has not, is cancelled and goes there. So nobody waits for a backend
-    /// that never answers longer than the first who found that out. Who has no better choice goes on trying.
-    pub(super) fn redial(&self, first: usize, out: &mut Vec<Action>) {
-        let tells = |action: &Action| matches!(action, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
-        if !out[first..].iter().any(tells)
-            || self.switching()
-            || self.closing()
-            || self.broken(Mutation::WaitForTheFailed)
-        {
+    /// When a backend has failed or is back in this event: whoever is still being connected to one that has failed, and
+    /// may have one that has not, is cancelled and goes there. So nobody waits for a backend that never answers longer
+    /// than the first who found that out. Who has no better choice goes on trying.
+    pub(super) fn redial(&mut self, out: &mut Vec<Action>) {
+        let health_changed = std::mem::take(&mut self.health_changed);
+        if !health_changed || !self.may_redial() {
             return;
         }
         for (id, client) in &self.clients {
@@ -75,10 +75,13 @@ impl State {
         }
     }
 
+    fn may_redial(&self) -> bool {
+        !self.switching() && !self.closing() && !self.broken(Mutation::WaitForTheFailed)
+    }
+
     /// Unless a probe is under way, which will tell.
     fn schedule_recheck(&mut self, id: BackendId, out: &mut Vec<Action>) {
         let after = match self.pool.failure_policy(id) {
-            _ if self.closing() => None,
             FailurePolicy::AvoidFor(time) => Some(time),
             FailurePolicy::UntilProbed { every } => every,
             FailurePolicy::Ignore | FailurePolicy::Disable => None,
@@ -87,6 +90,10 @@ impl State {
             let timer = self.arm(after, out);
             self.pool.set_awaited(id, Awaited::Timer(timer));
         }
+    }
+
+    fn probes_the_failed(&self) -> bool {
+        !self.broken(Mutation::ForgetTheProbe)
     }
 
     fn probe(&mut self, id: BackendId, out: &mut Vec<Action>) {
@@ -119,9 +126,8 @@ impl State {
         }
         match self.pool.failure_policy(id) {
             FailurePolicy::AvoidFor(_) => self.backend_is_back(id, out),
-            FailurePolicy::UntilProbed { .. } if self.broken(Mutation::ForgetTheProbe) => {}
-            FailurePolicy::UntilProbed { .. } => self.probe(id, out),
-            FailurePolicy::Ignore | FailurePolicy::Disable => {}
+            FailurePolicy::UntilProbed { .. } if self.probes_the_failed() => self.probe(id, out),
+            FailurePolicy::UntilProbed { .. } | FailurePolicy::Ignore | FailurePolicy::Disable => {}
         }
     }
 
@@ -166,7 +172,7 @@ impl State {
             Change::Reset(id) => self.pool.reset(id),
             Change::Policy(group, policy, failover) => self.pool.set_policy(group, policy, failover),
         }
-        out.push(Action::Note(Note::PoolChanged(change)));
+        out.push(Action::Note(Note::Service(ServiceNote::PoolChanged(change))));
         answer
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::msg::{Action, Answer, BackendId, ClientId, Note, RequestId, UpstreamId};
+use super::msg::{Action, Answer, BackendId, ClientId, Note, Outcome, RequestId, ServiceNote, UpstreamId};
 use super::pool::{Choice, Health};
 use super::switch::{Gate, SwitchStage};
 use super::{Place, State};
@@ -39,6 +39,7 @@ impl State {
         if self.clients.len() <= RECOUNT_UP_TO {
             self.check_counts();
         }
+        assert!(!self.health_changed, "a backend's health changed and no dial under way was looked at again");
         self.check_service();
         self.check_choices(actions);
         self.check_switchover(before, actions);
@@ -124,8 +125,8 @@ impl State {
         let mut dials = 0_usize;
         for action in actions {
             match action {
-                Action::Note(Note::SwitchStarted { .. }) => shut = true,
-                Action::Note(Note::SwitchEnded { .. }) => shut = false,
+                Action::Note(Note::Service(ServiceNote::SwitchStarted { .. })) => shut = true,
+                Action::Note(Note::Service(ServiceNote::SwitchEnded { .. })) => shut = false,
                 Action::Dial(client, backend) => {
                     dials += 1;
                     assert!(!shut, "{client:?} is dialled while the gate is shut");
@@ -156,7 +157,10 @@ impl State {
         }
         if self.active != before.active {
             let moved = |note: &Action| {
-                matches!(note, Action::Note(Note::SwitchEnded { outcome: super::msg::Outcome::Moved { .. }, .. }))
+                matches!(
+                    note,
+                    Action::Note(Note::Service(ServiceNote::SwitchEnded { outcome: Outcome::Moved { .. }, .. }))
+                )
             };
             assert!(actions.iter().any(moved), "the upstream changed without a successful switchover");
             assert_eq!(self.assigned, dials, "the upstream changed while clients were assigned");

@@ -1,7 +1,9 @@
 //! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and
 //! keeps every count; whether somebody else can be served now is left to `settle`.
 
-use super::msg::{Action, BackendId, ClientHash, ClientId, CloseReason, DialFailure, Failure, Note, TimerId, Traffic};
+use super::msg::{
+    Action, BackendId, ClientHash, ClientId, ClientNote, CloseReason, DialFailure, Failure, Note, TimerId, Traffic,
+};
 use super::{Client, Life, Mutation, Place, State};
 
 impl State {
@@ -19,7 +21,7 @@ impl State {
         let queue_is_full = self.held.len() >= self.settings.max_queued as usize;
         self.clients.insert(client, Client::new(hash));
         self.held.insert(client);
-        out.push(Action::Note(Note::Arrived(client)));
+        out.push(Action::Note(Note::Client(client, ClientNote::Arrived)));
         if queue_is_full && self.switching() {
             self.fail(Failure::QueueFull, out);
         }
@@ -27,17 +29,20 @@ impl State {
 
     pub(super) fn hung_up(&mut self, client: ClientId, out: &mut Vec<Action>) {
         match self.place(client) {
-            Some(Place::Held) if self.broken(Mutation::KeepTheHungUp) => {}
-            Some(Place::Held) => self.reject(client, CloseReason::HungUp, out),
-            Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
+            Some(Place::Held) if self.drops_the_hung_up() => self.reject(client, CloseReason::HungUp, out),
+            Some(Place::Held | Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    fn drops_the_hung_up(&self) -> bool {
+        !self.broken(Mutation::KeepTheHungUp)
     }
 
     pub(super) fn connected(&mut self, client: ClientId, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
                 self.move_to(client, Some(Place::Open(backend)));
-                out.push(Action::Note(Note::Connected(client)));
+                out.push(Action::Note(Note::Client(client, ClientNote::Connected)));
                 self.pool.connected(backend);
                 self.backend_is_back(backend, out);
             }
@@ -50,7 +55,7 @@ impl State {
     pub(super) fn dial_failed(&mut self, client: ClientId, failure: DialFailure, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
-                out.push(Action::Note(Note::DialFailed(client, backend, failure)));
+                out.push(Action::Note(Note::Client(client, ClientNote::DialFailed(backend, failure))));
                 match failure {
                     DialFailure::Local => return self.reject(client, CloseReason::NoRoom, out),
                     DialFailure::Cancelled => {}
@@ -63,18 +68,22 @@ impl State {
                         self.pool.dial_failed(backend);
                     }
                 }
-                if self.broken(Mutation::ForgetTheRefused) && self.switching() {
-                    self.move_to(client, None);
-                    return;
-                }
-                self.move_to(client, Some(Place::Held));
-                out.push(Action::Note(Note::Requeued(client)));
+                self.requeue(client, out);
                 if self.closing() {
                     self.reject(client, CloseReason::Shutdown, out);
                 }
             }
             Some(Place::Held | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    /// Back to its old place in the queue.
+    fn requeue(&mut self, client: ClientId, out: &mut Vec<Action>) {
+        if self.switching() && self.broken(Mutation::ForgetTheRefused) {
+            return self.move_to(client, None);
+        }
+        self.move_to(client, Some(Place::Held));
+        out.push(Action::Note(Note::Client(client, ClientNote::Requeued)));
     }
 
     /// In this round the client is not given this backend again.
@@ -99,10 +108,15 @@ impl State {
     /// An upload is under way: a switchover waits for it like for any open connection.
     pub(super) fn resumed(&mut self, client: ClientId) {
         match self.place(client) {
-            Some(Place::Ending(_)) if self.broken(Mutation::CutTheUpload) => {}
-            Some(Place::Ending(backend)) => self.move_to(client, Some(Place::Open(backend))),
-            Some(Place::Held | Place::Dialling(_) | Place::Open(_)) | None => {}
+            Some(Place::Ending(backend)) if self.waits_for_uploads() => {
+                self.move_to(client, Some(Place::Open(backend)))
+            }
+            Some(Place::Held | Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) | None => {}
         }
+    }
+
+    fn waits_for_uploads(&self) -> bool {
+        !self.broken(Mutation::CutTheUpload)
     }
 
     /// Counts what is new since the last report.
@@ -122,7 +136,7 @@ impl State {
             Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
                 self.flowed(client, traffic);
                 self.move_to(client, None);
-                out.push(Action::Note(Note::Ended(client, why)));
+                out.push(Action::Note(Note::Client(client, ClientNote::Ended(why))));
             }
             Some(Place::Held) | None => {}
         }
@@ -137,7 +151,7 @@ impl State {
             return self.reject(id, CloseReason::NoBackend, out);
         }
         client.tried.clear();
-        out.push(Action::Note(Note::Paused(id)));
+        out.push(Action::Note(Note::Client(id, ClientNote::Paused)));
         let timer = self.arm(retry.pause, out);
         self.pauses.insert(timer, id);
         if let Some(client) = self.clients.get_mut(&id) {
@@ -166,7 +180,7 @@ impl State {
     pub(super) fn reject(&mut self, client: ClientId, why: CloseReason, out: &mut Vec<Action>) {
         self.move_to(client, None);
         out.push(Action::Reject(client, why));
-        out.push(Action::Note(Note::Ended(client, why)));
+        out.push(Action::Note(Note::Client(client, ClientNote::Ended(why))));
     }
 
     pub(super) fn place(&self, client: ClientId) -> Option<Place> {

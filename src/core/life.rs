@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::State;
-use super::msg::{Action, Answer, CloseReason, Command, Failure, Note, RequestId, RunId, TimerId};
+use super::msg::{Action, Answer, CloseReason, Command, Failure, Note, RequestId, RunId, ServiceNote, TimerId};
 
 /// From start to end of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ impl State {
             Command::Abort => Answer::NoSwitchRunning,
             Command::Set(setting) => {
                 self.settings.apply(setting);
-                out.push(Action::Note(Note::SettingChanged));
+                out.push(Action::Note(Note::Service(ServiceNote::SettingChanged)));
                 Answer::Changed
             }
             Command::Change(change) => self.change(change, out),
@@ -64,7 +64,7 @@ impl State {
             Life::Running if self.clients.is_empty() => self.close_all(Failure::CtrlC, out),
             Life::Running if self.interrupted.is_none() => {
                 self.interrupted = Some(self.arm(SECOND_INTERRUPT, out));
-                out.push(Action::Note(Note::InterruptIgnored { assigned, held }));
+                out.push(Action::Note(Note::Service(ServiceNote::InterruptIgnored { assigned, held })));
                 return Answer::StillInUse { assigned, held };
             }
             Life::Running | Life::Stopping(_) | Life::Closing(_) | Life::Over => self.stop(out),
@@ -79,7 +79,10 @@ impl State {
                 let timer = self.arm(self.rules.grace, out);
                 self.life = Life::Stopping(timer);
                 out.push(Action::StopListening);
-                out.push(Action::Note(Note::Stopping { assigned: self.assigned, held: self.held.len() }));
+                out.push(Action::Note(Note::Service(ServiceNote::Stopping {
+                    assigned: self.assigned,
+                    held: self.held.len(),
+                })));
             }
             Life::Stopping(_) => self.close_all(Failure::Stopped, out),
             Life::Closing(_) | Life::Over => {}

@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use self::life::Life;
 use self::msg::{
-    Action, BackendId, BackendView, ClientHash, ClientId, CloseReason, Event, Note, TimerId, Traffic, UpstreamId, View,
+    Action, BackendId, BackendView, ClientHash, ClientId, ClientNote, CloseReason, Event, Note, ServiceNote, TimerId,
+    Traffic, UpstreamId, View,
 };
 pub use self::mutation::Mutation;
 use self::pool::{Choice, Criteria, Pool};
@@ -47,6 +48,8 @@ pub struct State {
     returned: BTreeSet<ClientId>,
     /// Who pauses between two rounds, by the timer that ends the pause.
     pauses: BTreeMap<TimerId, ClientId>,
+    /// In this event a backend has failed or is back. Always false between two events.
+    health_changed: bool,
     /// How many clients are dialling, and how many of all are assigned. `dialling <= assigned`.
     dialling: usize,
     assigned: usize,
@@ -117,6 +120,7 @@ impl State {
             held: BTreeSet::new(),
             returned: BTreeSet::new(),
             pauses: BTreeMap::new(),
+            health_changed: false,
             dialling: 0,
             assigned: 0,
             warned: false,
@@ -131,8 +135,7 @@ impl State {
     /// The one door: takes note of what has happened and appends what is to be done, in order.
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
         #[cfg(debug_assertions)]
-        let before = self.snapshot();
-        let first = out.len();
+        let (before, first) = (self.snapshot(), out.len());
         match event {
             Event::Started => self.started(out),
             Event::Arrived(client, hash) => self.arrived(client, hash, out),
@@ -148,7 +151,7 @@ impl State {
             Event::Fired(timer) => self.fired(timer, out),
             Event::Asked(request, command) => self.asked(request, command, out),
         }
-        self.redial(first, out);
+        self.redial(out);
         self.settle(out);
         #[cfg(debug_assertions)]
         self.check(&before, &out[first..]);
@@ -177,7 +180,10 @@ impl State {
         self.serve_queue(out);
         let over = self.held.len() > self.settings.max_queued as usize && !self.switching();
         if over && !self.warned {
-            out.push(Action::Note(Note::QueueOverLimit { held: self.held.len(), limit: self.settings.max_queued }));
+            out.push(Action::Note(Note::Service(ServiceNote::QueueOverLimit {
+                held: self.held.len(),
+                limit: self.settings.max_queued,
+            })));
         }
         self.warned = over;
         match self.life {
@@ -195,31 +201,47 @@ impl State {
     fn serve_queue(&mut self, out: &mut Vec<Action>) {
         let alike = self.pool.treats_all_alike(self.active);
         let (mut after, mut newcomers_wait) = (None, false);
-        while (!self.switching() || self.broken(Mutation::DialWhileShut)) && self.has_room() {
-            let queue = if newcomers_wait { &self.returned } else { &self.held };
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let next = if self.broken(Mutation::NewestFirst) {
-                queue.range((Bound::Unbounded, from)).next_back()
-            } else {
-                queue.range((from, Bound::Unbounded)).next()
-            };
-            let Some(&client) = next else { return };
+        while self.may_serve() {
+            let Some(client) = self.next_in_queue(after, newcomers_wait) else { return };
             after = Some(client);
-            match self.choose(client) {
+            let choice = self.choose(client);
+            match choice {
                 None => {}
-                Some(Choice::Backend(backend)) => {
-                    self.assign(client, backend, out);
-                    if self.broken(Mutation::ServeOnlyOne) {
-                        return;
-                    }
-                }
-                Some(Choice::Full) if self.broken(Mutation::BlockTheQueue) => return,
+                Some(Choice::Backend(backend)) => self.assign(client, backend, out),
                 Some(Choice::Full) => match self.rules.when_full {
                     WhenFull::Wait => newcomers_wait |= alike && !self.returned.contains(&client),
                     WhenFull::Close => self.reject(client, CloseReason::Full, out),
                 },
                 Some(Choice::Exhausted) => self.round_failed(client, out),
             }
+            if !self.looks_at_the_next(choice) {
+                return;
+            }
+        }
+    }
+
+    fn may_serve(&self) -> bool {
+        (!self.switching() || self.broken(Mutation::DialWhileShut)) && self.has_room()
+    }
+
+    /// The oldest held client after this one; of those some backend has refused, if newcomers wait.
+    fn next_in_queue(&self, after: Option<ClientId>, newcomers_wait: bool) -> Option<ClientId> {
+        let queue = if newcomers_wait { &self.returned } else { &self.held };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = if self.broken(Mutation::NewestFirst) {
+            queue.range((Bound::Unbounded, from)).next_back()
+        } else {
+            queue.range((from, Bound::Unbounded)).next()
+        };
+        next.copied()
+    }
+
+    /// Whether the client behind one for whom this was chosen is looked at in the same event: always.
+    fn looks_at_the_next(&self, choice: Option<Choice>) -> bool {
+        match choice {
+            Some(Choice::Backend(_)) => !self.broken(Mutation::ServeOnlyOne),
+            Some(Choice::Full) => !self.broken(Mutation::BlockTheQueue),
+            Some(Choice::Exhausted) | None => true,
         }
     }
 
@@ -234,13 +256,17 @@ impl State {
             self.pool.take(backend, &client.criteria());
         }
         self.move_to(id, Some(Place::Dialling(backend)));
-        out.push(Action::Note(Note::Assigned(id, backend)));
+        out.push(Action::Note(Note::Client(id, ClientNote::Assigned(backend))));
         out.push(Action::Dial(id, backend));
     }
 
     fn has_room(&self) -> bool {
-        let throttled = self.settings.max_open.is_some_and(|limit| self.assigned >= limit as usize);
-        (!throttled || self.broken(Mutation::IgnoreThrottle)) && self.dialling < self.rules.max_dials
+        !self.throttled() && self.dialling < self.rules.max_dials
+    }
+
+    fn throttled(&self) -> bool {
+        let reached = self.settings.max_open.is_some_and(|limit| self.assigned >= limit as usize);
+        reached && !self.broken(Mutation::IgnoreThrottle)
     }
 }
 

@@ -3,8 +3,11 @@
 //! Events have happened, actions are to be done, notes tell what was decided. Endings are enums that carry their
 //! reason to the last door; words for people are made at the edge (`observe`, `control`).
 
+mod note;
+
 use std::time::Duration;
 
+pub use self::note::{BackendNote, ClientNote, Note, ServiceNote};
 use crate::config::{Failover, Policy, Setting, Settings};
 
 /// A client. Ids are given in order of arrival, so that comparing ids compares arrivals.
@@ -90,7 +93,7 @@ pub enum DialFailure {
     /// This machine had no port left for one more connection to the backend. Others may have one for another backend;
     /// and nothing is known against this one, so that nothing is remembered.
     NoPort,
-    /// We called it off (see [`Action::CancelDial`]).
+    /// We cancelled it (see [`Action::CancelDial`]).
     Cancelled,
 }
 
@@ -171,7 +174,7 @@ pub enum Unchanged {
     NoSuchGroup,
     AlreadyEnabled,
     AlreadyDisabled,
-    /// To `Assign`.
+    /// To `SetEndpoint`.
     NotDisabled,
 }
 
@@ -233,9 +236,9 @@ pub enum Failure {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect this held client to this backend. Ends in `Connected`, `Refused` or `Closed`.
+    /// Connect this held client to this backend. Ends in `Connected`, `DialFailed` or `Closed`.
     Dial(ClientId, BackendId),
-    /// Stop this dial if it has not succeeded yet; ends in `Refused(CalledOff)`, or in `Connected` if it was too late.
+    /// Stop this dial if it has not succeeded yet; ends in `DialFailed(Cancelled)`, or in `Connected` if it was too late.
     CancelDial(ClientId),
     /// Close this held client (or forget it, if it is known to be gone).
     Reject(ClientId, CloseReason),
@@ -254,7 +257,7 @@ pub enum Action {
     RunScript { run: RunId, from: UpstreamId, to: UpstreamId, deadline: TimerId },
     /// Kill the script and all of its process group. Its end is still awaited.
     KillScript(RunId),
-    /// Reply to a ticket.
+    /// Reply to a request.
     Answer(RequestId, Answer),
     /// Tell what was decided.
     Note(Note),
@@ -262,60 +265,6 @@ pub enum Action {
     StopListening,
     /// All is done: end the coordinator.
     Exit,
-}
-
-/// What was decided: the only source of log lines, counters and reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A client was accepted and is in the queue now.
-    Arrived(ClientId),
-    /// A client whose dial failed is in the queue again, at its old place.
-    Requeued(ClientId),
-    /// Every backend has refused a client, which stays in the queue and will be offered to them again.
-    Paused(ClientId),
-    /// A client left the queue for a backend.
-    Assigned(ClientId, BackendId),
-    Connected(ClientId),
-    DialFailed(ClientId, BackendId, DialFailure),
-    /// A client is gone for good.
-    Ended(ClientId, CloseReason),
-    /// A backend has failed and is passed over where there is another.
-    BackendFailed(BackendId),
-    /// A backend that had failed is used like any other again.
-    BackendBack(BackendId),
-    /// A backend has failed and was disabled for that.
-    BackendDisabled(BackendId),
-    PoolChanged(Change),
-    /// More clients are held than `max_queued`, outside a switchover. Once each time the limit is crossed.
-    QueueOverLimit {
-        held: usize,
-        limit: u32,
-    },
-    SwitchStarted {
-        request: RequestId,
-        from: UpstreamId,
-        to: UpstreamId,
-        timeout: Duration,
-        max_queued: u32,
-    },
-    /// The last assigned client has left.
-    Drained,
-    SwitchEnded {
-        from: UpstreamId,
-        to: UpstreamId,
-        outcome: Outcome,
-    },
-    SettingChanged,
-    /// The program was told to stop and waits for this many clients.
-    Stopping {
-        assigned: usize,
-        held: usize,
-    },
-    /// Ctrl-C was not enough.
-    InterruptIgnored {
-        assigned: usize,
-        held: usize,
-    },
 }
 
 /// Why a client is gone. `README.md` explains each to operators.

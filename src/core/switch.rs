@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::msg::{Action, Answer, Failure, Note, Outcome, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
+use super::msg::{
+    Action, Answer, Failure, Note, Outcome, RequestId, RunId, ScriptEnd, ServiceNote, TimerId, UpstreamId,
+};
 use super::{Life, Mutation, Place, State};
 
 /// Whether held clients may be dialled.
@@ -61,13 +63,13 @@ impl State {
         }
         let to = UpstreamId((self.active.0 + 1) % self.pool.upstreams());
         let timeout = self.settings.switch_max_time;
-        out.push(Action::Note(Note::SwitchStarted {
+        out.push(Action::Note(Note::Service(ServiceNote::SwitchStarted {
             request,
             from: self.active,
             to,
             timeout,
             max_queued: self.settings.max_queued,
-        }));
+        })));
         let deadline = self.arm(timeout, out);
         self.gate = Gate::Shut(Switchover { request, to, deadline, stage: SwitchStage::Draining });
         if timeout == Duration::ZERO {
@@ -85,13 +87,11 @@ impl State {
     /// Goes on when the last assigned client has left. Part of `settle`.
     pub(super) fn complete_drain(&mut self, out: &mut Vec<Action>) {
         let Gate::Shut(mut running) = self.gate else { return };
-        let waiting_for =
-            if self.broken(Mutation::ForgetTheDialling) { self.assigned - self.dialling } else { self.assigned };
         match running.stage {
-            SwitchStage::Draining if waiting_for == 0 => {}
+            SwitchStage::Draining if self.is_drained() => {}
             SwitchStage::Draining | SwitchStage::Scripting(_) | SwitchStage::RollingBack { .. } => return,
         }
-        out.push(Action::Note(Note::Drained));
+        out.push(Action::Note(Note::Service(ServiceNote::Drained)));
         if !self.rules.script {
             return self.finish(Outcome::Moved { script: false }, out);
         }
@@ -99,6 +99,12 @@ impl State {
         running.stage = SwitchStage::Scripting(run);
         self.gate = Gate::Shut(running);
         out.push(Action::RunScript { run, from: self.active, to: running.to, deadline: running.deadline });
+    }
+
+    /// Nobody is assigned; who is still dialling counts.
+    fn is_drained(&self) -> bool {
+        let left_out = if self.broken(Mutation::ForgetTheDialling) { self.dialling } else { 0 };
+        self.assigned == left_out
     }
 
     pub(super) fn script_ended(&mut self, ended: RunId, end: ScriptEnd, out: &mut Vec<Action>) {
@@ -127,11 +133,15 @@ impl State {
             }
             SwitchStage::RollingBack { .. } => {}
             SwitchStage::Draining | SwitchStage::Scripting(_) => {
-                if running.deadline == timer || self.broken(Mutation::TakeAnyTimer) {
+                if self.is_deadline(timer, &running) {
                     self.fail(Failure::Timeout, out);
                 }
             }
         }
+    }
+
+    fn is_deadline(&self, timer: TimerId, running: &Switchover) -> bool {
+        running.deadline == timer || self.broken(Mutation::TakeAnyTimer)
     }
 
     /// Undoes the running switchover, if there is one. A script is killed, and the gate stays shut until it has ended:
@@ -142,9 +152,7 @@ impl State {
         let failure = match running.stage {
             SwitchStage::Draining => return self.finish(Outcome::Failed(failure), out),
             SwitchStage::Scripting(run) => {
-                if !self.broken(Mutation::SpareTheScript) {
-                    out.push(Action::KillScript(run));
-                }
+                self.kill_script(run, out);
                 if !self.closing() {
                     let limit = self.arm(ROLLBACK, out);
                     running.stage = SwitchStage::RollingBack { run, failure, limit };
@@ -160,24 +168,36 @@ impl State {
         }
     }
 
+    fn kill_script(&self, run: RunId, out: &mut Vec<Action>) {
+        if !self.broken(Mutation::SpareTheScript) {
+            out.push(Action::KillScript(run));
+        }
+    }
+
     /// The one end of every switchover: answers, moves the service or not, and opens the gate.
     fn finish(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
         let from = self.active;
-        let moved = match outcome {
-            Outcome::Moved { .. } => true,
-            Outcome::Failed(Failure::Timeout) => self.broken(Mutation::MoveOnTimeout),
-            Outcome::Failed(_) => false,
-        };
-        if moved {
+        if self.moves_the_service(outcome) {
             self.active = running.to;
             self.forget_failures();
         }
         self.gate = Gate::Open;
-        out.push(Action::Note(Note::SwitchEnded { from, to: running.to, outcome }));
-        out.push(Action::Answer(running.request, Answer::Switched(outcome)));
+        out.push(Action::Note(Note::Service(ServiceNote::SwitchEnded { from, to: running.to, outcome })));
+        self.answer_switch(running.request, outcome, out);
+    }
+
+    fn moves_the_service(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Moved { .. } => true,
+            Outcome::Failed(failure) => failure == Failure::Timeout && self.broken(Mutation::MoveOnTimeout),
+        }
+    }
+
+    fn answer_switch(&self, request: RequestId, outcome: Outcome, out: &mut Vec<Action>) {
+        out.push(Action::Answer(request, Answer::Switched(outcome)));
         if self.broken(Mutation::AnswerTwice) {
-            out.push(Action::Answer(running.request, Answer::Switched(outcome)));
+            out.push(Action::Answer(request, Answer::Switched(outcome)));
         }
     }
 }

@@ -18,7 +18,9 @@ use super::script::{ScriptHandle, ScriptRun};
 use super::timers::Timers;
 use super::watch::Watch;
 use crate::config::Service;
-use crate::core::msg::{Action, Answer, Command, Event, Note, RequestId, RunId, ScriptEnd, TimerId, UpstreamId};
+use crate::core::msg::{
+    Action, Answer, Command, Event, Note, RequestId, RunId, ScriptEnd, ServiceNote, TimerId, UpstreamId,
+};
 use crate::endpoint::Endpoint;
 use crate::net::Listener;
 use crate::net::acceptor::{Acceptor, last_call};
@@ -181,7 +183,7 @@ impl Coordinator {
                 }
             }
             Action::Answer(request, answer) => self.answer(request, answer, at, held),
-            Action::Note(note) => self.note(note, at),
+            Action::Note(Note::Service(note)) => self.note(note, at),
             Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
             Action::StopListening => self.frontend = None,
             Action::Exit => self.exiting = true,
@@ -191,7 +193,8 @@ impl Coordinator {
             | Action::Reject(..)
             | Action::CloseGracefully(_)
             | Action::Reset(_)
-            | Action::SetEndpoint(..) => {}
+            | Action::SetEndpoint(..)
+            | Action::Note(Note::Client(..) | Note::Backend(..)) => {}
         }
     }
 
@@ -252,39 +255,29 @@ impl Coordinator {
     }
 
     /// What is told to whoever waits for the switchover.
-    fn note(&mut self, note: Note, at: Instant) {
+    fn note(&mut self, note: ServiceNote, at: Instant) {
         match note {
-            Note::SwitchStarted { request, from, to, timeout, max_queued } => {
+            ServiceNote::SwitchStarted { request, from, to, timeout, max_queued } => {
                 self.progress = Some(SwitchProgress { request, started: at, drained: None });
                 let name = |upstream| self.stats.name(upstream);
                 let (from, to) = (name(from), name(to));
                 self.reply(request, Reply::SwitchStarted { from, to, timeout, max_queued });
             }
-            Note::Drained => {
+            ServiceNote::Drained => {
                 if let Some(progress) = &mut self.progress {
                     progress.drained = Some(at);
                 }
             }
-            Note::SettingChanged => {
+            ServiceNote::SettingChanged => {
                 if let Some(progress) = &self.progress {
                     self.reply(progress.request, Reply::SettingChanged);
                 }
             }
-            Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::Assigned(..)
-            | Note::Connected(_)
-            | Note::DialFailed(..)
-            | Note::Ended(..)
-            | Note::BackendFailed(_)
-            | Note::BackendBack(_)
-            | Note::BackendDisabled(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchEnded { .. }
-            | Note::Stopping { .. }
-            | Note::InterruptIgnored { .. } => {}
+            ServiceNote::PoolChanged(_)
+            | ServiceNote::QueueOverLimit { .. }
+            | ServiceNote::SwitchEnded { .. }
+            | ServiceNote::Stopping { .. }
+            | ServiceNote::InterruptIgnored { .. } => {}
         }
     }
 }

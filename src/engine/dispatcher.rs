@@ -19,7 +19,7 @@ use super::clients::Clients;
 use super::messages::{CoordinatorHandle, Message, Report};
 use super::resolve::Addresses;
 use crate::core::State;
-use crate::core::msg::{Action, BackendId, BackendView, ClientId, Event, Note, ProbeEnd};
+use crate::core::msg::{Action, BackendId, BackendView, ClientNote, Event, Note, ProbeEnd, ServiceNote};
 use crate::core::pool::hash;
 use crate::endpoint::Address;
 use crate::observe::event_log::{ConnectionInfo, EventLog};
@@ -155,7 +155,8 @@ impl DispatcherInner {
             }
             Report::NeverArrived { peer, accepted, why } => {
                 let info = ConnectionInfo::new(peer, accepted);
-                self.event_log.note(Note::Ended(self.clients.new_id(), why), Some(&info));
+                let note = Note::Client(self.clients.new_id(), ClientNote::Ended(why));
+                self.event_log.note(note, Some(&info));
                 None
             }
             Report::Stirred { client, gone } => self.clients.has_left(client, gone).then_some(Event::HungUp(client)),
@@ -234,31 +235,23 @@ impl DispatcherInner {
     }
 
     fn note(&mut self, note: Note, handle: &CoordinatorHandle) {
-        let client = subject(note);
-        self.event_log.note(note, client.and_then(|client| self.clients.info(client)));
         match note {
-            Note::Ended(client, _) => self.clients.forget(client),
-            Note::SettingChanged => {
-                let settings = self.state.view().settings;
-                self.first_size.store(settings.net_buffer_size, Ordering::Relaxed);
-                self.thread_pairs.store(settings.thread_pairs, Ordering::Relaxed);
+            Note::Client(client, about) => {
+                self.event_log.note(note, self.clients.info(client));
+                if let ClientNote::Ended(_) = about {
+                    self.clients.forget(client);
+                }
+            }
+            Note::Backend(..) => self.event_log.note(note, None),
+            Note::Service(about) => {
+                self.event_log.note(note, None);
+                if about == ServiceNote::SettingChanged {
+                    let settings = self.state.view().settings;
+                    self.first_size.store(settings.net_buffer_size, Ordering::Relaxed);
+                    self.thread_pairs.store(settings.thread_pairs, Ordering::Relaxed);
+                }
                 self.hand_over(Action::Note(note), handle);
             }
-            Note::SwitchStarted { .. } | Note::Drained => self.hand_over(Action::Note(note), handle),
-            Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::Assigned(..)
-            | Note::Connected(_)
-            | Note::DialFailed(..)
-            | Note::BackendFailed(_)
-            | Note::BackendBack(_)
-            | Note::BackendDisabled(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchEnded { .. }
-            | Note::Stopping { .. }
-            | Note::InterruptIgnored { .. } => {}
         }
     }
 
@@ -291,29 +284,5 @@ impl DispatcherInner {
 
     fn hand_over(&self, action: Action, handle: &CoordinatorHandle) {
         handle.send(Message::Decided { action, at: Instant::now(), held: self.clients.held() });
-    }
-}
-
-/// Whom a note is about.
-fn subject(note: Note) -> Option<ClientId> {
-    match note {
-        Note::Arrived(client)
-        | Note::Requeued(client)
-        | Note::Paused(client)
-        | Note::Assigned(client, _)
-        | Note::Connected(client)
-        | Note::DialFailed(client, ..)
-        | Note::Ended(client, _) => Some(client),
-        Note::BackendFailed(_)
-        | Note::BackendBack(_)
-        | Note::BackendDisabled(_)
-        | Note::PoolChanged(_)
-        | Note::QueueOverLimit { .. }
-        | Note::SwitchStarted { .. }
-        | Note::Drained
-        | Note::SwitchEnded { .. }
-        | Note::SettingChanged
-        | Note::Stopping { .. }
-        | Note::InterruptIgnored { .. } => None,
     }
 }

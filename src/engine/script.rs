@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitIdStatus, kill_process_group,
 use super::messages::{CoordinatorHandle, Message};
 use crate::children;
 use crate::core::msg::{RunId, ScriptEnd};
+use crate::net::errno::is;
 use crate::net::wait_until;
 use crate::observe::words::system_words;
 
@@ -187,8 +188,7 @@ const HINT: &str = " (the file is there: see its first line, #!)";
 
 /// The system says "no such file" of a script whose interpreter is missing.
 fn is_about_interpreter(error: &io::Error, script: &Path) -> bool {
-    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    is(Errno::NOEXEC) || is(Errno::NOENT) && script.exists()
+    is(error, Errno::NOEXEC) || is(error, Errno::NOENT) && script.exists()
 }
 
 fn how(status: Option<&WaitIdStatus>) -> ScriptEnd {

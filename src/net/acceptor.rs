@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{ListenOptions, Listener, Stream};
+use super::{ListenOptions, Listener, Stream, errno};
 use crate::endpoint::{Address, Endpoint};
 use crate::rate_limit::RateLimit;
 use crate::threads;
@@ -42,7 +42,7 @@ pub fn bind(at: &Endpoint, queue: ListenOptions) -> Result<Vec<Listener>, BindEr
         match Listener::bind(&address, queue) {
             Ok(listener) => listeners.push(listener),
             // A name may have addresses of a kind that this machine has not: `localhost`, where there is no IPv6.
-            Err(cause) if at.is_name() && is_not_here(&cause) => missing = Some(cause),
+            Err(cause) if at.is_name() && errno::is_not_here(&cause) => missing = Some(cause),
             Err(cause) => return Err(BindError::Bind(cause)),
         }
     }
@@ -50,12 +50,6 @@ pub fn bind(at: &Endpoint, queue: ListenOptions) -> Result<Vec<Listener>, BindEr
         Some(cause) if listeners.is_empty() => Err(BindError::Bind(cause)),
         Some(_) | None => Ok(listeners),
     }
-}
-
-/// Whether this machine has no such address.
-fn is_not_here(cause: &io::Error) -> bool {
-    let missing = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
-    cause.raw_os_error().is_some_and(|code| missing.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Takes over what a listener accepts. Must not wait.
@@ -136,29 +130,11 @@ enum AcceptError {
 }
 
 fn judge(error: &io::Error) -> AcceptError {
-    // Linux passes errors already pending on the new connection through accept(2); its manual says to retry these.
-    let passing = [
-        Errno::CONNABORTED,
-        Errno::INTR,
-        Errno::AGAIN,
-        Errno::PERM,
-        Errno::PROTO,
-        Errno::NOPROTOOPT,
-        Errno::NETDOWN,
-        Errno::NETUNREACH,
-        Errno::HOSTDOWN,
-        Errno::HOSTUNREACH,
-        Errno::NONET,
-        Errno::OPNOTSUPP,
-        Errno::TIMEDOUT,
-    ];
-    let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    if passing.iter().any(is) {
+    if errno::is_passing(error) {
         AcceptError::Passing
-    } else if shortage.iter().any(is) {
+    } else if errno::is_shortage(error) {
         AcceptError::Shortage
-    } else if is(&Errno::INVAL) {
+    } else if errno::is(error, Errno::INVAL) {
         AcceptError::Stopped
     } else {
         AcceptError::Fatal

@@ -10,6 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
+use super::errno::is;
 use super::{Stream, StreamOptions, plain_address, socket_address, tune};
 use crate::endpoint::Address;
 
@@ -154,7 +155,6 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let caller = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A queue that is full is nobody's who has died, and must not be waited for.
     caller.set_nonblocking(true)?;
-    let is = |e: &io::Error, errno: Errno| e.raw_os_error() == Some(errno.raw_os_error());
     match caller.connect(address) {
         Err(e) if is(&e, Errno::CONNREFUSED) => std::fs::remove_file(path),
         // Nor is a socket of another type.

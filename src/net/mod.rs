@@ -1,6 +1,7 @@
 //! Streams, listeners and the accept loop, over TCP and Unix sockets alike, with the socket options this program needs.
 
 pub mod acceptor;
+pub mod errno;
 mod listener;
 mod own;
 mod queue;

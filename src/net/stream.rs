@@ -16,6 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::errno::is;
 use crate::endpoint::{Address, Source};
 
 /// A connected stream, or one that is about to be.
@@ -55,7 +56,7 @@ impl Stream {
         }
         match stream.socket.connect(&address) {
             Ok(()) => Ok(stream),
-            Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Ok(stream),
+            Err(e) if is(&e, Errno::INPROGRESS) => Ok(stream),
             Err(e) => Err(e),
         }
     }
@@ -297,7 +298,7 @@ pub fn can_be_source(source: Source) -> io::Result<()> {
 pub fn has_way_to(to: SocketAddr) -> bool {
     // Datagrams have ports of their own: a shortage of those of TCP does not show here.
     let reached = Socket::new(Domain::for_address(to), Type::DGRAM, None).and_then(|socket| socket.connect(&to.into()));
-    !reached.is_err_and(|e| e.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()))
+    !reached.is_err_and(|e| is(&e, Errno::ADDRNOTAVAIL))
 }
 
 /// The port is chosen by the connect, which knows where it goes: a port can serve many connections to different places

@@ -10,7 +10,9 @@ use super::log_format::{LogContext, LogFormat, ProcessEvent};
 use super::stats::Stats;
 use super::words::system_words;
 use crate::config::Service;
-use crate::core::msg::{Action, BackendId, BackendView, Change, GroupId, Note, UpstreamId, View};
+use crate::core::msg::{
+    Action, BackendId, BackendNote, BackendView, Change, ClientNote, GroupId, Note, ServiceNote, UpstreamId, View,
+};
 use crate::endpoint::{Address, Endpoint};
 
 /// What is known about a client, for the log.
@@ -109,38 +111,39 @@ impl EventLog {
             service: &self.service,
             stats: &self.stats,
         };
-        self.log_format.note(note, &context);
         match note {
-            Note::PoolChanged(Change::Create(group, _)) => {
-                let number = self.places.iter().filter(|place| place.group == group).count();
-                self.places.push(BackendPosition { group, number });
-            }
-            Note::BackendFailed(backend) => drop(self.failed.insert(backend, Instant::now())),
-            Note::BackendBack(backend) | Note::PoolChanged(Change::Disable(backend)) => {
-                self.failed.remove(&backend);
-            }
-            Note::Ended(_, why) => {
-                if let (Some(access_logger), Some(info)) = (&self.access_logger, info) {
+            Note::Client(client, note) => {
+                self.log_format.client(client, note, &context);
+                if let (ClientNote::Ended(why), Some(access_logger), Some(info)) = (note, &self.access_logger, info) {
                     access_logger.gone(why, info);
                 }
             }
-            Note::PoolChanged(
-                Change::Enable(_) | Change::SetEndpoint(..) | Change::Limit(..) | Change::Reset(_) | Change::Policy(..),
-            )
-            | Note::SwitchStarted { .. }
-            | Note::Drained
-            | Note::SwitchEnded { .. }
-            | Note::BackendDisabled(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SettingChanged
-            | Note::Stopping { .. }
-            | Note::InterruptIgnored { .. }
-            | Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::Assigned(..)
-            | Note::Connected(_)
-            | Note::DialFailed(..) => {}
+            Note::Backend(backend, note) => {
+                self.log_format.backend(backend, note, &context);
+                match note {
+                    BackendNote::Failed => drop(self.failed.insert(backend, Instant::now())),
+                    BackendNote::Back => drop(self.failed.remove(&backend)),
+                    BackendNote::Disabled => {}
+                }
+            }
+            Note::Service(note) => {
+                self.log_format.service(note, &context);
+                if let ServiceNote::PoolChanged(change) = note {
+                    self.changed(change);
+                }
+            }
+        }
+    }
+
+    fn changed(&mut self, change: Change) {
+        match change {
+            Change::Create(group, _) => {
+                let number = self.places.iter().filter(|place| place.group == group).count();
+                self.places.push(BackendPosition { group, number });
+            }
+            Change::Disable(backend) => drop(self.failed.remove(&backend)),
+            Change::Enable(_) | Change::SetEndpoint(..) | Change::Limit(..) | Change::Reset(_) | Change::Policy(..) => {
+            }
         }
     }
 

@@ -8,19 +8,23 @@ use std::time::{Duration, Instant};
 use super::event_log::{BackendPosition, ConnectionInfo};
 use super::stats::Stats;
 use crate::config::Service;
-use crate::core::msg::{BackendId, BackendView, Note, UpstreamId};
+use crate::core::msg::{BackendId, BackendNote, BackendView, ClientId, ClientNote, ServiceNote, UpstreamId};
 use crate::endpoint::{Address, Endpoint};
 
 /// Lines of a log format have this target. In styles other than [`Origin`](crate::config::LogStyle::Origin) only these
 /// are written, and warnings and errors of the rest of the program.
 pub const TARGET: &str = concat!(env!("CARGO_PKG_NAME"), "::log_format");
 
-/// Finds the words.
+/// Finds the words. A format says nothing of a group of notes, or of probes, unless it implements the method.
 pub trait LogFormat: Send {
-    /// The core has decided something.
-    fn note(&mut self, note: Note, context: &LogContext<'_>);
+    /// The core has decided something about a client.
+    fn client(&mut self, _client: ClientId, _note: ClientNote, _context: &LogContext<'_>) {}
+    /// The core has decided something about a backend.
+    fn backend(&mut self, _backend: BackendId, _note: BackendNote, _context: &LogContext<'_>) {}
+    /// The core has decided something about the service as a whole.
+    fn service(&mut self, _note: ServiceNote, _context: &LogContext<'_>) {}
     /// A probe has ended; why it failed.
-    fn probed(&mut self, backend: BackendId, result: &io::Result<()>, context: &LogContext<'_>);
+    fn probed(&mut self, _backend: BackendId, _result: &io::Result<()>, _context: &LogContext<'_>) {}
     /// Something has happened to the program.
     fn process_event(&mut self, process_event: &ProcessEvent<'_>);
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::core::msg::{Action, Note, UpstreamId, View};
+use crate::core::msg::{Action, ClientNote, Note, ServiceNote, UpstreamId, View};
 
 /// The current situation. Cheap to clone; all clones are the same statistics.
 #[derive(Clone, Debug)]
@@ -59,13 +59,13 @@ impl Stats {
         let second = now.duration_since(inner.epoch).as_secs();
         for action in actions {
             match action {
-                Action::Note(Note::Arrived(_)) => {
+                Action::Note(Note::Client(_, ClientNote::Arrived)) => {
                     inner.total += 1;
                     inner.queued.count(second);
                 }
-                Action::Note(Note::Assigned(..)) => inner.dequeued.count(second),
-                Action::Note(Note::SwitchStarted { .. }) => inner.switch_started = Some(now),
-                Action::Note(Note::SwitchEnded { .. }) => inner.switch_started = None,
+                Action::Note(Note::Client(_, ClientNote::Assigned(_))) => inner.dequeued.count(second),
+                Action::Note(Note::Service(ServiceNote::SwitchStarted { .. })) => inner.switch_started = Some(now),
+                Action::Note(Note::Service(ServiceNote::SwitchEnded { .. })) => inner.switch_started = None,
                 Action::Note(_)
                 | Action::Dial(..)
                 | Action::CancelDial(_)

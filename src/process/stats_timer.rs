@@ -1,19 +1,15 @@
 //! Lets the log tell of all backends every so often.
 
 use std::io;
-use std::thread::JoinHandle;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-
 use crate::engine::messages::{CoordinatorHandle, Message};
-use crate::threads;
+use crate::threads::Repeating;
 
 /// The thread that keeps the time. Dropping it ends and joins it.
 pub struct StatsTimer {
-    // Dropped first: the thread ends when it is.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Repeating,
 }
 
 impl StatsTimer {
@@ -22,21 +18,10 @@ impl StatsTimer {
     /// # Errors
     /// When there is no thread.
     pub fn start(every: Duration, handles: Vec<CoordinatorHandle>) -> io::Result<StatsTimer> {
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = threads::spawn("tally", move || {
-            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                handles.iter().for_each(|handle| handle.send(Message::Tally));
-            }
+        let thread = Repeating::start("tally", every, move || {
+            handles.iter().for_each(|handle| handle.send(Message::Tally));
+            ControlFlow::Continue(())
         })?;
-        Ok(StatsTimer { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for StatsTimer {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+        Ok(StatsTimer { _thread: thread })
     }
 }

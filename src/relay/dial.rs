@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::core::msg::DialFailure;
 use crate::endpoint::{Address, Source};
+use crate::net::errno::{is, is_shortage};
 use crate::net::{Own, Stream, StreamOptions, has_way_to};
 
 /// A dial under way.
@@ -228,13 +229,4 @@ fn with_ports_named(error: io::Error, address: &Address) -> io::Error {
 /// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.
 fn queue_is_full(error: &io::Error) -> bool {
     is(error, Errno::AGAIN)
-}
-
-/// Whether this process is short of something, and would be for the next address, too.
-fn is_shortage(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].iter().any(|errno| is(error, *errno))
-}
-
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
 }

@@ -2,12 +2,15 @@
 //! reused thread tells what the thread is doing now.
 
 pub mod pool;
+mod repeating;
 
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::thread::{self, JoinHandle};
+
+pub use self::repeating::Repeating;
 
 thread_local! {
     static NAME: RefCell<String> = const { RefCell::new(String::new()) };

@@ -1,6 +1,6 @@
 //! What an operator may change about the backends, in the witness's account, and what is shown of them.
 
-use cbpx::core::msg::{Action, Answer, BackendId, BackendView, Change, GroupId, Note, Unchanged};
+use cbpx::core::msg::{Action, Answer, BackendId, BackendView, Change, GroupId, Note, ServiceNote, Unchanged};
 
 use super::judge::rule;
 use super::stock::{Awaited, Backend, Stock};
@@ -14,7 +14,7 @@ impl Witness {
         }
         match self.stock.change(change, due) {
             Ok(answer) => {
-                due.note(Note::PoolChanged(change));
+                due.note(Note::Service(ServiceNote::PoolChanged(change)));
                 answer
             }
             Err(reason) => Answer::Unchanged(reason),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cbpx::core::msg::{
-    Action, Answer, BackendId, CloseReason, DialFailure, Failure, Note, Outcome, ScriptEnd, Unchanged,
+    Action, Answer, BackendId, BackendNote, ClientNote, CloseReason, DialFailure, Failure, Note, Outcome, ScriptEnd,
+    ServiceNote, Unchanged,
 };
 
 /// Counts by name.
@@ -49,9 +50,9 @@ impl Evidence {
         for action in actions {
             let name = match action {
                 Action::Answer(_, answer) => name_of_answer(*answer),
-                Action::Note(Note::SwitchEnded { outcome, .. }) => name_of_outcome(*outcome),
+                Action::Note(Note::Service(ServiceNote::SwitchEnded { outcome, .. })) => name_of_outcome(*outcome),
                 Action::Reject(_, why) => name_of_refusal(*why),
-                Action::Note(Note::QueueOverLimit { .. }) => "QueueOverLimit",
+                Action::Note(Note::Service(ServiceNote::QueueOverLimit { .. })) => "QueueOverLimit",
                 Action::CancelDial(_) => "CancelDial",
                 Action::CloseGracefully(_) => "CloseGracefully",
                 Action::Reset(_) => "Reset",
@@ -59,12 +60,12 @@ impl Evidence {
                 Action::Exit => "Exit",
                 Action::Probe(_) => "Probe",
                 Action::SetEndpoint(..) => "Assign",
-                Action::Note(Note::Assigned(_, backend)) => name_of_backend(*backend),
-                Action::Note(Note::Paused(_)) => "Paused",
-                Action::Note(Note::DialFailed(_, _, DialFailure::NoPort)) => "NoPort",
-                Action::Note(Note::BackendFailed(_)) => "BackendFailed",
-                Action::Note(Note::BackendBack(_)) => "BackendBack",
-                Action::Note(Note::BackendDisabled(_)) => "BackendDisabled",
+                Action::Note(Note::Client(_, ClientNote::Assigned(backend))) => name_of_backend(*backend),
+                Action::Note(Note::Client(_, ClientNote::Paused)) => "Paused",
+                Action::Note(Note::Client(_, ClientNote::DialFailed(_, DialFailure::NoPort))) => "NoPort",
+                Action::Note(Note::Backend(_, BackendNote::Failed)) => "BackendFailed",
+                Action::Note(Note::Backend(_, BackendNote::Back)) => "BackendBack",
+                Action::Note(Note::Backend(_, BackendNote::Disabled)) => "BackendDisabled",
                 Action::Dial(..)
                 | Action::Arm(..)
                 | Action::RunScript { .. }

@@ -2,7 +2,7 @@
 //! what each has had.
 
 use cbpx::config::FailurePolicy;
-use cbpx::core::msg::{Action, BackendId, ClientId, Note, ProbeEnd, TimerId, Traffic};
+use cbpx::core::msg::{Action, BackendId, BackendNote, ClientId, Note, ProbeEnd, TimerId, Traffic};
 
 use super::Rules;
 use super::stock::Awaited;
@@ -32,7 +32,7 @@ impl Witness {
             FailurePolicy::Ignore => return Ok(()),
             FailurePolicy::Disable => {
                 if std::mem::replace(&mut backend.enabled, false) {
-                    due.note(Note::BackendDisabled(id));
+                    due.note(Note::Backend(id, BackendNote::Disabled));
                 }
                 return Ok(());
             }
@@ -40,7 +40,7 @@ impl Witness {
             FailurePolicy::UntilProbed { every } => every,
         };
         if backend.enabled && !std::mem::replace(&mut backend.failed, true) {
-            due.note(Note::BackendFailed(id));
+            due.note(Note::Backend(id, BackendNote::Failed));
         }
         let waits = backend.failed && backend.awaited == Awaited::Nothing && !closing;
         if let Some(again) = again.filter(|_| waits) {
@@ -51,7 +51,8 @@ impl Witness {
 
     /// When a backend has failed or is back, nobody waits for one that has failed who may have another.
     pub fn move_on(&mut self, due: &mut Due) {
-        let tells = |owed: &Action| matches!(owed, Action::Note(Note::BackendFailed(_) | Note::BackendBack(_)));
+        let tells =
+            |owed: &Action| matches!(owed, Action::Note(Note::Backend(_, BackendNote::Failed | BackendNote::Back)));
         if !due.owed.iter().any(tells) || self.switch.is_some() || self.closing() {
             return;
         }
@@ -75,7 +76,7 @@ impl Witness {
             if let Awaited::Timer(_) = backend.awaited {
                 backend.awaited = Awaited::Nothing;
             }
-            due.note(Note::BackendBack(id));
+            due.note(Note::Backend(id, BackendNote::Back));
         }
     }
 

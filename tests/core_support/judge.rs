@@ -4,7 +4,9 @@ use std::fmt::Debug;
 
 use cbpx::config::WhenFull;
 use cbpx::core::State;
-use cbpx::core::msg::{Action, Answer, BackendId, ClientId, CloseReason, Note, Outcome, UpstreamId, View};
+use cbpx::core::msg::{
+    Action, Answer, BackendId, ClientId, ClientNote, CloseReason, Note, Outcome, ServiceNote, UpstreamId, View,
+};
 
 use super::Rules;
 use super::stock::Standing;
@@ -14,12 +16,14 @@ impl Witness {
     /// Judges a decision that no event made necessary by itself.
     pub fn judge(&mut self, rules: &Rules, action: Action, due: &mut Due) -> Verdict {
         match action {
-            Action::Note(Note::Assigned(client, backend)) => self.granting(rules, client, backend, due),
+            Action::Note(Note::Client(client, ClientNote::Assigned(backend))) => {
+                self.granting(rules, client, backend, due)
+            }
             Action::Reject(client, why @ (CloseReason::NoBackend | CloseReason::Full)) => {
                 self.giving_up(rules, client, why, due)
             }
-            Action::Note(Note::Paused(client)) => self.pausing(rules, client, due),
-            Action::Note(Note::Drained) => {
+            Action::Note(Note::Client(client, ClientNote::Paused)) => self.pausing(rules, client, due),
+            Action::Note(Note::Service(ServiceNote::Drained)) => {
                 let draining = self.switch.is_some_and(|switch| switch.script.is_none());
                 rule(draining && !due.drained, "only a switchover drains, and once", action)?;
                 due.drained = true;
@@ -38,8 +42,10 @@ impl Witness {
                 switch.script = Some(run);
                 Ok(())
             }
-            Action::Note(Note::SwitchEnded { from, to, outcome }) => self.switch_ended(rules, from, to, outcome, due),
-            Action::Note(Note::QueueOverLimit { held, limit }) => {
+            Action::Note(Note::Service(ServiceNote::SwitchEnded { from, to, outcome })) => {
+                self.switch_ended(rules, from, to, outcome, due)
+            }
+            Action::Note(Note::Service(ServiceNote::QueueOverLimit { held, limit })) => {
                 let told = (self.held().count(), self.settings.max_queued);
                 rule((held, limit) == told, "the warning tells the queue and its limit", told)?;
                 rule(!due.warned, "one warning is enough", action)?;
@@ -68,19 +74,22 @@ impl Witness {
             | Action::Answer(..)
             | Action::StopListening
             | Action::Note(
-                Note::Arrived(_)
-                | Note::Requeued(_)
-                | Note::Connected(_)
-                | Note::DialFailed(..)
-                | Note::Ended(..)
-                | Note::BackendFailed(_)
-                | Note::BackendBack(_)
-                | Note::BackendDisabled(_)
-                | Note::PoolChanged(_)
-                | Note::SwitchStarted { .. }
-                | Note::SettingChanged
-                | Note::Stopping { .. }
-                | Note::InterruptIgnored { .. },
+                Note::Client(
+                    _,
+                    ClientNote::Arrived
+                    | ClientNote::Connected
+                    | ClientNote::DialFailed(..)
+                    | ClientNote::Requeued
+                    | ClientNote::Ended(_),
+                )
+                | Note::Backend(..)
+                | Note::Service(
+                    ServiceNote::PoolChanged(_)
+                    | ServiceNote::SwitchStarted { .. }
+                    | ServiceNote::SettingChanged
+                    | ServiceNote::Stopping { .. }
+                    | ServiceNote::InterruptIgnored { .. },
+                ),
             ) => Err(Broken(format!("nothing called for {action:?}"))),
         }
     }
@@ -119,7 +128,7 @@ impl Witness {
             rule(last && self.tried_all(id), "a client is given up when every backend has refused it", id)?;
         }
         self.clients.remove(&id);
-        due.note(Note::Ended(id, why));
+        due.note(Note::Client(id, ClientNote::Ended(why)));
         Ok(())
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cbpx::config::{Failover, FailurePolicy, Policy, RetryPolicy, Weights, WhenFull};
 use cbpx::core::msg::{
-    Action, BackendId, Change, ClientId, CloseReason, Command, DialFailure, EndpointId, Event, GroupId, Note,
-    UpstreamId,
+    Action, BackendId, BackendNote, Change, ClientId, ClientNote, CloseReason, Command, DialFailure, EndpointId, Event,
+    GroupId, Note, UpstreamId,
 };
 
 use super::{SMALL, holds};
@@ -169,12 +169,12 @@ fn who_waits_for_a_backend_that_has_failed_moves_on_when_there_is_another() {
     // There is nobody else for the third when both have failed: it is tried there all the same, and not cancelled
     // again.
     let actions = tell(Event::DialFailed(second, DialFailure::Backend));
-    assert!(actions.contains(&Action::Note(Note::BackendFailed(B1))), "{actions:?}");
+    assert!(actions.contains(&Action::Note(Note::Backend(B1, BackendNote::Failed))), "{actions:?}");
     let actions = tell(Event::DialFailed(third, DialFailure::Cancelled));
     assert!(actions.contains(&Action::Dial(third, B0)), "{actions:?}");
     // Until one of them works again.
     let actions = tell(Event::Connected(first));
-    assert!(actions.contains(&Action::Note(Note::BackendBack(B1))), "{actions:?}");
+    assert!(actions.contains(&Action::Note(Note::Backend(B1, BackendNote::Back))), "{actions:?}");
     assert!(actions.contains(&Action::CancelDial(third)), "{actions:?}");
 }
 
@@ -190,11 +190,17 @@ fn when_all_have_failed_they_are_tried_all_the_same() {
         }
         let dialled = |backend| actions.contains(&Action::Dial(client, backend));
         assert!(dialled(B0) && dialled(B1), "{actions:?}");
-        assert_eq!(actions.last(), Some(&Action::Note(Note::Ended(client, CloseReason::NoBackend))));
+        assert_eq!(
+            actions.last(),
+            Some(&Action::Note(Note::Client(client, ClientNote::Ended(CloseReason::NoBackend))))
+        );
         assert!(core.backends().all(|backend| backend.failed));
     }
     let mut actions = Vec::new();
     core.handle(Event::Arrived(ClientId(2), hash_of(ClientId(2))), &mut actions);
     core.handle(Event::Connected(ClientId(2)), &mut actions);
-    assert!(actions.contains(&Action::Note(Note::BackendBack(B0))), "a connection brings it back: {actions:?}");
+    assert!(
+        actions.contains(&Action::Note(Note::Backend(B0, BackendNote::Back))),
+        "a connection brings it back: {actions:?}"
+    );
 }

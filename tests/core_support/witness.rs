@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use cbpx::config::Settings;
 use cbpx::core::msg::{
-    Action, Answer, BackendId, ClientHash, ClientId, CloseReason, Command, DialFailure, Event, Failure, Note, Outcome,
-    RequestId, ScriptEnd, TimerId, UpstreamId,
+    Action, Answer, BackendId, ClientHash, ClientId, ClientNote, CloseReason, Command, DialFailure, Event, Failure,
+    Note, Outcome, RequestId, ScriptEnd, ServiceNote, TimerId, UpstreamId,
 };
 
 use super::Rules;
@@ -123,7 +123,7 @@ impl Witness {
             Event::Connected(id) => {
                 if let Some(Place::Dialling(backend)) = self.place(id) {
                     self.put(id, Place::Open(backend));
-                    due.note(Note::Connected(id));
+                    due.note(Note::Client(id, ClientNote::Connected));
                     self.stock.connected(backend);
                     self.back(backend, due);
                 }
@@ -140,7 +140,7 @@ impl Witness {
                 Some(Place::Dialling(_) | Place::Open(_) | Place::Ending(_)) => {
                     self.flowed(id, traffic);
                     self.clients.remove(&id);
-                    due.note(Note::Ended(id, why));
+                    due.note(Note::Client(id, ClientNote::Ended(why)));
                 }
                 Some(Place::Held) | None => {}
             },
@@ -170,7 +170,7 @@ impl Witness {
         match self.life {
             Life::Running | Life::Stopping(_) if room => {
                 self.clients.insert(id, Client::new(hash));
-                due.note(Note::Arrived(id));
+                due.note(Note::Client(id, ClientNote::Arrived));
                 if full {
                     self.undo(Failure::QueueFull, due)?;
                 }
@@ -189,7 +189,7 @@ impl Witness {
         failure: DialFailure,
         due: &mut Due,
     ) -> Verdict {
-        due.note(Note::DialFailed(id, backend, failure));
+        due.note(Note::Client(id, ClientNote::DialFailed(backend, failure)));
         match failure {
             DialFailure::Local => {
                 self.turn_away(id, CloseReason::NoRoom, due);
@@ -199,7 +199,7 @@ impl Witness {
             DialFailure::NoPort => self.stock.of(backend).totals.0.errors += 1,
             DialFailure::Cancelled => {}
         }
-        due.note(Note::Requeued(id));
+        due.note(Note::Client(id, ClientNote::Requeued));
         match self.life {
             Life::Running | Life::Stopping(_) => {
                 self.put(id, Place::Held);
@@ -244,7 +244,7 @@ impl Witness {
             Command::Abort => Answer::NoSwitchRunning,
             Command::Set(setting) => {
                 self.settings.apply(setting);
-                due.note(Note::SettingChanged);
+                due.note(Note::Service(ServiceNote::SettingChanged));
                 Answer::Changed
             }
             Command::Change(change) => self.changed(change, due),
@@ -263,7 +263,7 @@ impl Witness {
             }
             Command::Interrupt if self.life == Life::Running && self.second.is_none() => {
                 self.second = Some(self.armed(SECOND_INTERRUPT, due)?);
-                due.note(Note::InterruptIgnored { assigned, held });
+                due.note(Note::Service(ServiceNote::InterruptIgnored { assigned, held }));
                 Answer::StillInUse { assigned, held }
             }
             Command::Interrupt | Command::Stop => {
@@ -278,7 +278,7 @@ impl Witness {
     fn start_switch(&mut self, rules: &Rules, request: RequestId, due: &mut Due) -> Verdict {
         let (from, to) = (self.active, rules.next(self.active));
         let (timeout, max_queued) = (self.settings.switch_max_time, self.settings.max_queued);
-        due.note(Note::SwitchStarted { request, from, to, timeout, max_queued });
+        due.note(Note::Service(ServiceNote::SwitchStarted { request, from, to, timeout, max_queued }));
         let deadline = self.armed(timeout, due)?;
         self.switch = Some(Switch { request, to, deadline, script: None, undoing: None });
         if timeout == Duration::ZERO {
@@ -301,7 +301,7 @@ impl Witness {
                 self.undo(Failure::Stopped, due)?;
                 self.life = Life::Stopping(self.armed(rules.grace, due)?);
                 due.owed.push(Action::StopListening);
-                due.note(Note::Stopping { assigned: self.assigned(), held: self.held().count() });
+                due.note(Note::Service(ServiceNote::Stopping { assigned: self.assigned(), held: self.held().count() }));
                 Ok(())
             }
             Life::Stopping(_) => self.close(Failure::Stopped, due),
@@ -361,7 +361,7 @@ impl Witness {
     pub fn turn_away(&mut self, id: ClientId, why: CloseReason, due: &mut Due) {
         self.clients.remove(&id);
         due.owed.push(Action::Reject(id, why));
-        due.note(Note::Ended(id, why));
+        due.note(Note::Client(id, ClientNote::Ended(why)));
     }
 
     pub fn order(&mut self, id: ClientId, told: Told, due: &mut Due) {

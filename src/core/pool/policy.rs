@@ -48,9 +48,12 @@ impl Pool {
                 order.truncate(1);
             }
         }
-        let all = self.broken(Mutation::GiveTheDisabled);
-        order.retain(|id| (self.members[id.0].enabled || all) && !criteria.tried.contains(id));
+        order.retain(|id| self.may_be_given(*id) && !criteria.tried.contains(id));
         order
+    }
+
+    fn may_be_given(&self, id: BackendId) -> bool {
+        self.members[id.0].enabled || self.broken(Mutation::GiveTheDisabled)
     }
 
     /// Those who have had the same stay in the order they were in.

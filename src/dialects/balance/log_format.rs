@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use log::{debug, warn};
 
-use crate::core::msg::{BackendId, CloseReason, DialFailure, Note};
+use crate::core::msg::{BackendId, BackendNote, ClientId, ClientNote, CloseReason, DialFailure};
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
 use crate::observe::words::system_words;
 use crate::rate_limit::RateLimit;
@@ -18,16 +18,16 @@ pub struct BalanceLog {
 }
 
 impl LogFormat for BalanceLog {
-    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+    fn client(&mut self, _: ClientId, note: ClientNote, context: &LogContext<'_>) {
         match note {
-            Note::Assigned(_, backend) => debug!(target: TARGET, "trying {} ...", place(context, backend)),
-            Note::Connected(_) => {
+            ClientNote::Assigned(backend) => debug!(target: TARGET, "trying {} ...", place(context, backend)),
+            ClientNote::Connected => {
                 let connected = context.info.and_then(|info| info.connected.as_ref());
                 let to = connected.map(|(_, address)| format!(" to {address}")).unwrap_or_default();
                 let client = context.info.map(|info| info.peer.to_string()).unwrap_or_default();
                 debug!(target: TARGET, "connected{to} for {client}");
             }
-            Note::DialFailed(_, backend, failure) => match failure {
+            ClientNote::DialFailed(backend, failure) => match failure {
                 DialFailure::Backend => {
                     debug!(target: TARGET, "{}: {}", place(context, backend), cause(context));
                 }
@@ -39,27 +39,19 @@ impl LogFormat for BalanceLog {
                 DialFailure::Local => warn!(target: TARGET, "cannot serve a client: {}", cause(context)),
                 DialFailure::Cancelled => debug!(target: TARGET, "{}: called off", place(context, backend)),
             },
-            Note::BackendDisabled(backend) => {
-                warn!(target: TARGET, "{} has failed and is disabled", place(context, backend));
-            }
-            Note::Ended(_, why) => ended(why, context),
-            Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::BackendFailed(_)
-            | Note::BackendBack(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchStarted { .. }
-            | Note::Drained
-            | Note::SwitchEnded { .. }
-            | Note::SettingChanged
-            | Note::Stopping { .. }
-            | Note::InterruptIgnored { .. } => {}
+            ClientNote::Ended(why) => ended(why, context),
+            ClientNote::Arrived | ClientNote::Requeued | ClientNote::Paused => {}
         }
     }
 
-    fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &LogContext<'_>) {}
+    fn backend(&mut self, backend: BackendId, note: BackendNote, context: &LogContext<'_>) {
+        match note {
+            BackendNote::Disabled => {
+                warn!(target: TARGET, "{} has failed and is disabled", place(context, backend));
+            }
+            BackendNote::Failed | BackendNote::Back => {}
+        }
+    }
 
     fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
         if let ProcessEvent::Ignored { name } = process_event {

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 
-use crate::core::msg::{BackendId, BackendView, Change, CloseReason, DialFailure, Note, Outcome, Totals};
+use crate::core::msg::{
+    BackendId, BackendNote, BackendView, Change, ClientId, ClientNote, CloseReason, DialFailure, Outcome, ServiceNote,
+    Totals,
+};
 use crate::observe::event_log::ConnectionInfo;
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent};
 use crate::observe::words::system_words;
@@ -22,59 +25,61 @@ pub struct CbpxLog {
 }
 
 impl LogFormat for CbpxLog {
-    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+    fn client(&mut self, client: ClientId, note: ClientNote, context: &LogContext<'_>) {
+        let (id, info) = (client.0, context.info);
         match note {
-            Note::SwitchStarted { from, to, timeout, max_queued, .. } => info!(
+            ClientNote::Arrived => client_line(id, info, |info| format!("accepted from {}", info.peer)),
+            ClientNote::Assigned(backend) => client_line(id, info, |info| {
+                format!("dials {} after {} held", context.backend(backend), seconds(info.accepted.elapsed()))
+            }),
+            ClientNote::Connected => client_line(id, info, |info| match (&info.connected, info.assigned) {
+                (Some((at, address)), Some(assigned)) => {
+                    format!("connected to {address} after {}", seconds(at.duration_since(assigned)))
+                }
+                (Some(_) | None, _) => "connected".to_owned(),
+            }),
+            ClientNote::DialFailed(backend, failure) => self.dial_failed(id, backend, failure, context),
+            ClientNote::Requeued => client_line(id, info, |_| "back in the queue".to_owned()),
+            ClientNote::Paused => client_line(id, info, |_| "refused by all, will be offered again".to_owned()),
+            ClientNote::Ended(why) => self.ended(id, why, info),
+        }
+    }
+
+    fn backend(&mut self, backend: BackendId, note: BackendNote, context: &LogContext<'_>) {
+        let name = context.backend(backend);
+        match note {
+            BackendNote::Failed => warn!("backend {name} has failed: it is passed over where there is another"),
+            BackendNote::Back => {
+                let since = context.failed.get(&backend);
+                let downtime = since.map(|at| seconds(at.elapsed())).unwrap_or_default();
+                info!("backend {name} is back, downtime: {downtime}");
+            }
+            BackendNote::Disabled => warn!("backend {name} has failed and is disabled until somebody enables it"),
+        }
+    }
+
+    fn service(&mut self, note: ServiceNote, context: &LogContext<'_>) {
+        match note {
+            ServiceNote::PoolChanged(change) => changed(change, context),
+            ServiceNote::QueueOverLimit { held, limit } => {
+                warn!("{held} clients in the queue, above the limit of {limit} at which a switch would fail");
+            }
+            ServiceNote::SwitchStarted { from, to, timeout, max_queued, .. } => info!(
                 "Starting switch: {} -> {}, timeout: {:.2} s, {max_queued} connections buffer",
                 context.upstream(from),
                 context.upstream(to),
                 timeout.as_secs_f64()
             ),
-            Note::Drained => info!("all connections closed"),
-            Note::SwitchEnded { from, to, outcome } => match outcome {
+            ServiceNote::Drained => info!("all connections closed"),
+            ServiceNote::SwitchEnded { from, to, outcome } => match outcome {
                 Outcome::Moved { .. } => info!("{outcome}; active: {}", context.upstream(to)),
                 Outcome::Failed(_) => warn!("{outcome}; active: {}", context.upstream(from)),
             },
-            Note::BackendFailed(backend) => {
-                warn!("backend {} has failed: it is passed over where there is another", context.backend(backend));
-            }
-            Note::BackendBack(backend) => {
-                let since = context.failed.get(&backend);
-                let downtime = since.map(|at| seconds(at.elapsed())).unwrap_or_default();
-                info!("backend {} is back, downtime: {downtime}", context.backend(backend));
-            }
-            Note::BackendDisabled(backend) => {
-                warn!("backend {} has failed and is disabled until somebody enables it", context.backend(backend));
-            }
-            Note::PoolChanged(change) => changed(change, context),
-            Note::QueueOverLimit { held, limit } => {
-                warn!("{held} clients in the queue, above the limit of {limit} at which a switch would fail");
-            }
-            Note::SettingChanged => {}
-            Note::Stopping { assigned, held } => info!("stopping: {assigned} clients connected, {held} held"),
-            Note::InterruptIgnored { assigned, held } => {
+            ServiceNote::SettingChanged => {}
+            ServiceNote::Stopping { assigned, held } => info!("stopping: {assigned} clients connected, {held} held"),
+            ServiceNote::InterruptIgnored { assigned, held } => {
                 warn!("ctrl-c: staying for {assigned} clients connected and {held} held; again within 5 s to stop");
             }
-            Note::Arrived(client) => client_line(client.0, context.info, |info| format!("accepted from {}", info.peer)),
-            Note::Requeued(client) => client_line(client.0, context.info, |_| "back in the queue".to_owned()),
-            Note::Paused(client) => {
-                client_line(client.0, context.info, |_| "refused by all, will be offered again".to_owned())
-            }
-            Note::Assigned(client, backend) => {
-                client_line(client.0, context.info, |info| {
-                    format!("dials {} after {} held", context.backend(backend), seconds(info.accepted.elapsed()))
-                });
-            }
-            Note::Connected(client) => {
-                client_line(client.0, context.info, |info| match (&info.connected, info.assigned) {
-                    (Some((at, address)), Some(assigned)) => {
-                        format!("connected to {address} after {}", seconds(at.duration_since(assigned)))
-                    }
-                    (Some(_) | None, _) => "connected".to_owned(),
-                })
-            }
-            Note::DialFailed(client, backend, failure) => self.dial_failed(client.0, backend, failure, context),
-            Note::Ended(client, why) => self.ended(client.0, why, context.info),
         }
     }
 

@@ -15,7 +15,9 @@ use log::Level;
 
 use super::go_duration::GoDuration;
 use crate::config::{FailurePolicy, Service};
-use crate::core::msg::{BackendId, BackendView, ClientId, CloseReason, DialFailure, Note};
+use crate::core::msg::{
+    BackendId, BackendNote, BackendView, ClientId, ClientNote, CloseReason, DialFailure, ServiceNote,
+};
 use crate::observe::event_log::ConnectionInfo;
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
 use crate::observe::words::system_words;
@@ -57,39 +59,40 @@ impl Default for FallbackLog {
 }
 
 impl LogFormat for FallbackLog {
-    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+    fn client(&mut self, client: ClientId, note: ClientNote, context: &LogContext<'_>) {
         match note {
-            Note::Assigned(client, backend) => self.assigned(client, backend, context),
-            Note::Connected(client) => self.connected(client, context),
-            Note::DialFailed(_, backend, DialFailure::Backend | DialFailure::NoPort | DialFailure::Local) => {
+            ClientNote::Assigned(backend) => self.assigned(client, backend, context),
+            ClientNote::Connected => self.connected(client, context),
+            ClientNote::DialFailed(backend, DialFailure::Backend | DialFailure::NoPort | DialFailure::Local) => {
                 self.under_a_client = true;
                 let cause = context.info.and_then(|info| info.cause.as_ref());
                 failed_to_connect(context.backend(backend), cause);
             }
-            Note::DialFailed(_, backend, DialFailure::Cancelled) => {
+            ClientNote::DialFailed(backend, DialFailure::Cancelled) => {
                 debug(context.backend(backend), format_args!("moving a waiting client on"));
             }
-            Note::Ended(client, why) => self.ended(client, why, context),
-            Note::BackendFailed(backend) => self.failed(backend, context),
-            Note::BackendBack(backend) => self.back(backend, context),
-            Note::Stopping { assigned: 0, held: 0 } => {}
-            Note::Stopping { assigned, held } => say(
-                Level::Info,
-                format_args!("Waiting for clients to finish: {}; another signal cuts them", assigned + held),
-            ),
-            // Nobody switches, limits, disables or changes anything in a program with this log format; and what happens
-            // to a client before it is given a backend is not told.
-            Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::BackendDisabled(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchStarted { .. }
-            | Note::Drained
-            | Note::SwitchEnded { .. }
-            | Note::SettingChanged
-            | Note::InterruptIgnored { .. } => {}
+            ClientNote::Ended(why) => self.ended(client, why, context),
+            // The log does not tell what happens to a client before it is given a backend.
+            ClientNote::Arrived | ClientNote::Requeued | ClientNote::Paused => {}
+        }
+    }
+
+    fn backend(&mut self, backend: BackendId, note: BackendNote, context: &LogContext<'_>) {
+        match note {
+            BackendNote::Failed => self.failed(backend, context),
+            BackendNote::Back => self.back(backend, context),
+            // Nobody asks a program with this log format to disable one.
+            BackendNote::Disabled => {}
+        }
+    }
+
+    /// Nobody switches or changes anything in a program with this log format.
+    fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
+        if let ServiceNote::Stopping { assigned, held } = note
+            && assigned + held > 0
+        {
+            let words = format_args!("Waiting for clients to finish: {}; another signal cuts them", assigned + held);
+            say(Level::Info, words);
         }
     }
 

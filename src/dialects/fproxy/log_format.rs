@@ -1,12 +1,11 @@
 //! The words of an error log beside an access log: what has gone wrong, and when the program started, was told
 //! something and ended. What becomes of each client is in the access log.
 
-use std::io;
 use std::time::Instant;
 
 use log::{error, info, warn};
 
-use crate::core::msg::{BackendId, CloseReason, DialFailure, Note};
+use crate::core::msg::{BackendId, BackendNote, ClientId, ClientNote, CloseReason, DialFailure, ServiceNote};
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
 use crate::observe::words::system_words;
 use crate::rate_limit::RateLimit;
@@ -22,42 +21,40 @@ pub struct FproxyLog {
 }
 
 impl LogFormat for FproxyLog {
-    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+    fn client(&mut self, _: ClientId, note: ClientNote, context: &LogContext<'_>) {
         match note {
-            Note::DialFailed(_, backend, failure) => self.dial_failed(backend, failure, context),
-            Note::BackendFailed(backend) => warn!(
+            ClientNote::DialFailed(backend, failure) => self.dial_failed(backend, failure, context),
+            ClientNote::Ended(why) => self.ended(why, context),
+            ClientNote::Arrived
+            | ClientNote::Assigned(_)
+            | ClientNote::Connected
+            | ClientNote::Requeued
+            | ClientNote::Paused => {}
+        }
+    }
+
+    fn backend(&mut self, backend: BackendId, note: BackendNote, context: &LogContext<'_>) {
+        match note {
+            BackendNote::Failed => warn!(
                 target: TARGET,
                 "backend {} has failed and is passed over while there is another",
                 context.backend(backend)
             ),
-            Note::BackendBack(backend) => {
+            BackendNote::Back => {
                 warn!(target: TARGET, "backend {} is used again", context.backend(backend));
             }
-            Note::BackendDisabled(backend) => {
+            BackendNote::Disabled => {
                 warn!(target: TARGET, "backend {} has failed and is disabled", context.backend(backend));
             }
-            Note::Ended(_, why) => self.ended(why, context),
-            Note::Stopping { assigned, held } => {
-                info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
-            }
-            // What happens to a client before it leaves; and switches and changes, which nobody asks a program with
-            // this log format for.
-            Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::Assigned(..)
-            | Note::Connected(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchStarted { .. }
-            | Note::Drained
-            | Note::SwitchEnded { .. }
-            | Note::SettingChanged
-            | Note::InterruptIgnored { .. } => {}
         }
     }
 
-    fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &LogContext<'_>) {}
+    /// Nobody asks a program with this log format for a switch or a change.
+    fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
+        if let ServiceNote::Stopping { assigned, held } = note {
+            info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
+        }
+    }
 
     fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
         let name = env!("CARGO_PKG_NAME");

@@ -2,12 +2,11 @@
 //! tried instead.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use log::{error, info, warn};
 
 use crate::config::Service;
-use crate::core::msg::{BackendId, ClientId, CloseReason, DialFailure, Note};
+use crate::core::msg::{BackendId, ClientId, ClientNote, CloseReason, DialFailure, ServiceNote};
 use crate::observe::log_format::{LogContext, LogFormat, ProcessEvent, TARGET};
 use crate::observe::words::system_words;
 
@@ -19,52 +18,44 @@ pub struct PumpkinLog {
 }
 
 impl LogFormat for PumpkinLog {
-    fn note(&mut self, note: Note, context: &LogContext<'_>) {
+    fn client(&mut self, client: ClientId, note: ClientNote, context: &LogContext<'_>) {
         match note {
-            Note::DialFailed(client, backend, DialFailure::Backend | DialFailure::NoPort) => {
+            ClientNote::DialFailed(backend, DialFailure::Backend | DialFailure::NoPort) => {
                 let cause = context.cause();
                 error!(target: TARGET, "Could not connect to worker {}{cause}", context.backend(backend));
                 self.refused.insert(client, backend);
             }
-            Note::DialFailed(_, _, DialFailure::Local) => {
+            ClientNote::DialFailed(_, DialFailure::Local) => {
                 error!(target: TARGET, "Could not serve {}{}", peer(context), context.cause());
             }
-            Note::Assigned(client, backend) => {
+            ClientNote::Assigned(backend) => {
                 if let Some(before) = self.refused.remove(&client) {
                     let (before, now) = (context.backend(before), context.backend(backend));
                     warn!(target: TARGET, "Found a failure to connect to worker");
                     warn!(target: TARGET, "Retrying request from {} from {before} on {now}", peer(context));
                 }
             }
-            Note::Ended(client, why) => {
+            ClientNote::Ended(why) => {
                 self.refused.remove(&client);
                 ended(why, context);
             }
-            Note::Stopping { assigned: 0, held: 0 } => {}
-            Note::Stopping { assigned, held } => {
-                info!(target: TARGET, "waiting for {} clients to finish; another signal cuts them", assigned + held);
-            }
-            // Nobody switches, limits, disables or changes anything in a program with this log format; a client whose
-            // dial was cancelled has not been refused; and clients that are served are not told of.
-            Note::DialFailed(_, _, DialFailure::Cancelled)
-            | Note::Arrived(_)
-            | Note::Requeued(_)
-            | Note::Paused(_)
-            | Note::Connected(_)
-            | Note::BackendFailed(_)
-            | Note::BackendBack(_)
-            | Note::BackendDisabled(_)
-            | Note::PoolChanged(_)
-            | Note::QueueOverLimit { .. }
-            | Note::SwitchStarted { .. }
-            | Note::Drained
-            | Note::SwitchEnded { .. }
-            | Note::SettingChanged
-            | Note::InterruptIgnored { .. } => {}
+            // The log does not tell of clients that are served. A client whose dial was cancelled has not been refused.
+            ClientNote::DialFailed(_, DialFailure::Cancelled)
+            | ClientNote::Arrived
+            | ClientNote::Connected
+            | ClientNote::Requeued
+            | ClientNote::Paused => {}
         }
     }
 
-    fn probed(&mut self, _: BackendId, _: &io::Result<()>, _: &LogContext<'_>) {}
+    /// Nobody switches or changes anything in a program with this log format.
+    fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
+        if let ServiceNote::Stopping { assigned, held } = note
+            && assigned + held > 0
+        {
+            info!(target: TARGET, "waiting for {} clients to finish; another signal cuts them", assigned + held);
+        }
+    }
 
     fn process_event(&mut self, process_event: &ProcessEvent<'_>) {
         match process_event {

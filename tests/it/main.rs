@@ -65,4 +65,5 @@ mod throttle;
 mod tidy;
 mod tools;
 mod vitals;
+mod web;
 mod wording;

@@ -38,7 +38,7 @@ impl Job {
         command.args(["-p", &number, "-a", &addresses[0], "-s", &addresses[1], "-t", "20", "-c", "100", "-o", "0"]);
         command.args(extra.iter().map(|word| word.replace("CONTROL", &control.port().to_string())));
         command.current_dir(dir.path()).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
-        let shell = Killed(command.spawn().unwrap());
+        let shell = Killed::start(&mut command);
         let job = Job { shell, keyboard, screen: String::new(), port, control, dir };
         eventually(SOON, "it has started", || job.log().contains(" started: "));
         job

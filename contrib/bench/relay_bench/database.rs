@@ -4,8 +4,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::figures::{Load, Sql, Transaction};
 use crate::load::{Clock, Errors, Sample};
 use crate::peers::{Peer, Proxy, free_port};
+use crate::postgresql::{give_away, programs, server_command};
 use crate::process::Running;
 use crate::rounds::{Cell, Plan, Row};
 
@@ -39,15 +38,13 @@ impl Database {
         if !plan.figures.iter().any(|figure| matches!(figure.load, Load::Sql(_))) {
             return Ok(None);
         }
-        let Some(programs) = programs() else {
+        let Some(programs) = programs(&["initdb", "postgres", "psql", "pgbench"]) else {
             eprintln!("PostgreSQL is not installed, so left out");
             return Ok(None);
         };
         let (home, port) = (dir.join("postgres"), free_port()?);
         fs::create_dir_all(&home)?;
-        if let Some((uid, gid)) = unprivileged()? {
-            chown(&home, Some(uid), Some(gid))?;
-        }
+        give_away(&home)?;
         let data = home.join("data");
         let mut initdb = server_command(&programs.join("initdb"))?;
         initdb.arg("-D").arg(&data).args(["-U", "postgres", "-A", "trust", "-N"]).current_dir(&home);
@@ -152,35 +149,4 @@ fn succeeds(command: &mut Command) -> io::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(io::Error::other(format!("{name} failed ({}): {error}", output.status)))
-}
-
-/// The newest version installed, where Debian puts it.
-fn programs() -> Option<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
-    let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max()?;
-    let folder = PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"));
-    ["initdb", "postgres", "psql", "pgbench"].iter().all(|name| folder.join(name).is_file()).then_some(folder)
-}
-
-fn server_command(program: &Path) -> io::Result<Command> {
-    let mut command = Command::new(program);
-    command.env("LC_ALL", "C");
-    if let Some((uid, gid)) = unprivileged()? {
-        command.uid(uid).gid(gid);
-    }
-    Ok(command)
-}
-
-/// Whom to become when we are root, as whom PostgreSQL does not run.
-fn unprivileged() -> io::Result<Option<(u32, u32)>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd")?;
-    let id_of = |name: &str| -> Option<(u32, u32)> {
-        let fields: Vec<&str> = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').collect();
-        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
-    };
-    let found = id_of("postgres").or_else(|| id_of("nobody"));
-    found.map(Some).ok_or_else(|| io::Error::other("no user postgres or nobody to run PostgreSQL as"))
 }

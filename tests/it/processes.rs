@@ -36,13 +36,11 @@ pub fn end(child: &mut Child) {
 
 /// Waits until a process has a handler for this signal.
 pub fn catches(pid: u32, signal: Signal) {
-    eventually(SOON, "the signal is caught", || has_handler(pid, signal));
-}
-
-pub fn has_handler(pid: u32, signal: Signal) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-    u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+    eventually(SOON, "the signal is caught", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+    });
 }
 
 /// Children, their children and so on.

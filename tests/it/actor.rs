@@ -153,6 +153,7 @@ impl Actor {
         let (sent, got) = (self.sent, self.got);
         let sending = match self.part.says.get(self.at) {
             _ if self.broken => format!("was told after {sent} bytes that the connection has failed"),
+            _ if self.waits_for_reset_of(other.left) => format!("waits after {sent} bytes to be told of the reset"),
             None if self.ended => format!("has ended after {sent} bytes"),
             None => format!("has sent all of its {sent} bytes"),
             Some(Say::Bulk { .. } | Say::Stuff(_)) => format!("waits for room after {sent} bytes"),
@@ -212,10 +213,14 @@ impl Actor {
         self.blocked.is_some_and(|since| since.elapsed() >= STUCK)
     }
 
+    fn waits_for_reset_of(&self, other: Option<Left>) -> bool {
+        other == Some(Left::Reset) && self.part.waits_for_reset && !self.ended && self.is_tcp
+    }
+
     fn speak(&mut self, other: Glance) -> bool {
         let Some(say) = self.part.says.get(self.at).copied().filter(|_| !self.broken) else { return false };
         // Who has had both ends has nothing more to be told; everybody else will be.
-        if other.left == Some(Left::Reset) && self.part.waits_for_reset && !self.ended && self.is_tcp {
+        if self.waits_for_reset_of(other.left) {
             return self.is_told();
         }
         let deaf = other.stopped || other.left.is_some() || other.saw.is_some();

@@ -1,4 +1,4 @@
-//! What the proxy's process has: threads, descriptors, resident memory.
+//! What the proxy's process has: threads, descriptors, resident memory. For the benchmarks and the tests.
 
 use std::fmt;
 use std::fs;
@@ -7,30 +7,46 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// At one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vitals {
-    pub threads: usize,
+    /// Names of the threads that have something to do.
+    pub busy: Vec<String>,
+    /// Threads that wait for their next job. Each ends after ten seconds without one.
+    pub idle: usize,
     pub descriptors: usize,
     /// In KiB.
     pub resident: usize,
 }
 
-/// A worker that has nothing to do ends after ten seconds.
+/// One thread of it.
+#[derive(Debug)]
+pub struct Thread {
+    pub name: String,
+    /// Waits in the system for something to happen.
+    pub sleeps: bool,
+}
+
+/// Longer than a thread that waits for its next job lasts.
 const REST: Duration = Duration::from_secs(30);
 
 impl Vitals {
     /// # Errors
     /// When there is no such process (any more).
     pub fn of(pid: u32) -> io::Result<Vitals> {
-        let names = thread_names(pid)?;
+        Vitals::with(pid, &threads(pid)?)
+    }
+
+    fn with(pid: u32, threads: &[Thread]) -> io::Result<Vitals> {
+        let (idle, busy): (Vec<_>, Vec<_>) = threads.iter().partition(|thread| thread.name == "idle");
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let row = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
         let resident = row.ok_or_else(|| io::Error::other("the proxy has ended"))?;
-        Ok(Vitals { threads: names.len(), descriptors, resident })
+        let busy = busy.into_iter().map(|thread| thread.name.clone()).collect();
+        Ok(Vitals { busy, idle: idle.len(), descriptors, resident })
     }
 
-    /// Of one that nobody uses: sessions have ended, and threads that wait for their next job are not counted.
+    /// Of one that nobody uses; threads that wait for their next job are left out.
     ///
     /// # Errors
     /// When it does not come to rest.
@@ -39,32 +55,43 @@ impl Vitals {
         let mut last = None;
         while Instant::now() < end {
             thread::sleep(Duration::from_millis(50));
-            let names = thread_names(pid)?;
-            let idle = names.iter().filter(|name| *name == "idle").count();
-            // A session is there while somebody talks to control; a worker is about to be one.
-            let busy = names.iter().any(|name| name.starts_with("session") || name == "worker");
-            let vitals = Vitals::of(pid)?;
-            let now = Vitals { threads: vitals.threads - idle.min(vitals.threads), ..vitals };
-            let counts = (now.threads, now.descriptors);
-            if !busy && last == Some(counts) {
+            let threads = threads(pid)?;
+            let now = Vitals { idle: 0, ..Vitals::with(pid, &threads)? };
+            let counts = (now.busy.len(), now.descriptors);
+            if is_quiet(&threads) && last == Some(counts) {
                 return Ok(now);
             }
             last = Some(counts);
         }
         Err(io::Error::other("the proxy does not come to rest"))
     }
+
+    pub fn threads(&self) -> usize {
+        self.busy.len() + self.idle
+    }
 }
 
-fn thread_names(pid: u32) -> io::Result<Vec<String>> {
+/// # Errors
+/// When there is no such process (any more).
+pub fn threads(pid: u32) -> io::Result<Vec<Thread>> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    let thread = |stat: String| {
+        let (name, state) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        Some(Thread { name: name.to_owned(), sleeps: state.starts_with('S') })
+    };
     // One that ends between the two reads is left out.
-    let name = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.ok()?.path().join("comm")).ok();
-    Ok(tasks.filter_map(name).map(|name| name.trim_end().to_owned()).collect())
+    Ok(tasks.filter_map(|task| thread(fs::read_to_string(task.ok()?.path().join("stat")).ok()?)).collect())
+}
+
+/// Whether nobody uses the process: every thread waits, and none is a session, which is there while somebody talks to
+/// control, or a `worker`, which is about to be one.
+pub fn is_quiet(threads: &[Thread]) -> bool {
+    threads.iter().all(|thread| thread.sleeps && !thread.name.starts_with("session") && thread.name != "worker")
 }
 
 impl fmt::Display for Vitals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vitals { threads, descriptors, resident } = self;
-        write!(f, "{threads} threads, {descriptors} descriptors, {:.1} MiB", *resident as f64 / 1024.0)
+        let (threads, memory) = (self.threads(), self.resident as f64 / 1024.0);
+        write!(f, "{threads} threads, {} descriptors, {memory:.1} MiB", self.descriptors)
     }
 }

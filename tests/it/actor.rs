@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::ends::unacknowledged;
+use crate::ends::{on_the_way, unacknowledged};
 use crate::plan::{Hear, Part, Say};
 
 /// One end.
@@ -145,6 +145,33 @@ impl Actor {
         format!("{} {:?}, reading {} {:?}", self.at, self.part.says.get(self.at), self.hearing, self.hear())
     }
 
+    /// What each of its sides waits for, and where the bytes are, for messages.
+    pub fn waits_for(&self, other: &Actor) -> String {
+        if let Some(left) = self.left {
+            return format!("has left ({left:?})");
+        }
+        let (sent, got) = (self.sent, self.got);
+        let sending = match self.part.says.get(self.at) {
+            _ if self.broken => format!("was told after {sent} bytes that the connection has failed"),
+            _ if self.waits_for_reset_of(other.left) => format!("waits after {sent} bytes to be told of the reset"),
+            None if self.ended => format!("has ended after {sent} bytes"),
+            None => format!("has sent all of its {sent} bytes"),
+            Some(Say::Bulk { .. } | Say::Stuff(_)) => format!("waits for room after {sent} bytes"),
+            Some(Say::Singles(_) | Say::Heard) => format!("waits for the arrival of {sent} bytes ({} have)", other.got),
+            Some(Say::Received(much)) => format!("waits until it has received {much} bytes"),
+            Some(Say::Quiet) => "waits until the other one has finished".to_owned(),
+            Some(step @ (Say::End | Say::Reset | Say::Leave)) => format!("is about to do {step:?} after {sent} bytes"),
+        };
+        let reading = match (self.saw, self.hear()) {
+            (Some(saw), _) => format!("saw {saw:?} after {got} bytes"),
+            (None, Some(Hear::Stop)) => format!("has stopped to read after {got} bytes until the other one is stuck"),
+            (None, Some(Hear::Some { .. })) => format!("waits for more than {got} bytes of {}", other.sent),
+            (None, None) => format!("waits for the end, or for more than {got} bytes of {}", other.sent),
+        };
+        let connection = self.socket.as_ref().map_or_else(|| "closed".to_owned(), on_the_way);
+        format!("{sending} and {reading}; its connection: {connection}")
+    }
+
     /// Goes on as far as it can; whether it came any further.
     ///
     /// # Errors
@@ -186,10 +213,14 @@ impl Actor {
         self.blocked.is_some_and(|since| since.elapsed() >= STUCK)
     }
 
+    fn waits_for_reset_of(&self, other: Option<Left>) -> bool {
+        other == Some(Left::Reset) && self.part.waits_for_reset && !self.ended && self.is_tcp
+    }
+
     fn speak(&mut self, other: Glance) -> bool {
         let Some(say) = self.part.says.get(self.at).copied().filter(|_| !self.broken) else { return false };
         // Who has had both ends has nothing more to be told; everybody else will be.
-        if other.left == Some(Left::Reset) && self.part.waits_for_reset && !self.ended && self.is_tcp {
+        if self.waits_for_reset_of(other.left) {
             return self.is_told();
         }
         let deaf = other.stopped || other.left.is_some() || other.saw.is_some();

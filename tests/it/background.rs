@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, getsid, kill_process, kill_process_group};
 
 use crate::backend::Backend;
 use crate::command::{Ran, run};
-use crate::program::{catches, command};
+use crate::processes::catches;
+use crate::program::command;
 use crate::service::connect;
 use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::served_by;

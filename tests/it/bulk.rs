@@ -1,8 +1,10 @@
 //! Large transfers beside everything else: who talks little is served meanwhile, a switch waits for them, a shortage of
 //! descriptors costs them no byte, and urgent bytes (MSG_OOB) keep their place in them.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 use rustix::net::{SendFlags, send};
@@ -27,13 +29,15 @@ fn reading(stream: &TcpStream) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || read_rest(&stream))
 }
 
-/// How many pipes the proxy has made: it has one for each direction in bulk. What it was started with does not count:
-/// its output may go to a pipe.
+/// How many pipes the proxy has made: it has one for each direction in bulk. Those it was started with, such as that of
+/// its output, do not count: this process has them, too.
 fn pipes(proxy: &Proxy) -> usize {
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().flatten();
-    let own = descriptors.filter(|one| !["0", "1", "2"].map(Into::into).contains(&one.file_name()));
-    let targets = own.filter_map(|one| std::fs::read_link(one.path()).ok());
-    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count() / 2
+    let of = |process: &str| {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+        let targets = descriptors.filter_map(|one| std::fs::read_link(one.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).collect::<BTreeSet<PathBuf>>()
+    };
+    of(&proxy.pid().to_string()).difference(&of("self")).count()
 }
 
 #[test]

@@ -226,8 +226,9 @@ fn what_keeps_it_from_starting_is_named_with_act_object_and_cause_and_exit_1() {
     let table: &[(Changes<'_>, [&str; 3])] = &[
         (&[("-p", Some(&taken_port))], ["cannot listen on", &taken_port, "in use"]),
         (&[("-r", Some(&taken_port))], ["remote control", &taken_port, "in use"]),
-        (&[("-a", Some("nosuch.invalid:5432"))], ["active", "nosuch.invalid:5432", "not known"]),
-        (&[("-s", Some("nosuch.invalid:5432"))], ["standby", "nosuch.invalid:5432", "not known"]),
+        // What more is said depends on whether there is a name server to be asked.
+        (&[("-a", Some("nosuch.invalid:5432"))], ["active", "nosuch.invalid:5432: ", "name"]),
+        (&[("-s", Some("nosuch.invalid:5432"))], ["standby", "nosuch.invalid:5432: ", "name"]),
         (&[("-f", Some(&lost))], ["log file", &lost, "no such file"]),
         (&[("-f", Some(&folder))], ["log file", &folder, "directory"]),
         (&[("--bind", Some("192.0.2.1"))], ["cannot listen on", "192.0.2.1", "cannot assign"]),

@@ -2,8 +2,11 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::processes;
 use crate::proxy::CBPX;
@@ -64,10 +67,48 @@ impl Killed {
     pub fn start(command: &mut Command) -> Killed {
         Killed(processes::start(command))
     }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal as it is, whether the process has a handler for it or not.
+    pub fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Sends a signal, once the process has a handler for it.
+    pub fn signal(&self, signal: Signal) {
+        processes::catches(self.pid(), signal);
+        self.send(signal);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(SOON)
+    }
+
+    pub fn wait_within(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        eventually(limit, &format!("process {} ends", self.pid()), || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Ends it now.
+    pub fn end(&mut self) {
+        processes::end(&mut self.0);
+    }
 }
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        processes::end(&mut self.0);
+        self.end();
     }
 }

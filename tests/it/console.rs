@@ -97,12 +97,7 @@ impl Console {
     }
 
     fn ends(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 
     fn client(&self) -> TcpStream {
@@ -188,7 +183,7 @@ fn ctrl_c_and_ctrl_d_at_the_prompt_give_a_new_prompt_and_leading_spaces_do_nothi
     console.shows("quit force");
     console.shows(PROMPT);
     assert!(console.ask("hello").contains("Hello!"), "it runs on");
-    assert!(console.child.0.try_wait().unwrap().is_none());
+    assert!(console.child.is_running());
 }
 
 #[test]
@@ -225,7 +220,7 @@ fn a_terminal_that_goes_away_takes_the_console_and_not_the_proxy() {
     eventually(SOON, "nothing reads any more", || !thread_names(&child).contains(&"console".to_owned()));
     let mut client = TcpStream::connect(("127.0.0.1", port.port())).unwrap();
     assert_eq!(served_by(&mut client), "A");
-    assert!(child.0.try_wait().unwrap().is_none());
+    assert!(child.is_running());
 }
 
 fn thread_names(child: &Killed) -> Vec<String> {
@@ -254,9 +249,8 @@ fn without_a_terminal_there_is_no_console_and_the_proxy_serves_on() {
     // Started last.
     eventually(SOON, "it has started", || thread_names(&child).contains(&"signals".to_owned()));
     assert!(!thread_names(&child).contains(&"console".to_owned()), "nothing reads");
-    let pid = rustix::process::Pid::from_raw(child.0.id() as i32).unwrap();
     drop(client);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    child.send(rustix::process::Signal::TERM);
     let mut said = String::new();
     child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, "", "no prompt for nobody");

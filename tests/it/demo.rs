@@ -1,19 +1,20 @@
 //! `cbpx demo` as a person or a CI job runs it: in a pipe, to the end, or interrupted.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use crate::command::Killed;
 use crate::proxy::{CBPX, finish};
-use crate::support::{SOON, TempDir, eventually};
+use crate::support::{SOON, TempDir};
 
 /// A running demo with a temporary directory of its own.
 struct Demo {
-    child: Child,
+    child: Killed,
     lines: BufReader<ChildStdout>,
     /// Everything read so far.
     seen: String,
@@ -32,8 +33,8 @@ impl Demo {
         fs::create_dir_all(&place).unwrap();
         let mut command = Command::new(CBPX);
         command.arg("demo").args(arguments).env("TMPDIR", place);
-        let mut child = crate::processes::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut child = Killed::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+        let lines = BufReader::new(child.0.stdout.take().unwrap());
         Demo { child, lines, seen: String::new(), dir }
     }
 
@@ -68,29 +69,17 @@ impl Demo {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
+        self.child.send(signal);
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "the demo ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 
     /// Nothing is left in its temporary directory.
     fn assert_clean(&self) {
         let left: Vec<_> = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -256,11 +245,11 @@ fn a_reader_that_leaves_ends_the_demo_and_nothing_stays_behind() {
     let dir = TempDir::new("demo");
     let mut command = Command::new(CBPX);
     command.args(["demo", "--stay"]).env("TMPDIR", dir.path()).stderr(Stdio::piped());
-    let mut child = crate::processes::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let words = String::from_utf8_lossy(&output.stderr);
+    let mut child = Killed::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    drop(child.0.stdout.take());
+    let mut words = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert_eq!(child.wait().code(), Some(1));
     assert!(words.contains("cannot write to standard output"), "{words}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::support::{SOON, bind, eventually};
 
@@ -160,12 +160,40 @@ pub fn unacknowledged(socket: &impl AsFd) -> Option<u64> {
     let socket = SockRef::from(socket);
     let (own, peer) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
     let (Some(own), Some(peer)) = (own.as_socket(), peer.as_socket()) else { return Some(0) };
+    Some(queues(own, peer)?.sent)
+}
+
+/// The bytes that lie at both ends of its connection, for messages.
+pub fn on_the_way(socket: &impl AsFd) -> String {
+    let socket = SockRef::from(socket);
+    let name = |address: std::io::Result<SockAddr>| address.ok()?.as_socket();
+    let (Some(own), Some(peer)) = (name(socket.local_addr()), name(socket.peer_addr())) else {
+        return "no TCP connection (any more)".to_owned();
+    };
+    let of = |from, to| match queues(from, to) {
+        Some(Queues { sent, unread }) => format!("{sent} unacknowledged, {unread} unread"),
+        None => "closed".to_owned(),
+    };
+    format!("here {}, at the proxy {}", of(own, peer), of(peer, own))
+}
+
+/// Of one end of a connection on this machine.
+struct Queues {
+    /// Sent and not acknowledged.
+    sent: u64,
+    /// Arrived and not read.
+    unread: u64,
+}
+
+fn queues(own: SocketAddr, peer: SocketAddr) -> Option<Queues> {
     let ends = [in_table(own), in_table(peer)];
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
             if fields.get(1..3) == Some(&[&*ends[0], &*ends[1]]) {
-                return u64::from_str_radix(fields.get(4)?.split(':').next()?, 16).ok();
+                let (sent, unread) = fields.get(4)?.split_once(':')?;
+                let number = |text| u64::from_str_radix(text, 16).ok();
+                return Some(Queues { sent: number(sent)?, unread: number(unread)? });
             }
         }
     }

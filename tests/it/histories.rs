@@ -26,6 +26,8 @@ use crate::vitals::Vitals;
 /// Histories that run at once: so many on each of so many threads.
 const AT_ONCE: usize = 8;
 const THREADS: usize = 2;
+/// Time in which nobody looked at a history does not count as time in which nothing happened, from here on.
+const AWAY: Duration = Duration::from_millis(100);
 const SILENT: &str = "silent for 5 s after the backend had ended";
 /// Of connections with small buffers. A segment of the loopback interface has 64 KiB, and where that is more than there
 /// is room for at the receiver, the sender's system waits a fifth of a second before each.
@@ -50,8 +52,9 @@ struct History {
     greets: bool,
     client: Actor,
     server: Actor,
-    /// When something last happened.
+    /// When something last happened, and when it was last looked at.
     moved: Instant,
+    looked: Instant,
 }
 
 /// What is left of one when both ends have left, to be compared with the log.
@@ -285,6 +288,7 @@ impl Road {
             client: Actor::new(plan.client, client, true, salts),
             server: Actor::new(plan.server, server, self.server_is_tcp, [salts[1], salts[0]]),
             moved: Instant::now(),
+            looked: Instant::now(),
         }
     }
 }
@@ -296,6 +300,9 @@ fn set_buffers(socket: &Socket, part: &Part) {
 
 impl History {
     fn step(&mut self, buffer: &mut [u8]) -> Result<bool, String> {
+        // Its thread was busy with another one.
+        self.moved += Some(self.looked.elapsed()).filter(|away| *away > AWAY).unwrap_or_default();
+        self.looked = Instant::now();
         let glance = self.server.glance();
         let client = self.client.step(glance, buffer).map_err(|broken| format!("at the client: {broken}"))?;
         let glance = self.client.glance();
@@ -303,7 +310,9 @@ impl History {
         if client || server {
             self.moved = Instant::now();
         } else if self.moved.elapsed() > SOON {
-            return Err("nothing happens any more".to_owned());
+            let [client, server] =
+                [(&self.client, &self.server), (&self.server, &self.client)].map(|(one, other)| one.waits_for(other));
+            return Err(format!("nothing has happened for {SOON:?}\nthe client {client}\nthe server {server}"));
         }
         Ok(client || server)
     }

@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::backend::Backend;
 use crate::command::Killed;
-use crate::program::catches;
+use crate::processes::catches;
 use crate::proxy::{CBPX, Proxy};
 use crate::service::connect;
 use crate::starved::become_by;
@@ -76,7 +76,6 @@ const MEANINGLESS: [i32; 14] = [
 
 /// One command line running in a directory of its own, where what it says ends up in `out` and in the log, `log`.
 struct Dialect {
-    name: &'static str,
     child: Killed,
     port: Reserved,
     dir: TempDir,
@@ -102,7 +101,7 @@ impl Dialect {
         become_by(&mut command, "env", &HOSTILE);
         let out = File::create(dir.path().join("out")).unwrap();
         command.stdout(out.try_clone().unwrap()).stderr(out);
-        let dialect = Dialect { name, child: Killed(command.spawn().unwrap()), port, dir };
+        let dialect = Dialect { child: Killed::start(&mut command), port, dir };
         eventually(SOON, "it listens", || TcpStream::connect(dialect.at()).is_ok());
         dialect
     }
@@ -135,7 +134,7 @@ fn signals_without_a_meaning_end_stop_and_disturb_no_dialect_and_sigusr1_is_told
         let mut client = connect(dialect.at());
         assert_eq!(served_by(&mut client), "A");
         MEANINGLESS.iter().for_each(|number| dialect.send(*number));
-        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::USR1).unwrap();
+        dialect.child.send(Signal::USR1);
         eventually(SOON, &format!("{name} tells of SIGUSR1"), || {
             let ended = dialect.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "{name} ended: {:?}", ended.unwrap().signal());
@@ -148,13 +147,8 @@ fn signals_without_a_meaning_end_stop_and_disturb_no_dialect_and_sigusr1_is_told
         assert!(!dialect.said().contains("shutting down"), "{name}");
         drop(client);
         // Blocked and ignored when it was started.
-        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::TERM).unwrap();
-        let mut status = None;
-        eventually(SOON, &format!("{} ends", dialect.name), || {
-            status = dialect.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        assert_eq!(status.unwrap().code(), Some(0), "{name}");
+        dialect.child.send(Signal::TERM);
+        assert_eq!(dialect.child.wait().code(), Some(0), "{name}");
     }
 }
 

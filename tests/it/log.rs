@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use rustix::process::Signal;
 
@@ -205,6 +206,13 @@ fn a_full_disk_costs_lines_and_is_told_once_on_standard_error() {
     assert!(told.contains("cannot write to log file") && told.contains("No space left"), "{told}");
 }
 
+/// Runs what may block for ever where the proxy is wrong: opening a pipe and reading from it know no time limit.
+fn soon(act: impl FnOnce() + Send + 'static) {
+    let acting = thread::spawn(act);
+    eventually(SOON, "there is somebody at the other end of the pipe", || acting.is_finished());
+    acting.join().unwrap();
+}
+
 fn pipe(dir: &TempDir) -> PathBuf {
     let pipe = dir.path().join("pipe");
     assert_eq!(run(Command::new("mkfifo").arg(&pipe)).code, Some(0));
@@ -221,12 +229,15 @@ fn a_pipe_that_nobody_reads_yet_keeps_lines_for_whoever_comes_and_one_that_nobod
             command.stderr(Stdio::piped());
         });
     // One reader for all of them: it may take more from the pipe than it has been asked for.
-    let read_to = |tokens: &[&str]| {
-        let mut reader = BufReader::new(fs::File::open(&path).unwrap());
-        let mut told = String::new();
-        while !tokens.iter().all(|token| told.contains(token)) {
-            assert_ne!(reader.read_line(&mut told).unwrap(), 0, "the log has ended: {told}");
-        }
+    let read_to = |tokens: &'static [&'static str]| {
+        let path = path.clone();
+        soon(move || {
+            let mut reader = BufReader::new(fs::File::open(path).unwrap());
+            let mut told = String::new();
+            while !tokens.iter().all(|token| told.contains(token)) {
+                assert_ne!(reader.read_line(&mut told).unwrap(), 0, "the log has ended: {told}");
+            }
+        });
     };
     read_to(&[" started: "]);
     // Nobody reads now.
@@ -246,9 +257,11 @@ fn an_access_log_that_is_a_pipe_without_a_reader_starts_as_well() {
     let path = pipe(&dir);
     let proxy = Proxy::start(&backend.address(), &backend.address(), &["--access_log", path.to_str().unwrap()]);
     served_by(&mut proxy.connect());
-    let mut line = String::new();
-    BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("\"GET 127.0.0.1\" 200 "), "{line}");
+    soon(move || {
+        let mut line = String::new();
+        BufReader::new(fs::File::open(path).unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("\"GET 127.0.0.1\" 200 "), "{line}");
+    });
 }
 
 #[test]

@@ -67,4 +67,5 @@ mod throttle;
 mod tidy;
 mod tools;
 mod vitals;
+mod web;
 mod wording;

@@ -56,9 +56,7 @@ fn start(servers: &[&str], failure_policy: FailurePolicy, rounds: u32) -> Proxy 
 
 fn connect(proxy: &Proxy) -> TcpStream {
     let Address::Tcp(at) = &proxy.listening()[0] else { panic!("not TCP") };
-    let stream = TcpStream::connect(at).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream
+    crate::service::connect(*at)
 }
 
 /// Who serves a new client.

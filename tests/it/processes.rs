@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::{SOON, eventually};
+
 /// In the environment of all that tests start, and of what that starts: the process of the tests.
 const MARK: &str = "CBPX_STARTED_BY_TESTS";
 
@@ -30,6 +32,15 @@ pub fn end(child: &mut Child) {
         }
     }
     child.wait().ok();
+}
+
+/// Waits until a process has a handler for this signal.
+pub fn catches(pid: u32, signal: Signal) {
+    eventually(SOON, "the signal is caught", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+    });
 }
 
 /// Children, their children and so on.

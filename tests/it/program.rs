@@ -9,7 +9,7 @@ use std::time::Duration;
 use cbpx::config::{Config, LogTarget, OnHangup, OnInterrupt, OnUnresolved, Service, Statuses};
 use cbpx::endpoint::Endpoint;
 use cbpx::process;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::command::Killed;
 use crate::service::{config, service};
@@ -115,30 +115,14 @@ impl Program {
 
     /// Sends a signal, which is caught once clients are accepted and a moment has passed.
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.0.id();
-        catches(pid, signal);
-        kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+        self.child.signal(signal);
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 
     pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
-}
-
-/// Waits until a process has a handler for this signal.
-pub fn catches(pid: u32, signal: Signal) {
-    eventually(SOON, "the signal is caught", || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
-    });
 }

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::processes;
+use rustix::process::Signal;
+
+use crate::command::Killed;
+use crate::service;
 use crate::support::{Reserved, SOON, TempDir, eventually, thread_pairs};
 
 /// The binary under test.
@@ -23,7 +26,7 @@ pub fn elsewhere(address: &str) -> String {
 
 /// Killed with its script, and reaped, when dropped.
 pub struct Proxy {
-    child: Child,
+    child: Killed,
     listening: Reserved,
     control: Reserved,
     dir: TempDir,
@@ -63,10 +66,10 @@ impl Proxy {
         }
         command.args(extra).current_dir(dir.path()).stdin(Stdio::null());
         adjust(&mut command);
-        let child = processes::start(&mut command);
+        let child = Killed::start(&mut command);
         let mut proxy = Proxy { child, listening, control, dir, reserved: Vec::new() };
         eventually(SOON, "the proxy answers", || {
-            let ended = proxy.child.try_wait().unwrap();
+            let ended = proxy.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "the proxy ended: {ended:?}; its log:\n{}", proxy.log());
             greets(proxy.control())
         });
@@ -91,11 +94,7 @@ impl Proxy {
 
     /// A new client.
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.addr()).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.set_write_timeout(Some(SOON)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        service::connect(self.addr())
     }
 
     /// Sends one line to control, without waiting for the answer.
@@ -136,31 +135,24 @@ impl Proxy {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 
     /// Sends a signal, once the proxy listens to it.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        eventually(SOON, "the signal is caught", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-            u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
-        });
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
     }
 
     /// Stops all its threads while `act` runs: what happens then is told to it all at once.
     pub fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        self.child.send(Signal::STOP);
         eventually(SOON, "all threads have stopped", || {
             let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
             let mut states = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
             states.all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T'))
         });
         let result = act();
-        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        self.child.send(Signal::CONT);
         result
     }
 
@@ -170,16 +162,11 @@ impl Proxy {
     }
 
     pub fn wait_within(&mut self, limit: Duration) -> ExitStatus {
-        let mut status = None;
-        eventually(limit, "the proxy ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait_within(limit)
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.child.is_running()
     }
 
     /// Ends it as an operator would, and returns its exit status.
@@ -189,7 +176,7 @@ impl Proxy {
     }
 
     pub fn child(&mut self) -> &mut Child {
-        &mut self.child
+        &mut self.child.0
     }
 
     /// How many threads and descriptors it has.
@@ -201,7 +188,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        processes::end(&mut self.child);
+        self.child.end();
         if std::thread::panicking() {
             eprintln!("the proxy's log:\n{}", self.log());
         }

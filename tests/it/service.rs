@@ -66,7 +66,11 @@ pub fn address(proxy: &Proxy) -> SocketAddr {
 
 /// A new client.
 pub fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
+    patient(TcpStream::connect(to).unwrap())
+}
+
+/// With the time limits of a test.
+pub fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.set_write_timeout(Some(SOON)).unwrap();
     stream.set_nodelay(true).unwrap();

@@ -4,8 +4,6 @@
 mod soak_load;
 #[path = "../../contrib/bench/subject.rs"]
 mod subject;
-#[path = "../../contrib/bench/vitals.rs"]
-mod vitals;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +11,7 @@ use std::time::Duration;
 
 use self::soak_load::Plan;
 use crate::proxy::CBPX;
+use crate::vitals::process as vitals;
 
 #[test]
 fn clients_of_all_kinds_and_switches_all_the_time_harm_nobody_and_leave_nothing() {

@@ -86,7 +86,7 @@ fn started(words: &[&str], port: &Reserved, dir: &TempDir) -> (Killed, SocketAdd
     command.args(words).current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(fs::File::create(dir.path().join("err")).unwrap());
     let place = SocketAddr::from((Ipv4Addr::LOCALHOST, port.port()));
-    let mut program = Killed(command.spawn().unwrap());
+    let mut program = Killed::start(&mut command);
     eventually(SOON, &format!("{words:?} listens"), || {
         let ended = program.0.try_wait().unwrap();
         assert!(ended.is_none(), "{words:?}: {}", fs::read_to_string(dir.path().join("err")).unwrap());
@@ -180,11 +180,11 @@ fn an_address_of_a_link_is_taken_with_its_zone_everywhere() {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(fs::File::create(dir.path().join("err")).unwrap());
-            let mut program = Killed(command.spawn().unwrap());
+            let mut program = Killed::start(&mut command);
             let place = link(number);
             eventually(SOON, &format!("{words:?} listens"), || {
                 let said = || fs::read_to_string(dir.path().join("err")).unwrap();
-                assert!(program.0.try_wait().unwrap().is_none(), "{words:?}: {}", said());
+                assert!(program.is_running(), "{words:?}: {}", said());
                 TcpStream::connect(place).is_ok()
             });
             assert_eq!(source(place), "fe80::7\n", "{words:?}");

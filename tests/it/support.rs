@@ -107,6 +107,13 @@ impl Reserved {
     }
 }
 
+/// An address where nobody listens, as long as its port is kept.
+pub fn nobody() -> (Reserved, String) {
+    let port = Reserved::new();
+    let address = format!("127.0.0.1:{}", port.port());
+    (port, address)
+}
+
 /// So many may be open in this process, which holds both ends of every connection. Programs started later inherit that.
 pub fn allow_descriptors(number: u64) {
     let limit = getrlimit(Resource::Nofile);

@@ -3,9 +3,21 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::proxy::{Proxy, finish};
 use crate::support::{SOON, eventually};
+
+/// The whole answer to one line at a control socket; `None` when nobody listens there.
+pub fn answer(socket: &Path, line: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    writeln!(stream, "{line}").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    Some(answer)
+}
 
 /// An operator's connection, read line by line.
 pub struct Session(BufReader<TcpStream>);

@@ -38,7 +38,7 @@ impl Job {
         command.args(["-p", &number, "-a", &addresses[0], "-s", &addresses[1], "-t", "20", "-c", "100", "-o", "0"]);
         command.args(extra.iter().map(|word| word.replace("CONTROL", &control.port().to_string())));
         command.current_dir(dir.path()).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
-        let shell = Killed(command.spawn().unwrap());
+        let shell = Killed::start(&mut command);
         let job = Job { shell, keyboard, screen: String::new(), port, control, dir };
         eventually(SOON, "it has started", || job.log().contains(" started: "));
         job
@@ -96,8 +96,8 @@ impl Drop for Job {
 
 #[test]
 fn in_the_background_of_a_terminal_it_serves_without_a_console_and_is_not_stopped() {
-    let backend = Backend::echo("A");
-    let mut job = Job::start("\"$@\" & wait", [&backend; 2], &[]);
+    let (backend, standby) = (Backend::echo("A"), Backend::echo("B"));
+    let mut job = Job::start("\"$@\" & wait", [&backend, &standby], &[]);
     eventually(SOON, "it does without a console", || job.log().contains("no console: "));
     assert!(!job.is_stopped());
     assert_eq!(job.serves(), "A");
@@ -107,8 +107,8 @@ fn in_the_background_of_a_terminal_it_serves_without_a_console_and_is_not_stoppe
 
 #[test]
 fn ctrl_z_stops_it_neither_at_the_prompt_nor_while_a_command_repeats() {
-    let backend = Backend::echo("A");
-    let mut job = Job::start("\"$@\"", [&backend; 2], &[]);
+    let (backend, standby) = (Backend::echo("A"), Backend::echo("B"));
+    let mut job = Job::start("\"$@\"", [&backend, &standby], &[]);
     job.shows("cbpx> ");
     job.types("\x1a");
     job.types("hello\r");

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::command::{Killed, run};
 use crate::proxy::Proxy;
 use crate::support::{Reserved, SOON, TempDir, eventually};
-use crate::talk::served_by;
+use crate::talk::{answer, served_by};
 
 /// A shell line in which `$HOST`, `$PORT` and `$SOCKET` lead to control.
 fn shell(proxy: &Proxy, socket: &Path, line: &str) -> String {
@@ -58,12 +58,7 @@ fn telnet_gets_answers() {
 
 /// Sends a line over the Unix socket.
 fn ask(socket: &Path, line: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    writeln!(stream, "{line}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    answer(socket, line).unwrap_or_else(|| panic!("nobody answers '{line}'"))
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::backend::Backend;
 use crate::command::{Ran, run};
-use crate::proxy::{CBPX, Proxy};
+use crate::proxy::{CBPX, Proxy, elsewhere};
 use crate::support::{Reserved, TempDir};
 use crate::talk::served_by;
 
@@ -60,7 +60,8 @@ fn all_words_that_belong_to_no_flag_are_told() {
     let (port, backend) = (Reserved::new(), Backend::echo("A"));
     let (port, at) = (port.port().to_string(), backend.address());
     let log = dir.path().join("no/such/directory").display().to_string();
-    let words = ["-p", &port, "-a", &at, "-s", &at, "-t", "5", "-c", "9", "-o", "0", "-f", &log, "one", "two"];
+    let words =
+        ["-p", &port, "-a", &at, "-s", &elsewhere(&at), "-t", "5", "-c", "9", "-o", "0", "-f", &log, "one", "two"];
     let ran = told(&words);
     ran.failed_with(1, &["'one' is ignored", "'two' is ignored"]);
 }

@@ -1,4 +1,6 @@
-//! What is measured, as one table: the names of issue 4, what each figure does, and its goal.
+//! What is measured, as one table: its name, what each figure does, and its goals.
+
+use crate::options::Mode;
 
 /// One figure.
 #[derive(Debug)]
@@ -8,7 +10,10 @@ pub struct Figure {
     /// Unit of the median.
     pub unit: &'static str,
     pub load: Load,
-    pub goal: Goal,
+    /// Of a cbpx whose clients all have threads of their own.
+    pub pairs: Goal,
+    /// Of a cbpx whose clients all share threads.
+    pub shared: Goal,
     pub cpu: Option<Cpu>,
 }
 
@@ -25,6 +30,26 @@ pub enum Load {
     Up(usize),
     /// Clients that have made one trip and then say nothing.
     Idle,
+    /// A real PostgreSQL under pgbench.
+    Sql(Sql),
+}
+
+/// What pgbench does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sql {
+    /// At once.
+    pub clients: usize,
+    pub transaction: Transaction,
+    /// A connection for each transaction.
+    pub connects: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// `pgbench -S`: one SELECT.
+    Select,
+    /// pgbench's own: five statements and a commit.
+    TpcB,
 }
 
 /// What cbpx aims at.
@@ -34,6 +59,8 @@ pub enum Goal {
     AtLeast(f64),
     /// At most this, in the figure's unit.
     AtMost(f64),
+    /// Only for comparison.
+    None,
 }
 
 /// How the proxy's CPU time is told.
@@ -47,7 +74,8 @@ pub struct Cpu {
 }
 
 const PER_TRIP: Cpu = Cpu { unit: "us/trip", scale: 1.0, goal: None };
-const PER_BYTE: Cpu = Cpu { unit: "ns/KiB", scale: 1024.0 * 1000.0, goal: Some(0.3) };
+const PER_BYTE: Cpu = Cpu { unit: "ns/KiB", scale: 1024.0 * 1000.0, goal: Some(0.35) };
+const PER_TRANSACTION: Cpu = Cpu { unit: "us/transaction", scale: 1.0, goal: None };
 
 /// In the order of measuring.
 pub const FIGURES: &[Figure] = &[
@@ -56,7 +84,8 @@ pub const FIGURES: &[Figure] = &[
         what: "round trips of 64 bytes, 1 connection",
         unit: "trips/s",
         load: Load::Trips(1),
-        goal: Goal::AtLeast(1.0),
+        pairs: Goal::AtLeast(1.1),
+        shared: Goal::AtLeast(1.0),
         cpu: Some(PER_TRIP),
     },
     Figure {
@@ -64,7 +93,8 @@ pub const FIGURES: &[Figure] = &[
         what: "the same, 32 connections",
         unit: "trips/s",
         load: Load::Trips(32),
-        goal: Goal::AtLeast(0.85),
+        pairs: Goal::AtLeast(0.85),
+        shared: Goal::AtLeast(1.1),
         cpu: Some(Cpu { goal: Some(1.3), ..PER_TRIP }),
     },
     Figure {
@@ -72,7 +102,8 @@ pub const FIGURES: &[Figure] = &[
         what: "the same, 500 connections",
         unit: "trips/s",
         load: Load::Trips(500),
-        goal: Goal::AtLeast(0.7),
+        pairs: Goal::AtLeast(0.7),
+        shared: Goal::AtLeast(1.16),
         cpu: Some(PER_TRIP),
     },
     Figure {
@@ -80,7 +111,8 @@ pub const FIGURES: &[Figure] = &[
         what: "connect, one request, close; 16 at once",
         unit: "conn/s",
         load: Load::Requests(16),
-        goal: Goal::AtLeast(0.85),
+        pairs: Goal::AtLeast(0.85),
+        shared: Goal::AtLeast(1.0),
         cpu: Some(Cpu { unit: "us/conn", scale: 1.0, goal: Some(1.5) }),
     },
     Figure {
@@ -88,7 +120,8 @@ pub const FIGURES: &[Figure] = &[
         what: "server to client, 1 connection",
         unit: "Gbit/s",
         load: Load::Down(1),
-        goal: Goal::AtLeast(2.0),
+        pairs: Goal::AtLeast(1.7),
+        shared: Goal::AtLeast(2.0),
         cpu: Some(PER_BYTE),
     },
     Figure {
@@ -96,7 +129,8 @@ pub const FIGURES: &[Figure] = &[
         what: "server to client, 16 connections",
         unit: "Gbit/s",
         load: Load::Down(16),
-        goal: Goal::AtLeast(1.4),
+        pairs: Goal::AtLeast(1.4),
+        shared: Goal::AtLeast(1.4),
         cpu: Some(PER_BYTE),
     },
     Figure {
@@ -104,7 +138,8 @@ pub const FIGURES: &[Figure] = &[
         what: "client to server, 1 connection",
         unit: "Gbit/s",
         load: Load::Up(1),
-        goal: Goal::AtLeast(2.0),
+        pairs: Goal::AtLeast(1.7),
+        shared: Goal::AtLeast(2.0),
         cpu: Some(PER_BYTE),
     },
     Figure {
@@ -112,17 +147,73 @@ pub const FIGURES: &[Figure] = &[
         what: "resident memory per idle client, both directions",
         unit: "KiB",
         load: Load::Idle,
-        goal: Goal::AtMost(16.0),
+        pairs: Goal::AtMost(16.0),
+        shared: Goal::AtMost(16.0),
         cpu: None,
     },
+    Figure {
+        name: "pg1",
+        what: "PostgreSQL, pgbench -S, 1 client",
+        unit: "transactions/s",
+        load: Load::Sql(Sql { clients: 1, transaction: Transaction::Select, connects: false }),
+        pairs: Goal::None,
+        shared: Goal::None,
+        cpu: Some(PER_TRANSACTION),
+    },
+    Figure {
+        name: "pg16",
+        what: "the same, 16 clients",
+        unit: "transactions/s",
+        load: Load::Sql(Sql { clients: 16, transaction: Transaction::Select, connects: false }),
+        pairs: Goal::AtLeast(0.92),
+        shared: Goal::None,
+        cpu: Some(PER_TRANSACTION),
+    },
+    Figure {
+        name: "pg64",
+        what: "the same, 64 clients",
+        unit: "transactions/s",
+        load: Load::Sql(Sql { clients: 64, transaction: Transaction::Select, connects: false }),
+        pairs: Goal::None,
+        shared: Goal::None,
+        cpu: Some(PER_TRANSACTION),
+    },
+    Figure {
+        name: "tpcb16",
+        what: "PostgreSQL, pgbench (TPC-B), 16 clients",
+        unit: "transactions/s",
+        load: Load::Sql(Sql { clients: 16, transaction: Transaction::TpcB, connects: false }),
+        pairs: Goal::None,
+        shared: Goal::None,
+        cpu: Some(PER_TRANSACTION),
+    },
+    Figure {
+        name: "pgc16",
+        what: "PostgreSQL, pgbench -C -S (a connection each time), 16 clients",
+        unit: "transactions/s",
+        load: Load::Sql(Sql { clients: 16, transaction: Transaction::Select, connects: true }),
+        pairs: Goal::AtLeast(1.0),
+        shared: Goal::None,
+        cpu: Some(PER_TRANSACTION),
+    },
 ];
+
+impl Figure {
+    /// Left to itself cbpx gives the first clients threads of their own.
+    pub fn goal(&self, mode: Mode) -> Goal {
+        match mode {
+            Mode::Pairs | Mode::Default => self.pairs,
+            Mode::Shared => self.shared,
+        }
+    }
+}
 
 impl Load {
     /// Whether bytes are the work, rather than trips.
     pub fn is_bulk(self) -> bool {
         match self {
             Load::Down(_) | Load::Up(_) => true,
-            Load::Trips(_) | Load::Requests(_) | Load::Idle => false,
+            Load::Trips(_) | Load::Requests(_) | Load::Idle | Load::Sql(_) => false,
         }
     }
 

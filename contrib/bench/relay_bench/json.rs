@@ -21,17 +21,19 @@ pub fn render(results: &Results) -> String {
 }
 
 fn figure(results: &Results, row: &Row) -> String {
-    let (most, goal) = match row.figure.goal {
-        Goal::AtLeast(least) => (false, least),
-        Goal::AtMost(most) => (true, most),
+    let goal = |goal: Goal| match goal {
+        Goal::AtLeast(least) => format!("{{\"ratio_at_least\":{least}}}"),
+        Goal::AtMost(most) => format!("{{\"at_most\":{most}}}"),
+        Goal::None => "null".to_owned(),
     };
-    let goal_name = if most { "goal_at_most" } else { "goal_ratio_at_least" };
     let anchor = results.anchor().map(|at| &row.cells[at]);
     let cells = results.peers.iter().zip(&row.cells);
     format!(
-        "{{\"name\":{},\"unit\":{},\"{goal_name}\":{goal},\"cpu_goal_ratio_at_most\":{},\"peers\":{{{}}}}}",
+        "{{\"name\":{},\"unit\":{},\"goal_pairs\":{},\"goal_shared\":{},\"cpu_goal_ratio_at_most\":{},\"peers\":{{{}}}}}",
         string(row.figure.name),
         string(row.figure.unit),
+        goal(row.figure.pairs),
+        goal(row.figure.shared),
         number(row.figure.cpu.and_then(|cpu| cpu.goal)),
         join(cells.map(|(peer, cell)| format!("{}:{}", string(&peer.label), self::cell(cell, anchor)))),
     )

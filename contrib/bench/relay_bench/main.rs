@@ -10,10 +10,11 @@
 //! Asserts nothing about speed: it fails only when a connection through cbpx failed or lost a byte.
 //!
 //! In reading order: `figures` (what is measured), `options`, `rounds` (who is measured when), `trips`, `requests`,
-//! `bulk`, `idle` (the loads), `server` (the other end), `peers` (how each proxy is started), `process` (CPU and memory
-//! from /proc; nothing is left running), `report` (the table), `json`.
+//! `bulk`, `idle` (the loads), `server` (the other end), `database` (a real PostgreSQL under pgbench), `peers` (how each
+//! proxy is started), `process` (CPU and memory from /proc; nothing is left running), `report` (the table), `json`.
 
 mod bulk;
+mod database;
 mod figures;
 #[path = "../guard.rs"]
 mod guard;
@@ -22,6 +23,8 @@ mod json;
 mod load;
 mod options;
 mod peers;
+#[path = "../postgresql.rs"]
+mod postgresql;
 mod process;
 mod report;
 mod requests;

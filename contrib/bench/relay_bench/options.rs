@@ -3,7 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+
+/// How the peer `cbpx` carries its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// `--thread_pairs 65536`
+    Pairs,
+    /// `--thread_pairs 0`
+    Shared,
+    /// Without the flag
+    Default,
+}
 
 /// Measures cbpx against HAProxy, nginx, balance, socat and a direct connection.
 #[derive(Debug, Parser)]
@@ -19,6 +30,9 @@ pub struct Options {
     /// Naming one twice measures the noise
     #[arg(long, value_delimiter = ',', value_name = "PEER,...")]
     pub peers: Vec<String>,
+    /// How cbpx carries its clients; a column each: in threads of their own, in shared ones, or as it does by itself
+    #[arg(long, value_delimiter = ',', value_name = "MODE,...", default_value = "pairs,shared")]
+    pub mode: Vec<Mode>,
     /// Interleaved rounds of each figure [default: 11]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: Option<u32>,

@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::figures::Load;
-use crate::load::{PATIENCE, open};
+use crate::load::PATIENCE;
+use crate::options::Mode;
 use crate::process::{self, Running};
 use crate::server;
 
@@ -34,7 +35,11 @@ pub enum Kind {
     Nginx,
     Balance,
     Socat,
-    Cbpx(PathBuf),
+    Cbpx {
+        program: PathBuf,
+        /// `Default` also for one that does not know the flag.
+        mode: Mode,
+    },
 }
 
 /// A started peer.
@@ -49,29 +54,48 @@ pub struct Proxy {
 pub struct Server {
     /// Kept for its end.
     _running: Running,
-    port: u16,
+    pub port: u16,
 }
 
 impl Kind {
-    /// By name; `cbpx` is the binary that plain `cbpx` stands for.
-    pub fn parse(name: &str, cbpx: &Path) -> Option<Kind> {
-        Some(match name {
+    /// By name; `cbpx` is the binary that plain `cbpx` stands for, once for each mode.
+    pub fn parse(name: &str, cbpx: &Path, modes: &[Mode]) -> Option<Vec<Kind>> {
+        let kind = match name {
             "direct" => Kind::Direct,
             "haproxy" => Kind::Haproxy,
             "haproxy-splice" => Kind::HaproxySplice,
             "nginx" => Kind::Nginx,
             "balance" => Kind::Balance,
             "socat" => Kind::Socat,
-            "cbpx" => Kind::Cbpx(cbpx.to_owned()),
-            _ => Kind::Cbpx(PathBuf::from(name.split_once('=')?.1)),
-        })
+            "cbpx" => {
+                let in_mode = |mode: &Mode| Kind::Cbpx { program: cbpx.to_owned(), mode: *mode };
+                return Some(modes.iter().map(in_mode).collect());
+            }
+            _ => Kind::Cbpx { program: PathBuf::from(name.split_once('=')?.1), mode: Mode::Default },
+        };
+        Some(vec![kind])
+    }
+
+    /// What its column is called, where its name alone does not tell.
+    pub fn suffix(&self) -> &'static str {
+        match self {
+            Kind::Cbpx { mode: Mode::Pairs, .. } => "-pairs",
+            Kind::Cbpx { mode: Mode::Shared, .. } => "-shared",
+            Kind::Cbpx { mode: Mode::Default, .. }
+            | Kind::Direct
+            | Kind::Haproxy
+            | Kind::HaproxySplice
+            | Kind::Nginx
+            | Kind::Balance
+            | Kind::Socat => "",
+        }
     }
 
     /// Where its program is, if it is installed.
     pub fn program(&self) -> Option<PathBuf> {
         let name = match self {
             Kind::Direct => return env::current_exe().ok(),
-            Kind::Cbpx(path) => return fs::canonicalize(path).ok(),
+            Kind::Cbpx { program, .. } => return fs::canonicalize(program).ok(),
             Kind::Haproxy | Kind::HaproxySplice => "haproxy",
             Kind::Nginx => "nginx",
             Kind::Balance => "balance",
@@ -91,7 +115,7 @@ impl Kind {
             Kind::Nginx => ("-v", 0),
             Kind::Socat => ("-V", 1),
             Kind::Balance => ("-h", 0),
-            Kind::Cbpx(_) => ("--version", 0),
+            Kind::Cbpx { .. } => ("--version", 0),
         };
         let output = self.program().and_then(|program| Command::new(program).arg(argument).output().ok());
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
@@ -109,7 +133,9 @@ impl Kind {
             Kind::Direct => load != Load::Idle,
             // Splicing changes nothing for small messages.
             Kind::HaproxySplice => load.is_bulk(),
-            Kind::Haproxy | Kind::Nginx | Kind::Balance | Kind::Socat | Kind::Cbpx(_) => true,
+            // A process for each client is not what a database is put behind.
+            Kind::Balance | Kind::Socat if matches!(load, Load::Sql(_)) => false,
+            Kind::Haproxy | Kind::Nginx | Kind::Balance | Kind::Socat | Kind::Cbpx { .. } => true,
         }
     }
 }
@@ -129,10 +155,17 @@ impl Server {
 }
 
 impl Proxy {
-    /// Starts `peer` as number `number` of this run, with its files in `dir`, and waits until it serves.
-    pub fn start(peer: &Peer, number: usize, server: &Server, dir: &Path) -> io::Result<Proxy> {
+    /// Starts `peer` as number `number` of this run, before the server at `server_port`, with its files in `dir`, and
+    /// waits until `serves` says that it does: until then it is asked again and again.
+    pub fn start(
+        peer: &Peer,
+        number: usize,
+        server_port: u16,
+        dir: &Path,
+        serves: impl Fn(u16) -> io::Result<()>,
+    ) -> io::Result<Proxy> {
         if peer.kind == Kind::Direct {
-            return Ok(Proxy { running: None, port: server.port });
+            return Ok(Proxy { running: None, port: server_port });
         }
         let program = peer.kind.program().ok_or_else(|| io::Error::other(format!("no {}", peer.label)))?;
         let port = free_port()?;
@@ -141,12 +174,12 @@ impl Proxy {
         let dir = dir.join(number.to_string());
         fs::create_dir_all(&dir)?;
         let mut command = Command::new(program);
-        arguments(&mut command, &peer.kind, port, &format!("{backend}:{}", server.port), &dir)?;
+        arguments(&mut command, &peer.kind, port, &format!("{backend}:{server_port}"), &dir)?;
         let log = File::create(dir.join("output"))?;
         command.current_dir(&dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let proxy = Proxy { running: Some(Running::start(&mut command)?), port };
         let begun = Instant::now();
-        while let Err(e) = open(port, 1) {
+        while let Err(e) = serves(port) {
             if begun.elapsed() > PATIENCE {
                 let said = fs::read_to_string(dir.join("output")).unwrap_or_default();
                 return Err(io::Error::other(format!("{} does not serve: {e}\n{said}", peer.label)));
@@ -197,10 +230,15 @@ fn arguments(command: &mut Command, kind: &Kind, port: u16, backend: &str, dir: 
             let listen = format!("TCP4-LISTEN:{port},fork,reuseaddr,backlog=4096,nodelay");
             command.args(["-t", "60", &listen, &format!("TCP4:{backend},nodelay")]);
         }
-        Kind::Cbpx(_) => {
+        Kind::Cbpx { mode, .. } => {
             command.args(["-p", &port.to_string(), "-r", &free_port()?.to_string(), "-a", backend]);
             // Never switched to.
             command.args(["-s", "127.0.0.1:9", "-x", "/bin/true", "-t", "5", "-c", "10000", "-o", "0", "-b", "4096"]);
+            match mode {
+                Mode::Pairs => _ = command.args(["--thread_pairs", "65536"]),
+                Mode::Shared => _ = command.args(["--thread_pairs", "0"]),
+                Mode::Default => {}
+            }
         }
     }
     Ok(())
@@ -218,7 +256,7 @@ fn haproxy(command: &mut Command, dir: &Path, port: u16, backend: &str, clients:
 }
 
 /// Below the ports that the system gives to outgoing connections, so that none of those takes it before the proxy does.
-fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 20_000) as u16;

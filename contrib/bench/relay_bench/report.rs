@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 
 use crate::figures::{Cpu, Figure, Goal};
+use crate::options::Mode;
 use crate::peers::Kind;
 use crate::rounds::{Cell, Results, Row};
 
@@ -26,7 +27,7 @@ pub fn render(results: &Results) -> String {
     );
     for peer in &results.peers {
         let path = match &peer.kind {
-            Kind::Cbpx(path) => format!(" ({})", path.display()),
+            Kind::Cbpx { program, .. } => format!(" ({})", program.display()),
             _ => String::new(),
         };
         if peer.kind != Kind::Direct {
@@ -35,7 +36,7 @@ pub fn render(results: &Results) -> String {
     }
     put(&mut text, &format!("\n{:FIRST$}", ""));
     results.peers.iter().for_each(|peer| put(&mut text, &format!("{:>COLUMN$}", peer.label)));
-    put(&mut text, "   goal (cbpx)\n");
+    put(&mut text, "   goals of cbpx\n");
     results.rows.iter().for_each(|row| block(&mut text, results, row));
     put(&mut text, &format!("\nother processes took {:.0} % of the machine meanwhile\n", results.others * 100.0));
     errors(&mut text, results);
@@ -47,20 +48,16 @@ fn block(text: &mut String, results: &Results, row: &Row) {
     let Row { figure, cells } = row;
     put(text, &format!("\n{}: {}\n", figure.name, figure.what));
     let anchor = results.anchor().map(|at| &cells[at]);
-    let goal = match figure.goal {
-        Goal::AtLeast(_) => String::new(),
-        Goal::AtMost(most) => verdict(results, &format!("<= {most} {}", figure.unit), cells, |cell| {
-            median(&cell.rates).map(|rate| rate <= most)
-        }),
-    };
+    let goal = verdicts(results, cells, |cell, mode| match figure.goal(mode) {
+        Goal::AtLeast(_) | Goal::None => None,
+        Goal::AtMost(most) => Some((format!("<= {most} {}", figure.unit), median(&cell.rates)? <= most)),
+    });
     line(text, figure.unit, cells, |cell| median(&cell.rates).map(|rate| rounded(rate, figure)), &goal);
     let Some(anchor) = anchor else { return };
-    let goal = match figure.goal {
-        Goal::AtLeast(least) => verdict(results, &format!(">= {least}"), cells, |cell| {
-            ratio(&cell.rates, &anchor.rates).map(|ratio| ratio.median >= least)
-        }),
-        Goal::AtMost(_) => String::new(),
-    };
+    let goal = verdicts(results, cells, |cell, mode| match figure.goal(mode) {
+        Goal::AtLeast(least) => Some((format!(">= {least}"), ratio(&cell.rates, &anchor.rates)?.median >= least)),
+        Goal::AtMost(_) | Goal::None => None,
+    });
     line(text, "ratio", cells, |cell| ratio(&cell.rates, &anchor.rates).map(words), &goal);
     if let Some(cpu) = figure.cpu {
         cpu_lines(text, results, cells, anchor, cpu);
@@ -70,8 +67,9 @@ fn block(text: &mut String, results: &Results, row: &Row) {
 fn cpu_lines(text: &mut String, results: &Results, cells: &[Cell], anchor: &Cell, cpu: Cpu) {
     let scaled = |cell: &Cell| cell.cpu().map(|used| format!("{:.1}", used * cpu.scale));
     line(text, &format!("CPU, {}", cpu.unit), cells, scaled, "");
-    let goal = cpu.goal.map_or(String::new(), |most| {
-        verdict(results, &format!("<= {most}"), cells, |cell| cpu_ratio(cell, anchor).map(|ratio| ratio <= most))
+    let goal = verdicts(results, cells, |cell, _| {
+        let most = cpu.goal?;
+        Some((format!("<= {most}"), cpu_ratio(cell, anchor)? <= most))
     });
     line(text, "CPU ratio", cells, |cell| cpu_ratio(cell, anchor).map(|ratio| format!("{ratio:.2}")), &goal);
 }
@@ -82,14 +80,14 @@ fn line(text: &mut String, name: &str, cells: &[Cell], show: impl Fn(&Cell) -> O
     put(text, &if goal.is_empty() { "\n".to_owned() } else { format!("   {goal}\n") });
 }
 
-/// The goal, and whether the first cbpx reaches it.
-fn verdict(results: &Results, goal: &str, cells: &[Cell], reached: impl Fn(&Cell) -> Option<bool>) -> String {
-    let ours = results.peers.iter().position(|peer| matches!(peer.kind, Kind::Cbpx(_)));
-    match ours.and_then(|at| reached(&cells[at])) {
-        Some(true) => format!("{goal} reached"),
-        Some(false) => format!("{goal} MISSED"),
-        None => goal.to_owned(),
-    }
+/// The goal of each cbpx, and whether it reaches it.
+fn verdicts(results: &Results, cells: &[Cell], judge: impl Fn(&Cell, Mode) -> Option<(String, bool)>) -> String {
+    let ours = results.peers.iter().zip(cells).filter_map(|(peer, cell)| {
+        let Kind::Cbpx { mode, .. } = peer.kind else { return None };
+        let (goal, reached) = judge(cell, mode)?;
+        Some(format!("{} {goal} {}", peer.label, if reached { "reached" } else { "MISSED" }))
+    });
+    ours.collect::<Vec<_>>().join("; ")
 }
 
 fn errors(text: &mut String, results: &Results) {

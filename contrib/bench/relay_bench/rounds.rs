@@ -6,18 +6,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::bulk::{self, Way};
+use crate::database::Database;
 use crate::figures::{FIGURES, Figure, Load};
-use crate::load::{Errors, Sample};
+use crate::load::{self, Errors, Sample};
 use crate::options::Options;
 use crate::peers::{Kind, Peer, Proxy, Server};
 use crate::{idle, process, requests, trips};
 
 /// What one run does.
 pub struct Plan {
-    figures: Vec<&'static Figure>,
-    peers: Vec<Peer>,
-    rounds: usize,
-    length: Duration,
+    pub figures: Vec<&'static Figure>,
+    pub peers: Vec<Peer>,
+    pub rounds: usize,
+    pub length: Duration,
     clients: usize,
 }
 
@@ -61,7 +62,12 @@ impl Plan {
             let names: Vec<_> = FIGURES.iter().map(|figure| figure.name).collect();
             return Err(io::Error::other(format!("no figure '{name}'; there are {}", names.join(", "))));
         }
-        let chosen = |figure: &&Figure| options.only.is_empty() || options.only.iter().any(|name| name == figure.name);
+        // A first look is not at a database.
+        let chosen = |figure: &&Figure| match (options.only.is_empty(), figure.load) {
+            (true, Load::Sql(_)) => !options.quick,
+            (true, _) => true,
+            (false, _) => options.only.iter().any(|name| name == figure.name),
+        };
         Ok(Plan {
             figures: FIGURES.iter().filter(chosen).collect(),
             peers: peers(options)?,
@@ -74,7 +80,7 @@ impl Plan {
     /// Far beyond the time this takes.
     pub fn longest(&self) -> Duration {
         let measurements = (self.figures.len() * self.peers.len() * self.rounds) as u32;
-        (self.length + Duration::from_secs(1)) * measurements * 2 + Duration::from_secs(60)
+        (self.length + Duration::from_secs(2)) * measurements * 2 + Duration::from_secs(60)
     }
 }
 
@@ -89,22 +95,26 @@ fn peers(options: &Options) -> io::Result<Vec<Peer>> {
     let names: Vec<&str> = if named { options.peers.iter().map(String::as_str).collect() } else { usual.to_vec() };
     let mut peers: Vec<Peer> = Vec::new();
     for name in names {
-        let kind = Kind::parse(name, &options.cbpx).ok_or_else(|| io::Error::other(format!("no peer '{name}'")))?;
-        if kind.program().is_none() {
-            match &kind {
-                Kind::Cbpx(path) => return Err(io::Error::other(format!("no program {}", path.display()))),
-                _ if named => return Err(io::Error::other(format!("{name} is not installed"))),
-                _ => {
-                    eprintln!("{name} is not installed, so left out");
-                    continue;
+        let kinds = Kind::parse(name, &options.cbpx, &options.mode);
+        for kind in kinds.ok_or_else(|| io::Error::other(format!("no peer '{name}'")))? {
+            if kind.program().is_none() {
+                match &kind {
+                    Kind::Cbpx { program, .. } => {
+                        return Err(io::Error::other(format!("no program {}", program.display())));
+                    }
+                    _ if named => return Err(io::Error::other(format!("{name} is not installed"))),
+                    _ => {
+                        eprintln!("{name} is not installed, so left out");
+                        continue;
+                    }
                 }
             }
+            let base = format!("{}{}", name.split_once('=').map_or(name, |(label, _)| label), kind.suffix());
+            let same = |peer: &&Peer| peer.label.trim_end_matches(|c: char| c.is_ascii_digit()) == base;
+            let taken = peers.iter().filter(same).count();
+            let label = if taken == 0 { base } else { format!("{base}{}", taken + 1) };
+            peers.push(Peer { label, kind });
         }
-        let base = name.split_once('=').map_or(name, |(label, _)| label);
-        let taken =
-            peers.iter().filter(|peer| peer.label.trim_end_matches(|c: char| c.is_ascii_digit()) == base).count();
-        let label = if taken == 0 { base.to_owned() } else { format!("{base}{}", taken + 1) };
-        peers.push(Peer { label, kind });
     }
     Ok(peers)
 }
@@ -123,17 +133,21 @@ pub fn run(plan: Plan) -> io::Result<Results> {
     let folder = Folder(process::folder());
     fs::create_dir_all(&folder.0)?;
     let server = Server::start()?;
+    let database = Database::start_for(&plan, &folder.0)?;
     // Whoever this process was before `exec` may have had children: the wrapper's compiler.
+    let mut started = 0;
     let (began, machine, before) = (Instant::now(), process::machine()?, process::cpu(std::process::id())?);
-    let mut started = plan.peers.len();
-    let mut fresh = |peer: &Peer| {
+    let serves = |port| load::open(port, 1).map(drop);
+    let mut start = |peer: &Peer| {
         started += 1;
-        Proxy::start(peer, started, &server, &folder.0)
+        Proxy::start(peer, started, server.port, &folder.0, serves)
     };
-    let start = |(number, peer): (usize, &Peer)| Proxy::start(peer, number, &server, &folder.0);
-    let proxies: Vec<Proxy> = plan.peers.iter().enumerate().map(start).collect::<io::Result<_>>()?;
+    let proxies: Vec<Proxy> = plan.peers.iter().map(&mut start).collect::<io::Result<_>>()?;
     let mut rows = Vec::new();
-    for figure in plan.figures {
+    for figure in &plan.figures {
+        if matches!(figure.load, Load::Sql(_)) {
+            continue;
+        }
         let mut cells: Vec<Cell> = plan.peers.iter().map(|_| Cell::default()).collect();
         let rounds = if figure.load == Load::Idle { plan.rounds.min(IDLE_ROUNDS) } else { plan.rounds };
         for round in 1..=rounds {
@@ -147,7 +161,8 @@ pub fn run(plan: Plan) -> io::Result<Results> {
                     Load::Requests(n) => requests::measure(proxy, n, plan.length),
                     Load::Down(n) => bulk::measure(proxy, Way::Down, n, plan.length),
                     Load::Up(n) => bulk::measure(proxy, Way::Up, n, plan.length),
-                    Load::Idle => fresh(peer).and_then(|proxy| {
+                    Load::Sql(_) => continue,
+                    Load::Idle => start(peer).and_then(|proxy| {
                         let clients = if peer.kind.forks() { plan.clients.min(FORKED) } else { plan.clients };
                         idle::measure(&proxy, clients)
                     }),
@@ -156,6 +171,10 @@ pub fn run(plan: Plan) -> io::Result<Results> {
             }
         }
         rows.push(Row { figure, cells });
+    }
+    drop(proxies);
+    if let Some(database) = database {
+        rows.extend(database.measure(&plan, &folder.0)?);
     }
     eprint!("\r{:30}\r", "");
     let busy = process::machine()?.saturating_sub(machine);
@@ -167,7 +186,7 @@ pub fn run(plan: Plan) -> io::Result<Results> {
 }
 
 impl Cell {
-    fn add(&mut self, outcome: io::Result<Sample>, scale: f64, cpu_is_known: bool) {
+    pub fn add(&mut self, outcome: io::Result<Sample>, scale: f64, cpu_is_known: bool) {
         match outcome {
             Ok(sample) => {
                 self.rates.push((sample.rate > 0.0).then_some(sample.rate * scale));
@@ -202,7 +221,7 @@ impl Results {
     pub fn cbpx_errors(&self) -> u64 {
         let ours = |cells: &[Cell]| -> u64 {
             let both = self.peers.iter().zip(cells);
-            both.filter(|(peer, _)| matches!(peer.kind, Kind::Cbpx(_))).map(|(_, cell)| cell.errors.number).sum()
+            both.filter(|(peer, _)| matches!(peer.kind, Kind::Cbpx { .. })).map(|(_, cell)| cell.errors.number).sum()
         };
         self.rows.iter().map(|row| ours(&row.cells)).sum()
     }

@@ -76,7 +76,7 @@ pub fn run(cbpx: &Path, plan: Plan, stop: &AtomicBool, tell: &mut dyn FnMut(&str
         samples.map(|samples| (samples, counts))
     });
     let (samples, [moved, failed]) = samples?;
-    let (after, back) = comes_back(&subject, before)?;
+    let (after, back) = comes_back(&subject, &before)?;
     tell(&format!("at rest: {after}"));
     let mut wrong = ledger.first_faults();
     if ledger.faults() as usize > wrong.len() {
@@ -173,16 +173,17 @@ fn sample(
 }
 
 /// Waits until the process has what it had before; says what it has more, if it does not come to that.
-fn comes_back(subject: &Subject, before: Vitals) -> io::Result<(Vitals, Result<(), String>)> {
+fn comes_back(subject: &Subject, before: &Vitals) -> io::Result<(Vitals, Result<(), String>)> {
     let end = Instant::now() + PATIENCE;
     loop {
         let now = Vitals::of(subject.pid())?;
-        let same = (now.threads, now.descriptors) == (before.threads, before.descriptors);
+        let same = (now.threads(), now.descriptors) == (before.threads(), before.descriptors);
         if same && now.resident <= before.resident + SLACK {
             return Ok((now, Ok(())));
         }
         if Instant::now() > end {
-            return Ok((now, Err(format!("before: {before}; still after {PATIENCE:?}: {now}"))));
+            let words = format!("before: {before}; still after {PATIENCE:?}: {now}");
+            return Ok((now, Err(words)));
         }
         thread::sleep(Duration::from_millis(50));
     }

@@ -1,9 +1,7 @@
 //! In the background, as init scripts run it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,7 +11,9 @@ use super::served;
 use crate::backend::Backend;
 use crate::command::{Killed, run};
 use crate::proxy::CBPX;
+use crate::service::connect;
 use crate::support::{Reserved, SOON, TempDir, eventually};
+use crate::talk::answer;
 
 /// An instance that has left its parent. Killed when dropped.
 struct Daemon {
@@ -31,22 +31,18 @@ impl Daemon {
         command.arg("balance").arg(port.port().to_string()).args(destinations).env("BALANCE_RUNDIR", dir.path());
         let parent = command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).current_dir(dir.path());
         let mut parent = Killed::start(parent);
-        let mut status = None;
-        eventually(SOON, "the parent ends", || {
-            status = parent.0.try_wait().unwrap();
-            status.is_some()
-        });
+        let status = parent.wait();
         let said = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        assert_eq!((status.unwrap().code(), said("out").as_str(), said("err").as_str()), (Some(0), "", ""));
+        assert_eq!((status.code(), said("out").as_str(), said("err").as_str()), (Some(0), "", ""));
         // It serves by now: nobody has to wait for anything else.
-        let banner = ask(&socket(dir.path(), &port), "-i\nquit");
+        let banner = answer(&socket(dir.path(), &port), "-i\nquit").unwrap();
         let pid = banner.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok());
         let pid = pid.and_then(Pid::from_raw).unwrap_or_else(|| panic!("no PID in: {banner}"));
         Daemon { port, dir, pid }
     }
 
     fn connect(&self) -> TcpStream {
-        super::ready(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port.port())).unwrap())
+        connect((Ipv4Addr::LOCALHOST, self.port.port()).into())
     }
 
     fn proc(&self, name: &str) -> PathBuf {
@@ -63,15 +59,6 @@ impl Drop for Daemon {
 
 fn socket(dir: &Path, port: &Reserved) -> PathBuf {
     dir.join(format!("balance.{}.0.0.0.0.sock", port.port()))
-}
-
-fn ask(socket: &Path, line: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    writeln!(stream, "{line}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 #[test]

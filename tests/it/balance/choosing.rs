@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{Balance, each_served, nobody, served};
+use super::{Balance, each_served, served};
 use crate::backend::Backend;
 use crate::ends::Deaf;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, nobody};
 
 fn by(name: &str) -> Option<String> {
     Some(name.to_owned())

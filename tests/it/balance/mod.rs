@@ -10,16 +10,17 @@ mod web;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::command::{Killed, Ran, run};
 use crate::proxy::CBPX;
+use crate::service::{connect, patient};
 use crate::support::{Reserved, SOON, TempDir, eventually};
+use crate::talk::answer;
 
 /// A running instance in the foreground, with a directory of its own for control sockets.
 pub struct Balance {
@@ -69,12 +70,7 @@ impl Balance {
 
     /// The answer to one command, asked as `-c` does; `None` when nobody is there.
     fn asked(&self, command: &str) -> Option<String> {
-        let mut stream = UnixStream::connect(self.socket()).ok()?;
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        writeln!(stream, "{command}").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        Some(answer)
+        answer(&self.socket(), command)
     }
 
     /// The answer to one command.
@@ -114,7 +110,7 @@ impl Balance {
 
     /// A new client.
     pub fn connect(&self) -> TcpStream {
-        ready(TcpStream::connect(self.addr()).unwrap())
+        connect(self.addr())
     }
 
     /// A client with this address.
@@ -122,7 +118,7 @@ impl Balance {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
         socket.connect(&self.addr().into()).unwrap();
-        ready(socket.into())
+        patient(socket.into())
     }
 
     /// What it has said on standard error.
@@ -136,21 +132,15 @@ impl Balance {
     }
 
     pub fn signal(&self, signal: Signal) {
-        crate::program::catches(self.child.0.id(), signal);
-        kill_process(Pid::from_raw(self.child.0.id() as i32).unwrap(), signal).unwrap();
+        self.child.signal(signal);
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.0.try_wait().unwrap().is_none()
+        self.child.is_running()
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 
     /// Ends it and gives back its port.
@@ -168,13 +158,6 @@ impl Drop for Balance {
             eprintln!("balance said:\n{}", self.told());
         }
     }
-}
-
-fn ready(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.set_write_timeout(Some(SOON)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
 }
 
 /// Who serves a client; `None` when it is closed without a byte.
@@ -205,11 +188,4 @@ pub fn each_served(balance: &Balance, clients: usize) -> Vec<Option<String>> {
         by
     };
     (0..clients).map(one).collect()
-}
-
-/// An address where nobody listens.
-pub fn nobody() -> (Reserved, String) {
-    let port = Reserved::new();
-    let address = format!("127.0.0.1:{}", port.port());
-    (port, address)
 }

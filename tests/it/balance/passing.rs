@@ -7,7 +7,7 @@ use std::thread;
 use super::{Balance, served};
 use crate::backend::Backend;
 use crate::ends::{Server, pattern, read_rest, read_text};
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, nobody};
 
 /// Defect 2: bulk traffic both ways stopped for good after 0.4 MB.
 #[test]
@@ -82,7 +82,7 @@ fn the_counters_of_show_grow_while_the_connection_lives() {
 
 #[test]
 fn when_all_have_failed_the_client_is_closed_without_data() {
-    let (_port, dead) = super::nobody();
+    let (_port, dead) = nobody();
     let balance = Balance::start(&[], &[&dead, "!", &dead, "%"]);
     let mut client = balance.connect();
     assert_eq!(client.read(&mut [0; 16]).unwrap(), 0);

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use super::program::{Absent, Fallback, client};
+use super::program::{Absent, Fallback};
 use crate::backend::Backend;
 use crate::ends::{Server, pattern, read_rest, read_text, read_until_reset, reset};
+use crate::service::connect;
 use crate::support::{Reserved, SOON, eventually};
 use crate::talk::{is_turned_away, served_by};
 
@@ -142,7 +143,7 @@ fn without_a_host_it_listens_on_all_addresses_of_both_kinds() {
     let fallback = Fallback::start_at(":PORT", &[], &[&server.address()]);
     assert!(fallback.says("Listening on").ends_with(&format!("Listening on :{}", fallback.port())));
     for host in ["127.0.0.1", "127.0.0.2", "::1"] {
-        let mut client = client((host.parse::<std::net::IpAddr>().unwrap(), fallback.port()).into());
+        let mut client = connect((host.parse::<std::net::IpAddr>().unwrap(), fallback.port()).into());
         assert_eq!(served_by(&mut client), "s", "{host}");
     }
 }
@@ -159,7 +160,7 @@ fn ipv6_and_names_work_on_both_sides() {
         }
     });
     let fallback = Fallback::start_at("[::1]:PORT", &[], &[&address]);
-    assert_eq!(read_rest(&client((std::net::Ipv6Addr::LOCALHOST, fallback.port()).into())), b"six");
+    assert_eq!(read_rest(&connect((std::net::Ipv6Addr::LOCALHOST, fallback.port()).into())), b"six");
 
     let four = Backend::echo("four");
     let named = four.address().replace("127.0.0.1", "localhost");
@@ -185,7 +186,7 @@ fn port_0_is_chosen_by_the_system_and_told() {
     let fallback = Fallback::start_at("127.0.0.1:0", &[], &[&server.address()]);
     let line = fallback.says("Listening on ");
     let at: std::net::SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    assert_eq!(served_by(&mut client(at)), "s");
+    assert_eq!(served_by(&mut connect(at)), "s");
 }
 
 #[test]

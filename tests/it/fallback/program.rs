@@ -3,19 +3,20 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::processes;
+use crate::command::Killed;
 use crate::proxy::CBPX;
+use crate::service::connect;
 use crate::support::{Reserved, SOON, bind, eventually};
 
 /// Killed and reaped when dropped.
 pub struct Fallback {
-    child: Child,
+    child: Killed,
     port: Reserved,
     said: Arc<Mutex<Vec<String>>>,
 }
@@ -40,8 +41,8 @@ impl Fallback {
         command.arg("fallback").args(flags).arg(local.replace("PORT", &port.port().to_string())).args(remotes);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         adjust(&mut command);
-        let mut child = processes::start(command.stderr(Stdio::piped()));
-        let (said, stderr) = (Arc::new(Mutex::new(Vec::new())), child.stderr.take().unwrap());
+        let mut child = Killed::start(command.stderr(Stdio::piped()));
+        let (said, stderr) = (Arc::new(Mutex::new(Vec::new())), child.0.stderr.take().unwrap());
         let own = Arc::clone(&said);
         thread::spawn(move || read_lines(stderr, &own));
         Fallback { child, port, said }
@@ -58,7 +59,7 @@ impl Fallback {
 
     /// A new client.
     pub fn connect(&self) -> TcpStream {
-        client(self.addr())
+        connect(self.addr())
     }
 
     /// Everything it has said on standard error.
@@ -87,44 +88,30 @@ impl Fallback {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 
     pub fn signal(&self, signal: Signal) {
-        crate::program::catches(self.child.id(), signal);
-        kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
+        self.child.signal(signal);
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.child.is_running()
     }
 
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 }
 
 impl Drop for Fallback {
     fn drop(&mut self) {
-        processes::end(&mut self.child);
+        self.child.end();
         if thread::panicking() {
             eprintln!("it said:\n{}", self.lines().join("\n"));
         }
     }
-}
-
-/// A client with the time limits of a test.
-pub fn client(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.set_write_timeout(Some(SOON)).unwrap();
-    stream
 }
 
 fn read_lines(from: impl Read, into: &Mutex<Vec<String>>) {

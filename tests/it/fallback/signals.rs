@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::program::Fallback;
 use crate::backend::Backend;
 use crate::ends::{Deaf, Server, read_until_reset};
-use crate::program::catches;
+use crate::processes::catches;
 use crate::support::{SOON, TempDir, eventually};
 use crate::talk::served_by;
 

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 
-use super::{Fproxy, nobody};
+use super::Fproxy;
 use crate::backend::Backend;
 use crate::ends::read_rest;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, nobody};
 use crate::talk::served_by;
 
 fn two() -> [Backend; 2] {

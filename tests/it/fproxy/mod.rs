@@ -11,10 +11,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::command::Killed;
-use crate::program::catches;
+use crate::processes::catches;
 use crate::proxy::CBPX;
 use crate::service::connect;
 use crate::support::{Reserved, SOON, TempDir, eventually};
@@ -90,18 +90,12 @@ impl Fproxy {
     }
 
     pub fn signal(&self, signal: Signal) {
-        crate::program::catches(self.child.0.id(), signal);
-        kill_process(Pid::from_raw(self.child.0.id() as i32).unwrap(), signal).unwrap();
+        self.child.signal(signal);
     }
 
     /// Its exit status, once it has ended.
     pub fn wait(&mut self) -> Option<i32> {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
+        self.child.wait().code()
     }
 }
 
@@ -131,11 +125,4 @@ pub fn fproxy(directory: &Path) -> Command {
 pub fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
-}
-
-/// An address where nobody listens.
-pub fn nobody() -> (Reserved, String) {
-    let port = Reserved::new();
-    let address = format!("127.0.0.1:{}", port.port());
-    (port, address)
 }

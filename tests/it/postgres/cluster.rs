@@ -1,17 +1,19 @@
 //! A primary and its streaming standby, made for one test: data in a temporary directory, ports of their own, run by an
 //! unprivileged user if the test runs as root. Stopped and removed when dropped.
 
+#[path = "../../../contrib/bench/postgresql.rs"]
+pub mod postgresql;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::postgresql::{give_away, server_command};
 use super::wire::{Failure, Session};
 use crate::support::{Reserved, TempDir, eventually};
 
@@ -39,7 +41,7 @@ impl Cluster {
     /// `first` is the primary, with an empty table `ledger`, and `second` streams from it.
     pub fn start() -> Cluster {
         let dir = TempDir::new("postgres");
-        give_away(dir.path());
+        give_away(dir.path()).unwrap();
         let mut first = Server::new(dir.path().join("first"));
         let mut second = Server::new(dir.path().join("second"));
         let data = first.data.to_str().unwrap();
@@ -105,7 +107,7 @@ impl Server {
     pub fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let addr = self.addr();
-        let mut command = unprivileged_command("postgres");
+        let mut command = server_command(&program("postgres")).unwrap();
         command
             .args(["-D", self.data.to_str().unwrap()])
             .args(&self.options)
@@ -200,50 +202,16 @@ impl Drop for Server {
 /// # Panics
 /// Without PostgreSQL: these tests are not to be skipped unseen.
 pub fn program(name: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
-    let path = newest.map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin/{name}")));
-    path.filter(|path| path.exists()).unwrap_or_else(|| {
+    let folder = postgresql::programs(&[name]);
+    let folder = folder.unwrap_or_else(|| {
         panic!("no PostgreSQL server ({name}) in /usr/lib/postgresql: contrib/run-tests installs it")
-    })
+    });
+    folder.join(name)
 }
 
 pub fn run(name: &str, arguments: &[&str], dir: &Path) {
-    let output = unprivileged_command(name).args(arguments).current_dir(dir).stdin(Stdio::null()).output().unwrap();
+    let mut command = server_command(&program(name)).unwrap();
+    let output = command.args(arguments).current_dir(dir).stdin(Stdio::null()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} failed ({}): {error}", output.status);
-}
-
-fn unprivileged_command(name: &str) -> Command {
-    let mut command = Command::new(program(name));
-    command.env("LC_ALL", "C");
-    drop_privileges(&mut command);
-    command
-}
-
-/// The command will run as the user that runs the servers.
-pub fn drop_privileges(command: &mut Command) {
-    if let Some((uid, gid)) = unprivileged() {
-        command.uid(uid).gid(gid);
-    }
-}
-
-/// Gives a file or directory to that user.
-pub fn give_away(path: &Path) {
-    if let Some((uid, gid)) = unprivileged() {
-        chown(path, Some(uid), Some(gid)).unwrap();
-    }
-}
-
-/// Whom to become when we are root, as whom PostgreSQL does not run.
-fn unprivileged() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let id_of = |name: &str| {
-        let fields: Vec<&str> = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').collect();
-        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
-    };
-    Some(id_of("postgres").or_else(|| id_of("nobody")).expect("a user postgres or nobody"))
 }

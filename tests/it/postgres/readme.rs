@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::cluster::{LONG, Server, drop_privileges, give_away, program, run};
+use super::cluster::postgresql::{drop_privileges, give_away};
+use super::cluster::{LONG, Server, program, run};
 use super::crew::Crew;
 use super::wire::Session;
 use crate::proxy::{CBPX, Proxy};
@@ -74,12 +75,12 @@ impl Pair {
     /// Steps 1 and 2. The primary exists before them, and its standby after them.
     fn start(layout: Layout) -> Pair {
         let dir = TempDir::new("readme");
-        give_away(dir.path());
+        give_away(dir.path()).unwrap();
         let (first, second) = (Server::new(dir.path().join("first")), Server::new(dir.path().join("second")));
         let mut pair = Pair { first, second, layout, dir };
         for place in ["home", "bin"] {
             fs::create_dir(pair.path(place)).unwrap();
-            give_away(&pair.path(place));
+            give_away(&pair.path(place)).unwrap();
         }
         let data = pair.first.data().to_str().unwrap();
         // Small segments: pg_rewind copies all of them.
@@ -132,7 +133,7 @@ impl Pair {
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         if self.layout == Layout::Apart {
             fs::create_dir(&etc).unwrap();
-            give_away(&etc);
+            give_away(&etc).unwrap();
             for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
                 fs::rename(data.join(name), etc.join(name)).unwrap();
             }
@@ -150,9 +151,9 @@ impl Pair {
                 fs::create_dir(&ours).unwrap();
                 for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
                     fs::copy(theirs.join(name), ours.join(name)).unwrap();
-                    give_away(&ours.join(name));
+                    give_away(&ours.join(name)).unwrap();
                 }
-                give_away(&ours);
+                give_away(&ours).unwrap();
                 append(&ours.join("postgresql.conf"), &(port + &rule_files(&ours)));
             }
         }
@@ -218,7 +219,7 @@ impl Pair {
     /// A command on the machine of a server, as its user. Returns what it said; it must succeed.
     fn types(&self, line: &str, server: &Server, adjust: impl FnOnce(&mut Command)) -> String {
         let mut command = bash(line);
-        drop_privileges(&mut command);
+        drop_privileges(&mut command).unwrap();
         let programs = program("psql").parent().unwrap().display().to_string();
         command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("HOME", self.path("home"));
         // What a local psql finds without being told.

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use super::cluster::{drop_privileges, program};
+use super::cluster::postgresql::drop_privileges;
+use super::cluster::program;
 use crate::support::{Reserved, TempDir};
 
 /// Runs the script as an ordinary user, between two ports nobody listens on unless `port` says otherwise.
@@ -28,7 +29,7 @@ impl Rehearsal {
             fs::copy(Path::new(super::SCRIPT).with_file_name(name), dir.path().join(name)).unwrap();
         }
         let mut id = Command::new("id");
-        drop_privileges(&mut id);
+        drop_privileges(&mut id).unwrap();
         let user = String::from_utf8(id.arg("-un").output().unwrap().stdout).unwrap().trim().to_owned();
         let nobody = Reserved::new();
         Rehearsal { dir, user, port: nobody.port(), nobody }
@@ -47,7 +48,7 @@ impl Rehearsal {
         let mut command = Command::new("bash");
         command.arg(self.dir.path().join("postgresql.sh")).current_dir("/").env_remove("PGPASSFILE");
         command.args(["127.0.0.1", &self.port.to_string(), "127.0.0.1", &self.port.to_string()]);
-        drop_privileges(&mut command);
+        drop_privileges(&mut command).unwrap();
         let output = command.envs(variables.iter().copied()).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         let unasked = String::from_utf8(output.stderr).unwrap();

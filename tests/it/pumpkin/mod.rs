@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::command::{Killed, Ran, run};
 use crate::proxy::CBPX;
@@ -82,21 +82,15 @@ impl Pumpkin {
     }
 
     pub fn signal(&self, signal: Signal) {
-        crate::program::catches(self.child.0.id(), signal);
-        kill_process(Pid::from_raw(self.child.0.id() as i32).unwrap(), signal).unwrap();
+        self.child.signal(signal);
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.0.try_wait().unwrap().is_none()
+        self.child.is_running()
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually(SOON, "it ends", || {
-            status = self.child.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        self.child.wait()
     }
 
     /// How many threads it has.
@@ -130,11 +124,4 @@ pub fn link(name: &str, dir: &Path) -> PathBuf {
     let link = dir.join(name);
     std::os::unix::fs::symlink(CBPX, &link).unwrap();
     link
-}
-
-/// A port where nobody listens.
-pub fn nobody() -> (Reserved, String) {
-    let port = Reserved::new();
-    let address = format!("127.0.0.1:{}", port.port());
-    (port, address)
 }

@@ -9,11 +9,11 @@ use cbpx::config::{LogTarget, RetryPolicy};
 use cbpx::endpoint::Endpoint;
 use cbpx::process::Proxy;
 
-use super::{Pumpkin, nobody};
+use super::Pumpkin;
 use crate::backend::Backend;
 use crate::ends::Deaf;
 use crate::service::{address, connect};
-use crate::support::{SOON, TempDir, eventually};
+use crate::support::{SOON, TempDir, eventually, nobody};
 use crate::talk::served_by;
 
 #[test]

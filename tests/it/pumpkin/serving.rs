@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Pumpkin, nobody};
+use super::Pumpkin;
 use crate::backend::Backend;
 use crate::ends::{Server, read_rest, read_until_reset};
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, nobody};
 use crate::talk::served_by;
 
 #[test]

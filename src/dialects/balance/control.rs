@@ -1,5 +1,5 @@
-//! The words of balance 3.54: backends are channels, counted within their group from 0. Any prefix of a word will do,
-//! but for `kill`; the table's order says whose prefix it is. What cannot be carried out changes nothing.
+//! The commands of balance 3.54. Backends are called channels and numbered from 0 within their group. Any prefix of a
+//! command is accepted, except for `kill`; the first match in the table wins. A command that fails changes nothing.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::endpoint::{self, Address, Endpoint};
 use crate::engine::messages::CoordinatorHandle;
 use crate::engine::resolve::Unlearned;
 
-/// The line with which a shell begins: the session is kept open then, and asks for one command after the other.
+/// The first line of a shell: it keeps the session open, with a prompt before each command.
 pub const SHELL: &str = "-i";
 /// The answer to `kill` when it did not work.
 pub const STOP_FAILED: &str = "shutdown failed.";
@@ -26,19 +26,19 @@ const BAD_ADDRESS: &str = "invalid address";
 const ENDING: &str = "too late: the program is ending";
 
 const GROUPS: i64 = 16;
-/// Of one group.
+/// Maximum number of channels in a group.
 const CHANNELS: usize = 64;
-/// Bytes of a line at the prompt.
+/// Maximum length of a line at the prompt, in bytes.
 const LONGEST: usize = 127;
-/// How long the listeners may take to close.
+/// Longest wait for the listeners to close.
 const STOPPING: Duration = Duration::from_secs(5);
 
-/// One session.
+/// State of one session.
 #[derive(Debug)]
 pub struct Channels {
-    /// The current one.
+    /// The current group.
     group: usize,
-    /// There is a prompt.
+    /// Whether the session prompts.
     shell: bool,
     hash_failover: Failover,
 }
@@ -46,7 +46,7 @@ pub struct Channels {
 type Sent = io::Result<()>;
 type CommandFn = fn(&mut Channels, &Context, &[i64], &[&str], &mut Terminal<'_>) -> Sent;
 
-/// A word. It is given its arguments twice: as numbers, and as they were typed.
+/// One command. It gets its arguments twice: as numbers and as typed.
 struct BalanceRow {
     name: &'static str,
     arguments: &'static str,
@@ -54,7 +54,7 @@ struct BalanceRow {
     run: CommandFn,
 }
 
-/// All words, in the order in which their prefixes are looked for.
+/// All commands, in the order in which prefixes are matched.
 const ROWS: &[BalanceRow] = &[
     BalanceRow { name: "quit", arguments: "", help: "leave the shell", run: quit },
     BalanceRow { name: "show", arguments: "", help: "show all channels and their counters", run: show },
@@ -85,7 +85,7 @@ const ROWS: &[BalanceRow] = &[
     BalanceRow { name: "rr", arguments: "", help: "the channels of the current group take turns", run: round_robin },
 ];
 
-/// Ends the service for everybody, so a slip of the finger is not enough.
+/// Ends the service for everyone, so a typing mistake must not trigger it.
 const KILL: &str = "kill";
 
 fn find(word: &str) -> Option<&'static BalanceRow> {
@@ -125,7 +125,7 @@ impl Channels {
         GroupId { upstream: UpstreamId(0), index: self.group }
     }
 
-    /// The channel of the current group.
+    /// A channel of the current group.
     fn channel(&self, context: &Context, number: i64) -> Option<BackendView> {
         channel(context, self.group as i64, number)
     }
@@ -137,12 +137,12 @@ impl CommandSet for Channels {
     }
 
     fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult> {
-        // Whatever was answered, the question was understood.
+        // The command was understood, whatever its outcome.
         self.obey(context, line, terminal).map(|()| CommandResult::Done)
     }
 }
 
-/// What atoi(3) makes of it: a number may be followed by anything, and anything else is 0.
+/// Converts like atoi(3): ignores what follows the number; no number is 0.
 fn leading_number(text: &str) -> i64 {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -153,7 +153,7 @@ fn leading_number(text: &str) -> i64 {
     if negative { -number } else { number }
 }
 
-/// All channels, group by group.
+/// All channels, grouped.
 fn survey(handle: &CoordinatorHandle) -> Vec<BackendView> {
     let views = handle.survey().recv().unwrap_or_default();
     views.into_iter().filter(|view| view.group.upstream == UpstreamId(0)).collect()
@@ -191,7 +191,7 @@ fn show(_: &mut Channels, context: &Context, _: &[i64], _: &[&str], terminal: &m
     Ok(())
 }
 
-/// The columns of `show`: scripts cut them out by position.
+/// One row of `show`. Scripts cut its columns out by position.
 struct ShowRow([String; 11]);
 
 impl ShowRow {
@@ -231,7 +231,7 @@ impl ShowRow {
     }
 }
 
-/// Where a channel is: of a name's addresses an IPv4 one if there is any.
+/// The address of a channel to show: the first IPv4 address of a name, if there is one.
 fn place(addresses: &[Address]) -> (String, String) {
     let tcp = |address: &Address| match address {
         Address::Tcp(tcp) => Some(*tcp),
@@ -242,7 +242,7 @@ fn place(addresses: &[Address]) -> (String, String) {
     best.map(|address| (address.ip().to_string(), address.port().to_string())).unwrap_or_default()
 }
 
-/// Asks for a change, and says what became of it.
+/// Requests a change and prints the result.
 fn change(
     context: &Context,
     change: Change,
@@ -334,7 +334,7 @@ fn assign(
     })
 }
 
-/// A place for a channel, or why it cannot be used.
+/// Resolves the address of a channel, or explains why it cannot be used.
 fn learn(context: &Context, host: &str, port: &str) -> Result<EndpointId, String> {
     let endpoint = endpoint(host, port).ok_or_else(|| BAD_ADDRESS.to_owned())?;
     context.addresses.learn(&endpoint).map_err(|why| match why {
@@ -373,10 +373,10 @@ fn mrtg_conns(_: &mut Channels, context: &Context, numbers: &[i64], _: &[&str], 
     mrtg(context, numbers, terminal, |view| [view.totals.attempts.to_string(), UNKNOWN.to_owned()])
 }
 
-/// MRTG's word for a value that nobody has.
+/// MRTG's word for an unknown value.
 const UNKNOWN: &str = "UNKNOWN";
 
-/// Four lines: two values, the uptime and the name of what was measured.
+/// Four lines: two values, the uptime, and the name of the channel.
 fn mrtg(
     context: &Context,
     numbers: &[i64],
@@ -393,7 +393,7 @@ fn mrtg(
     terminal.line(&format!("group {group} channel {number}"))
 }
 
-/// Answered when nobody listens any more: the next instance may be started at once.
+/// Answers when the listeners are closed, so that the next instance can start at once.
 fn kill(_: &mut Channels, context: &Context, _: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Sent {
     terminal.leaving = true;
     let stopped = context.ask(Command::Stop) == Some(Answer::Ending) && terminal.closes_within(STOPPING);

@@ -1,5 +1,5 @@
-//! The command line of balance 3.54: `cbpx balance`, or a link of that name. The destinations are in `channels`, the
-//! options in `options`; `-i` and `-c` talk to a running instance, see `client`.
+//! The command line of balance 3.54: `cbpx balance`, or a link of that name. `channels` parses the destinations,
+//! `options` the options; `client` implements `-i` and `-c`, which talk to a running instance.
 
 mod channels;
 mod client;
@@ -23,13 +23,13 @@ use crate::config::{
 };
 use crate::endpoint::Endpoint;
 
-/// Exit statuses, as sysexits.h has them.
+/// Exit statuses, from sysexits.h.
 const USAGE: u8 = 64;
 const BAD_ADDRESS: u8 = 65;
 const UNAVAILABLE: u8 = 69;
 const SYSTEM: u8 = 71;
 
-/// Where control sockets lie, unless the environment says otherwise.
+/// Directory of the control sockets, unless the environment overrides it.
 const DIRECTORY: &str = "/var/run/balance";
 const DIRECTORY_VARIABLE: &str = "BALANCE_RUNDIR";
 
@@ -81,10 +81,10 @@ has no address; 69 an empty group, too many groups, or no running instance; 71
 the address cannot be listened on, or the system refused something else.
 ";
 
-/// Reads the arguments, the program's name first.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Explains what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     let options = match options::read(arguments.get(1..).unwrap_or_default()) {
         Ok(options) => options,
@@ -146,12 +146,12 @@ fn unusable(why: &ChannelError) -> Usage {
     }
 }
 
-/// The longest queue the system allows: listen(2) shortens what is longer.
+/// The system's maximum: listen(2) caps larger values.
 const BACKLOG: i32 = i32::MAX;
 const CONNECT_TIMEOUT: u32 = 5;
-/// Each client had a process of its own, and none waited for another's dial.
+/// The original had one process per client, so no client waited for another's dial.
 const MAX_DIALS: usize = 4096;
-/// A peer that has vanished must not keep one of a server's places for ever.
+/// Frees a server's connection slot after its peer has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 fn serve(
@@ -231,7 +231,7 @@ fn network(options: &BalanceOptions) -> Result<Network, Usage> {
     })
 }
 
-/// There is no upstream to switch to, and nobody waits in a queue.
+/// This dialect has no second upstream and no queue.
 const SETTINGS: Settings = Settings {
     switch_max_time: Duration::ZERO,
     max_queued: u32::MAX,

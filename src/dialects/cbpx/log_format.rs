@@ -1,5 +1,4 @@
-//! The words of the program's own log. Every line about a client carries its id and address, so that one `grep` shows a
-//! connection's life.
+//! cbpx's own log. Every line about a client has its id and address, so that one `grep` shows the whole connection.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::rate_limit::RateLimit;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct CbpxLog {
-    /// Lines that tell of a shortage.
+    /// Limits lines about a lack of resources.
     not_served: RateLimit,
     no_port: RateLimit,
     closed: RateLimit,
@@ -207,7 +206,7 @@ fn changed(change: Change, context: &LogContext<'_>) {
     }
 }
 
-/// What failed last, if that is why.
+/// The last error, if the connection ended because of it.
 fn cause_of(why: CloseReason, info: &ConnectionInfo) -> String {
     match why {
         CloseReason::NoBackend | CloseReason::NoRoom | CloseReason::ClientFailed | CloseReason::BackendFailed => {
@@ -230,17 +229,17 @@ fn cause(info: &ConnectionInfo) -> String {
     info.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
 }
 
-/// The script is about to be started, with these words.
+/// Logs the command line of the script, which is about to start.
 pub fn script_started(script: &Path, arguments: &[String]) {
     info!("running switch script: {} {}", script.display(), arguments.join(" "));
 }
 
-/// A line of the script's output.
+/// Logs a line of the script's output.
 pub fn script_line(line: &str) {
     info!("script: {line}");
 }
 
-/// Also for a script that was killed.
+/// Logs the script's exit, also if it was killed.
 pub fn script_ended(end: ScriptEnd) {
     match end {
         ScriptEnd::Exited(0) => info!("switch script returned: 0"),

@@ -1,7 +1,7 @@
-//! The command line of tcp_fallback: each client goes to the first backend of a list that takes connections.
+//! The command line of tcp_fallback: each client goes to the first backend of a list that accepts connections.
 //!
-//! What is taken, with its defaults, exit statuses and meanings, is what the original takes; a flag that has no meaning
-//! here any more is accepted and says so in the help.
+//! Flags, defaults and exit statuses are those of the original. A flag that no longer has a meaning is accepted, and
+//! the help says so.
 
 mod duration;
 mod flags;
@@ -21,7 +21,7 @@ use crate::config::{
 };
 use crate::endpoint::Endpoint;
 
-/// What was typed. Zero is none, as it is typed.
+/// The arguments as typed; 0 means none.
 #[derive(Debug)]
 struct FallbackArguments {
     timeout: Duration,
@@ -51,7 +51,7 @@ impl Default for FallbackArguments {
     }
 }
 
-/// The defaults are those of [`FallbackArguments`], which a test holds them to.
+/// A test compares these defaults with those of [`FallbackArguments`].
 const FLAGS: &[Flag<FallbackArguments>] = &[
     Flag {
         name: "timeout",
@@ -133,15 +133,15 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
     },
 ];
 
-/// An empty name is none, as it is by default.
+/// An empty name means none, as by default.
 fn file(value: &OsStr) -> Option<PathBuf> {
     Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// What happens more often than this leaves no time for clients.
+/// Shorter intervals would leave no time for clients.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A duration, or 0 for none, of at least this much.
+/// Parses a duration of at least `least`, or 0 for none.
 fn time(value: &OsStr, least: Duration) -> Result<Duration, String> {
     let text = value.to_string_lossy();
     let time = duration::parse(&text)?;
@@ -151,15 +151,15 @@ fn time(value: &OsStr, least: Duration) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// What scripts and the system's logger know it as, whatever was typed to start it.
+/// The name that scripts and the system's logger know, whatever link started it.
 const NAME: &str = "tcp_fallback";
-/// Exit status without enough arguments, and of what keeps it from starting.
+/// Exit status when arguments are missing or the program cannot start.
 const NOT_STARTED: u8 = 1;
 
-/// Reads what was typed: first the program, which is a link or the dialect's name.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with it, for exit status 2.
+/// Explains what is wrong with them, for exit status 2.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     let program = match called {
@@ -169,10 +169,10 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     read(program, arguments.get(1..).unwrap_or_default())
 }
 
-/// The name of the dialect, as a subcommand.
+/// The name of the dialect as a subcommand.
 const DIALECT: &str = "fallback";
 
-/// Reads what follows `program`, which is what the user typed to get here.
+/// Parses the arguments after `program`, which is what the user typed.
 fn read(program: &str, words: &[OsString]) -> Result<Parsed, Usage> {
     let mut typed = FallbackArguments::default();
     let rest = match flags::read(FLAGS, words, &mut typed) {
@@ -197,7 +197,7 @@ fn read(program: &str, words: &[OsString]) -> Result<Parsed, Usage> {
     Ok(Parsed::Serve { config, warnings })
 }
 
-/// One that cannot be used is one that fails. Without a host it is on this machine.
+/// Parses a backend. A malformed one counts as unreachable. Without a host it is on this machine.
 fn backend(text: &str) -> Backend {
     let endpoint = match text.parse() {
         Ok(endpoint) => endpoint,
@@ -247,7 +247,7 @@ impl FallbackArguments {
                 when_full: WhenFull::Wait,
                 retry: RetryPolicy { most: 1, pause: Duration::ZERO },
                 seed: 0,
-                // Whoever waits for a backend that never answers must not keep others from one that does.
+                // Clients that wait for an unresponsive backend must not delay the others.
                 max_dials: usize::MAX,
                 grace: no_longer_than(self.grace),
             }],
@@ -281,7 +281,7 @@ impl FallbackArguments {
 
 fn network(connect_timeout: Duration) -> Network {
     Network {
-        // As Go's: the system's maximum.
+        // Go uses the system's maximum.
         backlog: i32::MAX,
         accept_threads: 1,
         share_port: false,
@@ -296,7 +296,7 @@ fn network(connect_timeout: Duration) -> Network {
     }
 }
 
-/// Nobody switches, throttles or changes anything here.
+/// This dialect has no switches, throttle or way to change settings.
 const SETTINGS: Settings = Settings {
     switch_max_time: Duration::ZERO,
     max_queued: u32::MAX,
@@ -317,7 +317,7 @@ mod tests {
         super::read("tcp_fallback", &words(line))
     }
 
-    /// The configuration of a line that is to be run, and the warnings.
+    /// Parses a line that is to be run; returns its configuration and warnings.
     fn runs(line: &str) -> (Config, Vec<String>) {
         match read(line) {
             Ok(Parsed::Serve { config, warnings }) => (*config, warnings),

@@ -1,5 +1,4 @@
-//! The words of an error log beside an access log: what has gone wrong, and when the program started, was told
-//! something and ended. What becomes of each client is in the access log.
+//! fproxy's error log: failures, signals, start and end. The access log tells how each client ended.
 
 use std::io;
 use std::time::Instant;
@@ -14,7 +13,7 @@ use crate::rate_limit::RateLimit;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct FproxyLog {
-    /// Lines that come for every client when they come.
+    /// Limits lines that a failing backend would cause for every client.
     refused: RateLimit,
     unserved: RateLimit,
     closed: RateLimit,
@@ -40,8 +39,8 @@ impl LogFormat for FproxyLog {
             Note::Stopping { assigned, held } => {
                 info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
             }
-            // What happens to a client before it leaves; and switches and changes, which nobody asks a program with
-            // this voice for.
+            // Events in the life of a client before it leaves; and switches and changes, which this dialect does not
+            // have.
             Note::Arrived(_)
             | Note::Requeued(_)
             | Note::Paused(_)
@@ -66,7 +65,7 @@ impl LogFormat for FproxyLog {
             ProcessEvent::BindFailed { at, cause, .. } => {
                 error!(target: TARGET, "cannot listen on {at}: {}", system_words(cause));
             }
-            // Nobody asks a program with this log format for one.
+            // This dialect has no timer for it.
             ProcessEvent::Tally { .. } => {}
             ProcessEvent::Started { listening, room } => {
                 let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -117,7 +116,7 @@ impl FproxyLog {
                 }
             }
             CloseReason::Panicked => error!(target: TARGET, "{client}closed: {why}"),
-            // Everyday things, which the access log has.
+            // Normal endings are in the access log.
             CloseReason::HungUp
             | CloseReason::ClientEnded
             | CloseReason::BackendEnded
@@ -129,12 +128,12 @@ impl FproxyLog {
     }
 }
 
-/// Whom a line is about, as web servers put it.
+/// The client that a line is about, in the format of web servers.
 fn client(context: &LogContext<'_>) -> String {
     context.info.map(|info| format!("[client {}] ", info.peer)).unwrap_or_default()
 }
 
-/// The system's word for what failed last.
+/// The system's message for the last error.
 fn cause(context: &LogContext<'_>) -> String {
     let cause = context.info.and_then(|info| info.cause.as_ref());
     cause.map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The command line of fproxy V0.41: `cbpx fproxy`, or a link of that name. The words are read in `options`, where to
-//! listen and connect in `address`. What the original leaves open is decided here and told in the help.
+//! The command line of fproxy V0.41: `cbpx fproxy`, or a link of that name. `options` parses the options, `address` the
+//! addresses. Where the original leaves behaviour open, this module decides, and the help says so.
 
 mod address;
 pub mod log_format;
@@ -23,10 +23,10 @@ const ACCESS_LOG: &str = "/var/log/fproxy.log";
 const ERROR_LOG: &str = "/var/log/fproxy.err";
 const PID_FILE: &str = "/var/run/fproxy.pid";
 
-/// Reads the arguments, the program's name first.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Explains what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     match options::read(arguments.get(1..).unwrap_or_default()) {
         Ok(options) => {
@@ -104,7 +104,7 @@ usage.
     )
 }
 
-/// Files that are given and not written.
+/// Warns about files that are named but not written.
 fn warnings(options: &FproxyOptions) -> Vec<String> {
     let given = [("-o", &options.access_log), ("-e", &options.error_log), ("-p", &options.pid_file)]
         .into_iter()
@@ -114,12 +114,12 @@ fn warnings(options: &FproxyOptions) -> Vec<String> {
     given.filter(|_| options.foreground).collect()
 }
 
-/// The longest queue the system allows: listen(2) shortens what is longer.
+/// The system's maximum: listen(2) caps larger values.
 const BACKLOG: i32 = i32::MAX;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients that wait for a server that does not answer must not keep the others from theirs.
+/// Clients that wait for an unresponsive server must not delay the others.
 const MAX_DIALS: usize = 4096;
-/// A peer that has vanished must not stay for ever.
+/// Frees the connection of a peer that has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 fn config(options: &FproxyOptions) -> Result<Config, String> {
@@ -208,7 +208,7 @@ fn group(options: &FproxyOptions, endpoints: Vec<Endpoint>) -> Group {
     }
 }
 
-/// There are no switches, and nobody changes these.
+/// This dialect has no switch and no way to change settings.
 const SETTINGS: Settings = Settings {
     switch_max_time: Duration::ZERO,
     max_queued: u32::MAX,

@@ -1,27 +1,27 @@
-//! What a configuration file means: options, mappings and a warning for each thing that is left out.
+//! Interprets a configuration file: options, mappings, and a warning for each line that is ignored.
 
 use std::fmt;
 
 use super::ini::{Ini, IniEntry, IniMistake, Section};
 use crate::endpoint::{Endpoint, bare_host, split_port};
 
-/// What a file comes to.
+/// The result of parsing a file.
 #[derive(Debug)]
 pub struct ParsedFile {
     pub options: PumpkinOptions,
     pub mappings: Vec<Mapping>,
-    /// Each names its line.
+    /// Each has its line number.
     pub warnings: Vec<String>,
 }
 
 /// `[options]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PumpkinOptions {
-    /// Names are looked up once, before anything starts.
+    /// Look names up once, before anything starts.
     pub pre_resolve_workers: bool,
-    /// Within [`BUFFERS`].
+    /// Initial size of a relay buffer in bytes, within [`BUFFERS`].
     pub buffer_size: usize,
-    /// A port that cannot be listened on is an error, instead of something to try again.
+    /// Fail at the start if a port cannot be bound, instead of retrying.
     pub strict_start: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Mapping {
     pub workers: Vec<Endpoint>,
 }
 
-/// Why no mapping can be made of a file.
+/// Why a file is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FileError {
     Malformed(IniMistake),
@@ -55,15 +55,15 @@ impl Default for PumpkinOptions {
     }
 }
 
-/// The sizes a buffer may have, as everywhere in this program.
+/// Allowed buffer sizes in bytes, as in all dialects.
 const BUFFERS: [usize; 2] = [1024, 65_536];
-/// A host that is shorter is taken for a mistake, as ever.
+/// As in the original, a shorter host counts as a mistake.
 const SHORTEST_HOST: usize = 3;
 
-/// Reads a file's text. `look_up` gives the address of a name, and is only asked if the file wants that.
+/// Parses a file's text. `look_up` returns the address of a name, and is called only if the file asks for it.
 ///
 /// # Errors
-/// When the text has not the form, or no mappings.
+/// When the text is malformed or has no mappings.
 pub fn read(text: &str, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<ParsedFile, FileError> {
     let ini = Ini::parse(text).map_err(FileError::Malformed)?;
     let mut warnings = Vec::new();
@@ -132,7 +132,7 @@ fn buffer_size(value: &str, line: usize, size: &mut usize, warnings: &mut Vec<St
     }
 }
 
-/// `None`, and a warning, if it cannot be used.
+/// Returns `None` and adds a warning if the mapping cannot be used.
 fn mapping(
     entry: &IniEntry,
     resolve: &impl Fn(Endpoint) -> Option<Endpoint>,
@@ -163,7 +163,7 @@ fn mapping(
     Some(Mapping { local, workers })
 }
 
-/// `PORT` or `ADDR:PORT`. The system chooses when the port is 0.
+/// `PORT` or `ADDR:PORT`. For port 0 the system chooses one.
 fn local(key: &str) -> Result<Endpoint, String> {
     let invalid = || format!("Invalid mapping: {key}");
     let (host, port) = match split_port(key) {
@@ -177,7 +177,7 @@ fn local(key: &str) -> Result<Endpoint, String> {
     }
 }
 
-/// `HOST:PORT`; an IPv6 address is in brackets.
+/// `HOST:PORT`; IPv6 needs brackets.
 fn worker(text: &str) -> Result<Endpoint, String> {
     let invalid = || format!("Invalid Worker {text}");
     let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
@@ -206,18 +206,18 @@ fn one_line(value: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Reads it; names whose first letter is `x` have no address.
+    /// Parses it. Names that begin with `x` have no address.
     fn of(text: &str) -> ParsedFile {
         read(text, |worker| Some(worker.clone()).filter(|worker| !worker.to_string().starts_with('x'))).unwrap()
     }
 
-    /// All mappings as `LOCAL=WORKER,...`.
+    /// All mappings, as `LOCAL=WORKER,...`.
     fn shown(read: &ParsedFile) -> Vec<String> {
         let workers = |mapping: &Mapping| mapping.workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         read.mappings.iter().map(|mapping| format!("{}={}", mapping.local, workers(mapping))).collect()
     }
 
-    /// One mapping, in line 2, which has these warnings.
+    /// Checks a file with one mapping, in line 2, and its warnings.
     fn one(line: &str, mappings: &[&str], warnings: &[&str]) {
         let read = of(&format!("[mappings]\n{line}\n"));
         assert_eq!(shown(&read), mappings, "{line}");

@@ -1,5 +1,4 @@
-//! The words of PumpkinLB's log: a listener for each mapping, and every worker that does not take a client, with who is
-//! tried instead.
+//! PumpkinLB's log: each listener, each worker that refuses a client, and the worker tried next.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +13,7 @@ use crate::observe::words::system_words;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct PumpkinLog {
-    /// The worker that has refused a client, until it is given the next.
+    /// The worker that refused each client, until the client is assigned another.
     refused: BTreeMap<ClientId, BackendId>,
 }
 
@@ -44,8 +43,8 @@ impl LogFormat for PumpkinLog {
             Note::Stopping { assigned, held } => {
                 info!(target: TARGET, "waiting for {} clients to finish; another signal cuts them", assigned + held);
             }
-            // Nobody switches, limits, disables or changes anything in a program with this log format; a client whose
-            // dial was cancelled has not been refused; and clients that are served are not told of.
+            // This dialect has no switches, limits or changes. A cancelled dial is not a refusal, and served clients
+            // are not logged.
             Note::DialFailed(_, _, DialFailure::Cancelled)
             | Note::Arrived(_)
             | Note::Requeued(_)

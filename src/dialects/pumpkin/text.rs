@@ -1,6 +1,6 @@
-//! What the program tells about itself.
+//! Texts for `--help`, `--help-config` and `--version`.
 
-/// One line.
+/// The usage line.
 pub fn usage(program: &str) -> String {
     format!("Usage: {program} CONFIG, or {program} --help | --help-config | --version")
 }

@@ -45,35 +45,34 @@ engine of cbpx.
 
   PORT       port to listen on, or the name of a service
   HOST[:PORT[:MAXC]]
-             a server; an empty PORT is the own port, an empty MAXC (or 0) no
-             limit; IPv6 in brackets: [::1]:80
+             a server with at most MAXC connections; PORT is by default the port
+             listened on, MAXC unlimited (0); IPv6 in brackets: [::1]:80
   !          the servers before it take turns; those after it are used only if
              none before it is available
-  %          the same, but each client gets its server by its address
+  %          the same, but the client's address selects the server
 
-  -a         a server that cannot be connected to is disabled until somebody
+  -a         disable a server that cannot be connected to, until an operator
              enables it
-  -b ADDR    listen there (default 0.0.0.0); needed again with -i and -c
-  -B ADDR    connect to servers from there
+  -b ADDR    listen on ADDR (default 0.0.0.0); repeat it with -i and -c
+  -B ADDR    connect to servers from ADDR
   -c COMMAND send one command to the running instance
-  -d         tell on standard error which server is tried, and how that ends
+  -d         log on standard error which server is tried, and the result
   -f         stay in the foreground
   -H         a % group tries its other servers before the next group
   -i         send commands to the running instance, one after the other; `help`
              lists them
-  -M         accepted and ignored: where the state was kept makes no difference
-             any more
-  -p         show all that passes on standard output (with -f)
+  -M         accepted and ignored: it selected where the state was kept
+  -p         show all transferred bytes on standard output (with -f)
   -t SEC     give up connecting to a server after SEC seconds (default 5)
-  -T SEC     close a connection when nothing has passed either way for SEC
-             seconds (default: never)
+  -T SEC     close a connection after SEC seconds without a byte in either
+             direction (default: never)
   -6         listen on ::, for IPv6 and IPv4
 
-Of an option that is repeated the last one counts.
+If an option is repeated, the last one counts.
 Limits: 16 groups, 63 servers and separators on the command line, 64 servers in
 a group.
-SIGTERM, SIGINT and SIGHUP end it: nobody is accepted any more, whoever is
-connected goes on; a second one cuts them.
+After SIGTERM, SIGINT or SIGHUP it accepts no more clients and exits when all
+connections have ended; a second signal resets them.
 -i and -c use the Unix socket balance.PORT.ADDR.sock in /var/run/balance, or in
 $BALANCE_RUNDIR.
 Exit status: 0 started, or the command was carried out; 64 usage; 65 a server

@@ -57,36 +57,36 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
         name: "timeout",
         takes: FlagValue::Value("DURATION"),
         default: "5s",
-        about: "Longest time for connecting to a backend, for clients and probes; 0s is as long as the system's.",
+        about: "Longest time for connecting to a backend, for clients and probes; 0s: the system's limit.",
         store: |typed, value| time(value, Duration::ZERO).map(|time| typed.timeout = time),
     },
     Flag {
         name: "probe-delay",
         takes: FlagValue::Value("DURATION"),
         default: "30s",
-        about: "A backend that has failed is probed after this time, and again each time it has passed; 0s is never.",
+        about: "Interval at which a failed backend is probed; 0s: never.",
         store: |typed, value| time(value, SHORTEST).map(|time| typed.probe_delay = time),
     },
     Flag {
         name: "stats",
         takes: FlagValue::Value("DURATION"),
         default: "15m0s",
-        about: "Interval of the STATS lines in the log; 0s is none.",
+        about: "Interval of the STATS lines in the log; 0s: none.",
         store: |typed, value| time(value, SHORTEST).map(|time| typed.stats = time),
     },
     Flag {
         name: "grace",
         takes: FlagValue::Value("DURATION"),
         default: "0s",
-        about: "After SIGINT or SIGTERM nobody else is accepted, the address is free at once, and clients may go on for so \
-                long; 0s is without a limit. Another signal cuts them. (New; the original cut them at once.)",
+        about: "Time for clients to finish after SIGINT or SIGTERM; 0s: no limit. No more clients are accepted, and the \
+                address is free at once. Another signal resets the clients. (New; the original did so at once.)",
         store: |typed, value| time(value, Duration::ZERO).map(|time| typed.grace = time),
     },
     Flag {
         name: "logfile",
         takes: FlagValue::Value("FILE"),
         default: "",
-        about: "Log to the end of this file (created with mode 0640) instead of standard error. SIGHUP opens it again; \
+        about: "Log to the end of this file (created with mode 0640) instead of standard error. SIGHUP reopens it; \
                 without this flag SIGHUP ends the program.",
         store: |typed, value| {
             typed.logfile = file(value);
@@ -97,21 +97,21 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
         name: "syslog",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log to the system's logger, without the time, which it adds itself. Wins over -logfile.",
+        about: "Log to the system's logger, without the time, which it adds itself. Overrides -logfile.",
         store: |typed, value| flags::boolean(value).map(|on| typed.syslog = on),
     },
     Flag {
         name: "quiet",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log nothing. Wins over -syslog and -logfile.",
+        about: "Log nothing. Overrides -syslog and -logfile.",
         store: |typed, value| flags::boolean(value).map(|on| typed.quiet = on),
     },
     Flag {
         name: "debug",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log more, in lines that begin with DEBUG.",
+        about: "Log details, in lines that begin with DEBUG.",
         store: |typed, value| flags::boolean(value).map(|on| typed.debug = on),
     },
     Flag {
@@ -214,11 +214,10 @@ fn usage(program: &str) -> String {
     format!(
         "{program} (tcp_fallback ver 0.1; {} {})\n\n\
          Usage: {program} [flags] LOCAL:PORT REMOTE:PORT...\n\n\
-         Each client of LOCAL:PORT is passed on to the first REMOTE, in this order,\n\
-         that takes connections. LOCAL may be left out (:PORT) for all addresses of this\n\
-         machine. A flag is typed as -flag VALUE, -flag=VALUE or with two dashes; flags\n\
-         come first; of one that is repeated the last one counts. A DURATION needs a\n\
-         unit: 100ms, 5s, 1h30m.\n\n{}",
+         Connects each client of LOCAL:PORT to the first REMOTE of the list that accepts\n\
+         connections. :PORT listens on all addresses of this machine. Flags come first,\n\
+         as -flag VALUE, -flag=VALUE or with two dashes; if one is repeated, the last one\n\
+         counts. A DURATION needs a unit: 100ms, 5s, 1h30m.\n\n{}",
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_VERSION"),
         flags::help(FLAGS).trim_end()

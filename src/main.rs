@@ -1,4 +1,4 @@
-//! The program: one command line in, one exit status out.
+//! The program: parses one command line and returns one exit status.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -73,7 +73,7 @@ fn finish(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
     }
 }
 
-/// Standard error may be closed, which is no reason to do anything else than what was going to be done.
+/// Standard error may be closed; the program goes on as if it were not.
 fn complain(words: &str) {
     writeln!(io::stderr(), "{words}").ok();
 }

@@ -1,5 +1,5 @@
-//! Takes the core's notes: keeps what is known about clients and backends, counts on the statistics, and lets the log's
-//! voice find the words.
+//! Processes the core's notes: keeps data about clients and backends, updates the statistics, and passes the notes to
+//! the log format.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,17 +13,17 @@ use crate::core::msg::{Action, BackendId, BackendView, Change, GroupId, Note, Up
 use crate::dialects;
 use crate::endpoint::{Address, Endpoint};
 
-/// What is known about a client, for the log.
+/// Data about a client, for the log.
 #[derive(Debug)]
 pub struct ConnectionInfo {
     pub peer: Address,
     pub accepted: Instant,
     pub assigned: Option<Instant>,
     pub connected: Option<(Instant, Address)>,
-    /// Bytes passed on to the backend and to the client.
+    /// Bytes relayed to the backend and to the client.
     pub up: u64,
     pub down: u64,
-    /// The system's word for the last thing that failed.
+    /// The system's error of the last failure.
     pub cause: Option<io::Error>,
 }
 
@@ -32,17 +32,17 @@ impl ConnectionInfo {
         ConnectionInfo { peer, accepted, assigned: None, connected: None, up: 0, down: 0, cause: None }
     }
 
-    /// Since the backend took the connection.
+    /// Time since the connection to the backend was made.
     pub fn connected_for(&self) -> Duration {
         self.connected.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed())
     }
 }
 
-/// Where a backend is among the others.
+/// The position of a backend in its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendPosition {
     pub group: GroupId,
-    /// Within the group, from 0.
+    /// Position within the group, from 0.
     pub number: usize,
 }
 
@@ -54,18 +54,18 @@ fn places(service: &Service) -> Vec<BackendPosition> {
     groups.flat_map(|(group, length)| (0..length).map(move |number| BackendPosition { group, number })).collect()
 }
 
-/// Where notes go.
+/// Receives the notes.
 pub struct EventLog {
     service: Service,
     stats: Stats,
     log_format: Box<dyn LogFormat>,
-    /// Of the access log, if there is one.
+    /// Set if there is an access log.
     access_logger: Option<AccessLogger>,
-    /// Backends as configured or assigned since, by `BackendId`.
+    /// Current endpoints of the backends, by `BackendId`.
     names: Vec<String>,
-    /// Likewise, the group of each and its number there.
+    /// Positions of the backends, by `BackendId`.
     places: Vec<BackendPosition>,
-    /// Backends that have failed, and when.
+    /// Failed backends, and when they failed.
     failed: BTreeMap<BackendId, Instant>,
 }
 
@@ -76,7 +76,7 @@ impl EventLog {
         EventLog { service: service.clone(), stats, log_format, access_logger, names, places, failed: BTreeMap::new() }
     }
 
-    /// A backend is somewhere else now, or new.
+    /// Records a new or changed endpoint of a backend.
     pub fn name_backend(&mut self, backend: BackendId, endpoint: &Endpoint) {
         match self.names.get_mut(backend.0) {
             Some(name) => *name = endpoint.to_string(),
@@ -84,12 +84,12 @@ impl EventLog {
         }
     }
 
-    /// The situation after an event.
+    /// Publishes the situation after an event.
     pub fn publish(&self, view: View, actions: &[Action]) {
         self.stats.publish(view, actions);
     }
 
-    /// One decision. `info` are those of the client it is about.
+    /// Processes one decision. `info` is about its client.
     pub fn note(&mut self, note: Note, info: Option<&ConnectionInfo>) {
         let context = LogContext {
             info,
@@ -134,14 +134,14 @@ impl EventLog {
         }
     }
 
-    /// All backends as they are now, in list order.
+    /// Logs all backends in their current state, in list order.
     pub fn tally(&mut self, views: &[BackendView]) {
         let name = |view: &BackendView| self.names.get(view.id.0).map_or("", String::as_str);
         let backends: Vec<_> = views.iter().map(|view| (name(view), *view)).collect();
         self.log_format.process_event(&ProcessEvent::Tally { backends: &backends });
     }
 
-    /// How a probe ended.
+    /// Logs the result of a probe.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
         let context = LogContext {
             info: None,

@@ -1,4 +1,4 @@
-//! Lets the log tell of all backends every so often.
+//! Logs the counters of all backends at an interval.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -9,18 +9,18 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::engine::messages::{CoordinatorHandle, Message};
 use crate::threads;
 
-/// The thread that keeps the time. Dropping it ends and joins it.
+/// The timer's thread. Dropping it ends and joins it.
 pub struct StatsTimer {
-    // Dropped first: the thread ends when it is.
+    // Dropped first, which ends the thread.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl StatsTimer {
-    /// Tells each of these services that it is time, every so often.
+    /// Notifies each of these services at every interval.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(every: Duration, handles: Vec<CoordinatorHandle>) -> io::Result<StatsTimer> {
         let (stop, stopped) = bounded::<()>(0);
         let thread = threads::spawn("tally", move || {

@@ -21,7 +21,7 @@ impl RateLimit {
         self.last = Some(now);
         match std::mem::take(&mut self.left_out) {
             0 => Some(String::new()),
-            number => Some(format!(" ({number} more like this since the line before)")),
+            number => Some(format!(" ({number} more like this since the previous line)")),
         }
     }
 }
@@ -36,7 +36,7 @@ mod tests {
         assert_eq!(lines.turn(start).as_deref(), Some(""));
         (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
         let told = lines.turn(start + RateLimit::INTERVAL);
-        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
+        assert_eq!(told.as_deref(), Some(" (999 more like this since the previous line)"));
         assert_eq!(lines.turn(start + 2 * RateLimit::INTERVAL).as_deref(), Some(""));
     }
 }

@@ -69,7 +69,7 @@ pub fn quit(context: &Context, arguments: &[&str], terminal: &mut Terminal<'_>) 
         Some(Answer::InUse { assigned: 0, held: 0 }) => refused(terminal, " Not quitting: a switch is running"),
         Some(Answer::InUse { assigned, held }) => refused(
             terminal,
-            &format!(" Not quitting: clients connected: {assigned}, held: {held} ('quit force' cuts them)"),
+            &format!(" Not quitting: clients connected: {assigned}, held: {held} ('quit force' resets them)"),
         ),
         Some(_) => {
             terminal.ending = true;

@@ -110,7 +110,7 @@ fn converse(context: &Context, interrupts: &Interrupts, closing: &Mutex<bool>) {
         let closing = closing.lock();
         let mut terminal = Terminal::new(&mut out, StopSignal::CtrlC(interrupts));
         if table::run(context, &line, &mut terminal).is_err() {
-            return log::info!("console closed: nobody reads it");
+            return log::info!("console closed: the terminal cannot be written to");
         }
         // Another prompt would change the terminal's settings again while they are being restored.
         if *closing || terminal.ending {

@@ -22,7 +22,7 @@ pub enum CommandResult {
 
 /// All commands, sorted by name.
 pub const ROWS: &[CommandRow] = &[
-    CommandRow { name: "abort", arguments: "", help: "undo the running switch", run: commands::abort },
+    CommandRow { name: "abort", arguments: "", help: "abort the running switch", run: commands::abort },
     CommandRow { name: "hello", arguments: "", help: "say hello, with the version", run: commands::hello },
     CommandRow { name: "help", arguments: "", help: "list the commands", run: commands::help },
     CommandRow {
@@ -34,7 +34,7 @@ pub const ROWS: &[CommandRow] = &[
     CommandRow {
         name: "quit",
         arguments: "[force]",
-        help: "end if nobody is connected; force: cut clients",
+        help: "exit if no client is connected; force: reset clients",
         run: commands::quit,
     },
     CommandRow {

@@ -238,7 +238,7 @@ impl<'a> Play<'a> {
                 scene.account()
             )
         } else {
-            format!("That was not to be expected: {}", scene.report.outcome.as_deref().unwrap_or("no answer"))
+            format!("Unexpected outcome: {}", scene.report.outcome.as_deref().unwrap_or("no answer"))
         };
         let words = format!("\n{}", fold(&words, ""));
         self.screen.say(&if as_expected { words } else { self.screen.ink(Ink::Red, &words) })?;

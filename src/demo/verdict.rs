@@ -91,7 +91,7 @@ impl DemoVerdict {
         }
         let (ink, words) = match (self.is_good(), self.as_expected()) {
             (true, _) => (Ink::Green, "Good: two switches under load, and all that a client could notice was a wait."),
-            (false, true) => (Ink::Red, "Bad: there were clients who noticed."),
+            (false, true) => (Ink::Red, "Bad: some clients saw errors."),
             (false, false) => (Ink::Red, "Bad: an act did not end as it should have."),
         };
         screen.say(&format!("\n{}", screen.ink(ink, words)))

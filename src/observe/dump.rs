@@ -55,7 +55,7 @@ impl Dump {
     pub fn start(name: &str) -> io::Result<Dump> {
         let waiting = Arc::<AtomicUsize>::default();
         let sink = DumpSink { waiting: Arc::clone(&waiting) };
-        let hangs = format!("{name}: nobody reads standard output; what was to be shown is lost");
+        let hangs = format!("{name}: standard output is not read; the rest of the dump is lost");
         Ok(Dump { writer: LineWriter::start("dump", sink, hangs)?, waiting })
     }
 

@@ -247,7 +247,7 @@ pub fn open(path: &Path, mode: u32) -> io::Result<File> {
         opened => opened,
     };
     opened.map_err(|e| match (e.raw_os_error() == Some(Errno::NXIO.raw_os_error()), kind(path)) {
-        (true, Some(kind)) if kind.is_fifo() => io::Error::other("nobody reads this pipe"),
+        (true, Some(kind)) if kind.is_fifo() => io::Error::other("this pipe has no reader"),
         (true, Some(kind)) if kind.is_socket() => io::Error::other("it is a socket"),
         (true | false, _) => e,
     })

@@ -113,7 +113,7 @@ impl Proxy {
         binding::refuse_circles(&config.services, &bound, &addresses)?;
         for ((service, bound), addresses) in config.services.iter().zip(bound).zip(addresses) {
             for (one, other) in binding::shared_now(service, &addresses) {
-                let words = "have the same address now: if they are one server, a switch moves nobody";
+                let words = "have the same address now: if they are one server, a switch moves no client";
                 warn(&config.process.name, &format!("{one} and {other} {words}"));
             }
             let own = bound.addresses();
@@ -161,7 +161,7 @@ impl Proxy {
             .log_format
             .process_event(&ProcessEvent::Started { listening: &proxy.listening, room: &limits.to_string() });
         if let Some(threads) = limits.few_threads {
-            log::warn!("only {threads} threads: control sessions or the switch script may find none");
+            log::warn!("only {threads} threads: control sessions or the switch script may not get one");
         }
         Ok(proxy)
     }
@@ -329,7 +329,7 @@ fn with_usable_source(service: &Service, name: &str) -> Service {
     if let Some(source) = service.network.source
         && let Err(e) = net::can_be_source(source)
     {
-        warn(name, &format!("connections cannot come from {source}, which is ignored: {}", plain(&e)));
+        warn(name, &format!("cannot use source address {source}, which is ignored: {}", plain(&e)));
         service.network.source = None;
     }
     service

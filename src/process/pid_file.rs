@@ -89,7 +89,7 @@ fn place(new: &Path, path: &Path, shared: bool) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         }
     }
-    Err(io::Error::other("others write it at the same time"))
+    Err(io::Error::other("other processes write it at the same time"))
 }
 
 /// The file at this path, if there is one.
@@ -114,8 +114,8 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     match file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok()) {
-        Some(number) => format!("process {number} is running, and it is its"),
-        None => "another process is running, and it is its".to_owned(),
+        Some(number) => format!("it belongs to process {number}, which is running"),
+        None => "it belongs to another process, which is running".to_owned(),
     }
 }
 

@@ -50,7 +50,7 @@ impl SignalHandler {
                 && let Ok(Reply::Answer(Answer::StillInUse { assigned, held }, _)) = replies.recv_timeout(PATIENCE)
             {
                 let name = &self.process.name;
-                let words = "Ctrl-C again within 5 s stops it all the same";
+                let words = "press Ctrl-C again within 5 s to stop";
                 // Standard error may be closed.
                 writeln!(io::stderr(), "{name}: clients connected: {assigned}, held: {held}; {words}").ok();
             }

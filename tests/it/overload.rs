@@ -146,7 +146,7 @@ fn with_few_threads_from_the_start_there_is_a_warning_and_everybody_is_served() 
         command.uid(SOMEBODY).gid(SOMEBODY).stdin(Stdio::null());
     });
     let before = Vitals::at_rest(&proxy);
-    line(&proxy, "only 40 threads: control sessions or the switch script may find none");
+    line(&proxy, "only 40 threads: control sessions or the switch script may not get one");
     let (clients, number) = served(&proxy, 200);
     assert_eq!(number, 200, "a client needs no thread");
     drop(clients);

@@ -81,7 +81,7 @@ fn backend(word: &str, own_port: u16, warnings: &mut Vec<String>) -> Result<Back
     let port = match fields.next().unwrap_or_default() {
         "" => own_port,
         text => port(text).unwrap_or_else(|| {
-            warnings.push(format!("'{word}': no service is called '{text}': nobody is reached on port 0"));
+            warnings.push(format!("'{word}': no service is called '{text}': port 0 cannot be reached"));
             0
         }),
     };

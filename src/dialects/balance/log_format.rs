@@ -37,7 +37,7 @@ impl LogFormat for BalanceLog {
                     }
                 }
                 DialFailure::Local => warn!(target: TARGET, "cannot serve a client: {}", cause(context)),
-                DialFailure::Cancelled => debug!(target: TARGET, "{}: called off", place(context, backend)),
+                DialFailure::Cancelled => debug!(target: TARGET, "{}: cancelled", place(context, backend)),
             },
             Note::BackendDisabled(backend) => {
                 warn!(target: TARGET, "{} has failed and is disabled", place(context, backend));

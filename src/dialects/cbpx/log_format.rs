@@ -36,7 +36,7 @@ impl LogFormat for CbpxLog {
                 Outcome::Failed(_) => warn!("{outcome}; active: {}", context.upstream(from)),
             },
             Note::BackendFailed(backend) => {
-                warn!("backend {} has failed: it is passed over where there is another", context.backend(backend));
+                warn!("backend {} has failed: it is used only if no other is available", context.backend(backend));
             }
             Note::BackendBack(backend) => {
                 let since = context.failed.get(&backend);
@@ -44,7 +44,7 @@ impl LogFormat for CbpxLog {
                 info!("backend {} is back, downtime: {downtime}", context.backend(backend));
             }
             Note::BackendDisabled(backend) => {
-                warn!("backend {} has failed and is disabled until somebody enables it", context.backend(backend));
+                warn!("backend {} has failed and is disabled until an operator enables it", context.backend(backend));
             }
             Note::PoolChanged(change) => changed(change, context),
             Note::QueueOverLimit { held, limit } => {
@@ -53,12 +53,12 @@ impl LogFormat for CbpxLog {
             Note::SettingChanged => {}
             Note::Stopping { assigned, held } => info!("stopping: {assigned} clients connected, {held} held"),
             Note::InterruptIgnored { assigned, held } => {
-                warn!("ctrl-c: staying for {assigned} clients connected and {held} held; again within 5 s to stop");
+                warn!("ctrl-c: not stopping, {assigned} clients connected, {held} held; again within 5 s to stop");
             }
             Note::Arrived(client) => client_line(client.0, context.info, |info| format!("accepted from {}", info.peer)),
             Note::Requeued(client) => client_line(client.0, context.info, |_| "back in the queue".to_owned()),
             Note::Paused(client) => {
-                client_line(client.0, context.info, |_| "refused by all, will be offered again".to_owned())
+                client_line(client.0, context.info, |_| "refused by all backends, will be offered again".to_owned())
             }
             Note::Assigned(client, backend) => {
                 client_line(client.0, context.info, |info| {

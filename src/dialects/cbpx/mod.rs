@@ -114,7 +114,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
         Err(e) => return refused(&e, &CbpxArguments::command()),
     };
     let config = Box::new(typed.config()?);
-    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag"));
+    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no option"));
     let warnings = surplus.chain(shared(&config.services[0].upstreams)).collect();
     Ok(Parsed::Serve { config, warnings })
 }
@@ -213,7 +213,7 @@ impl CbpxArguments {
         if let (Some(active), Some(standby)) = (&active, &standby)
             && active.is_same_as(standby)
         {
-            let words = format!("{standby} serves already, as -a/--active: a switch would move nobody");
+            let words = format!("{standby} is also the active server (-a/--active): a switch would move no client");
             mistakes.note("-s/--standby", Err::<(), _>(words));
         }
         let settings = self.settings(&mut mistakes);

@@ -74,7 +74,7 @@ impl LogFormat for FallbackLog {
             Note::Stopping { assigned: 0, held: 0 } => {}
             Note::Stopping { assigned, held } => say(
                 Level::Info,
-                format_args!("Waiting for clients to finish: {}; another signal cuts them", assigned + held),
+                format_args!("Waiting for clients to finish: {}; another signal resets them", assigned + held),
             ),
             // This dialect has no switches, limits or changes, and does not log clients before they are assigned a
             // backend.

@@ -26,7 +26,7 @@ impl LogFormat for FproxyLog {
             Note::DialFailed(_, backend, failure) => self.dial_failed(backend, failure, context),
             Note::BackendFailed(backend) => warn!(
                 target: TARGET,
-                "backend {} has failed and is passed over while there is another",
+                "backend {} has failed and is used only if no other is available",
                 context.backend(backend)
             ),
             Note::BackendBack(backend) => {

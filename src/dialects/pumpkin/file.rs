@@ -68,7 +68,7 @@ pub fn read(text: &str, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Resu
     let ini = Ini::parse(text).map_err(FileError::Malformed)?;
     let mut warnings = Vec::new();
     for section in ini.sections().iter().filter(|section| !["options", "mappings"].contains(&&*section.name)) {
-        warnings.push(format!("line {}: there is no section [{}]; it is ignored", section.line, section.name));
+        warnings.push(format!("line {}: unknown section [{}], ignored", section.line, section.name));
     }
     let options =
         ini.section("options").map_or_else(PumpkinOptions::default, |section| options(section, &mut warnings));
@@ -88,7 +88,7 @@ fn options(section: &Section, warnings: &mut Vec<String>) -> PumpkinOptions {
             "pre_resolve_workers" => yes_or_no(section, key, &mut options.pre_resolve_workers, warnings),
             "strict_start" => yes_or_no(section, key, &mut options.strict_start, warnings),
             "buffer_size" => buffer_size(value, *line, &mut options.buffer_size, warnings),
-            _ => warnings.push(format!("line {line}: there is no key '{key}' in [options]; it is ignored")),
+            _ => warnings.push(format!("line {line}: unknown key '{key}' in [options], ignored")),
         }
     }
     if !section.entries.iter().any(|entry| entry.key == "buffer_size") {
@@ -334,10 +334,8 @@ mod tests {
     fn unknown_sections_and_keys_are_told_with_their_line() {
         let read = of("[mappings]\n80=host:1\n[options]\nbuffer_size=4096\nbufer_size=1\n[Mappings]\n81=host:1\n");
         assert_eq!(shown(&read).len(), 1);
-        let expected = [
-            "line 6: there is no section [Mappings]; it is ignored",
-            "line 5: there is no key 'bufer_size' in [options]; it is ignored",
-        ];
+        let expected =
+            ["line 6: unknown section [Mappings], ignored", "line 5: unknown key 'bufer_size' in [options], ignored"];
         assert_eq!(read.warnings, expected);
     }
 

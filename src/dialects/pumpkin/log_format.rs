@@ -41,7 +41,7 @@ impl LogFormat for PumpkinLog {
             }
             Note::Stopping { assigned: 0, held: 0 } => {}
             Note::Stopping { assigned, held } => {
-                info!(target: TARGET, "waiting for {} clients to finish; another signal cuts them", assigned + held);
+                info!(target: TARGET, "waiting for {} clients to finish; another signal resets them", assigned + held);
             }
             // This dialect has no switches, limits or changes. A cancelled dial is not a refusal, and served clients
             // are not logged.

@@ -73,7 +73,7 @@ pub struct Glance {
     finished: bool,
 }
 
-/// No progress for so long: the buffers on the way are full.
+/// No progress for this long means that the buffers on the way are full.
 const STUCK: Duration = Duration::from_millis(25);
 /// What one call of `step` moves at most, each way.
 const TURN: usize = 256 * 1024;
@@ -188,7 +188,7 @@ impl Actor {
 
     fn speak(&mut self, other: Glance) -> bool {
         let Some(say) = self.part.says.get(self.at).copied().filter(|_| !self.broken) else { return false };
-        // Who has had both ends has nothing more to be told; everybody else will be.
+        // A client that has seen both ends gets no further news; all others do.
         if other.left == Some(Left::Reset) && self.part.waits_for_reset && !self.ended && self.is_tcp {
             return self.is_told();
         }

@@ -19,7 +19,7 @@ struct Daemon {
     dir: TempDir,
     words: Vec<String>,
     at: SocketAddr,
-    /// Its port, which the system gives to nobody else.
+    /// Its port, reserved so that the system gives it to no other process.
     _port: Reserved,
 }
 

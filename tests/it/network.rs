@@ -57,7 +57,7 @@ fn a_source_that_cannot_be_bound_is_told_once_at_the_start() {
     assert_eq!(program.read("log").matches(words).count(), 1);
 }
 
-/// One that listens at a port that is chosen already.
+/// A proxy that listens on a given port.
 fn at(port: u16, backend: &Backend, adjust: impl FnOnce(&mut Service)) -> Service {
     let mut service = service(&[&backend.address()]);
     service.listeners = vec![Endpoint::tcp("127.0.0.1", port)];

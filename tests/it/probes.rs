@@ -60,7 +60,7 @@ fn connect(proxy: &Proxy) -> TcpStream {
     stream
 }
 
-/// Who serves a new client.
+/// The server of a new client.
 fn served(proxy: &Proxy) -> String {
     let (mut stream, mut answer) = (connect(proxy), [0; 3]);
     stream.write_all(b"x").unwrap();

@@ -39,7 +39,7 @@ impl Proxy {
         Proxy::start_with(active, standby, extra, |_| {})
     }
 
-    /// Likewise, with a chance to change how the process is started.
+    /// The same, with a callback that changes how the process is started.
     pub fn start_with(active: &str, standby: &str, extra: &[&str], adjust: impl FnOnce(&mut Command)) -> Proxy {
         let (listening, control, dir) = (Reserved::new(), Reserved::new(), TempDir::new("proxy"));
         let standby = if active == standby { elsewhere(standby) } else { standby.to_owned() };
@@ -147,7 +147,7 @@ impl Proxy {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Stops all its threads while `act` runs: what happens then is told to it all at once.
+    /// Stops all its threads while `act` runs: afterwards it sees everything at once.
     pub fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::proxy::Proxy;
 use crate::support::{SOON, eventually};
 
-/// What a proxy has when nobody uses it.
+/// What a proxy without clients has.
 pub struct Vitals {
     busy: Vec<String>,
     descriptors: usize,
@@ -91,7 +91,7 @@ fn threads(proxy: &Proxy) -> Vec<Thread> {
         let (name, state) = stat.split_once('(')?.1.rsplit_once(") ")?;
         Some(Thread { name: name.to_owned(), sleeps: state.starts_with('S') })
     };
-    // One that ends between the two reads is left out.
+    // A thread that ends between the two reads is omitted.
     tasks.filter_map(|task| thread(fs::read_to_string(task.ok()?.path().join("stat")).ok()?)).collect()
 }
 

@@ -38,7 +38,7 @@ impl Daemon {
         });
         let said = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!((status.unwrap().code(), said("out").as_str(), said("err").as_str()), (Some(0), "", ""));
-        // It serves by now: nobody has to wait for anything else.
+        // It serves by now: the caller need not wait for anything else.
         let banner = ask(&socket(dir.path(), &port), "-i\nquit");
         let pid = banner.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok());
         let pid = pid.and_then(Pid::from_raw).unwrap_or_else(|| panic!("no PID in: {banner}"));

@@ -67,7 +67,7 @@ impl Balance {
         self.dir.path().join("run").join(format!("balance.{}.{}.sock", self.port(), self.bind))
     }
 
-    /// The answer to one command, asked as `-c` does; `None` when nobody is there.
+    /// The answer to one command, sent as `-c` does; `None` without an instance.
     fn asked(&self, command: &str) -> Option<String> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;
         stream.set_read_timeout(Some(SOON)).unwrap();
@@ -177,7 +177,7 @@ fn ready(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Who serves a client; `None` when it is closed without a byte.
+/// The server of a client; `None` when it is closed without a byte.
 pub fn served(client: &mut TcpStream) -> Option<String> {
     // A client that was closed already cannot even ask.
     client.write_all(b"who?").ok();
@@ -194,7 +194,7 @@ pub fn served(client: &mut TcpStream) -> Option<String> {
     Some(answer.trim_end_matches(":who?").to_owned())
 }
 
-/// Who serves so many new clients, one after the other; each has gone before the next one comes.
+/// The servers of this many new clients, one after the other; each has left before the next one connects.
 pub fn each_served(balance: &Balance, clients: usize) -> Vec<Option<String>> {
     let one = |_| {
         let mut client = balance.connect();
@@ -205,7 +205,7 @@ pub fn each_served(balance: &Balance, clients: usize) -> Vec<Option<String>> {
     (0..clients).map(one).collect()
 }
 
-/// An address where nobody listens.
+/// An address where no process listens.
 pub fn nobody() -> (Reserved, String) {
     let port = Reserved::new();
     let address = format!("127.0.0.1:{}", port.port());

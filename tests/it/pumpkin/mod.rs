@@ -74,7 +74,7 @@ impl Pumpkin {
         });
     }
 
-    /// Likewise, on standard error.
+    /// The same, on standard error.
     pub fn warns(&self, token: &str, times: usize) {
         eventually(SOON, &format!("'{token}' {times} times on standard error"), || {
             self.err().matches(token).count() >= times
@@ -132,7 +132,7 @@ pub fn link(name: &str, dir: &Path) -> PathBuf {
     link
 }
 
-/// A port where nobody listens.
+/// A port where no process listens.
 pub fn nobody() -> (Reserved, String) {
     let port = Reserved::new();
     let address = format!("127.0.0.1:{}", port.port());

@@ -34,7 +34,7 @@ pub const ROWS: &[CommandRow] = &[
     CommandRow {
         name: "quit",
         arguments: "[force]",
-        help: "exit if no client is connected; force: reset clients",
+        help: "exit if no client is connected; force: reset them",
         run: commands::quit,
     },
     CommandRow {

@@ -30,10 +30,10 @@ pub fn help_config() -> String {
      are comments, indented lines continue the previous value, '%' is written '%%'.\n\
      A repeated key is an error; an unknown key causes a warning and is ignored.\n\n\
      [options]                 may be left out\n\
-     \x20 pre_resolve_workers=1   1 or true: look up names of workers once, at the start,\n\
-     \x20                         and ignore workers without an address. 0 or false:\n\
-     \x20                         look them up every 30 s; a worker without an address\n\
-     \x20                         counts as failed\n\
+     \x20 pre_resolve_workers=1   1 or true: look up names of workers once, at the\n\
+     \x20                         start, and ignore workers without an address.\n\
+     \x20                         0 or false: look them up every 30 s; a worker without\n\
+     \x20                         an address counts as failed\n\
      \x20 buffer_size=4096        initial size of a relay buffer in bytes, 1024 to\n\
      \x20                         65536; it grows with the traffic\n\
      \x20 strict_start=0          1 or true: a port that cannot be bound is an error.\n\

@@ -9,22 +9,22 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions};
 
-/// Of the whole process, as its children are.
+/// Global, because children belong to the whole process.
 static CHILDREN: Mutex<Children> = Mutex::new(Children { own: BTreeSet::new(), starting: 0, collects_others: false });
 
 struct Children {
-    /// Started here and not collected yet.
+    /// Started by this program and not collected yet.
     own: BTreeSet<i32>,
-    /// Starts under way: their numbers are not known yet, so nothing is collected.
+    /// Number of starts in progress. Their process ids are not known yet, so nothing is collected meanwhile.
     starting: usize,
     /// False in a program that has children of its own and only embeds a proxy.
     collects_others: bool,
 }
 
-/// Starts a child. Whoever calls this collects it.
+/// Starts a child. The caller collects it.
 ///
 /// # Errors
-/// What `spawn` says.
+/// The error of `spawn`.
 pub fn start(spawn: impl FnOnce() -> io::Result<Pid>) -> io::Result<Pid> {
     CHILDREN.lock().starting += 1;
     let started = spawn();
@@ -37,7 +37,7 @@ pub fn start(spawn: impl FnOnce() -> io::Result<Pid>) -> io::Result<Pid> {
     started
 }
 
-/// Waits until a child has ended. Its number stays its own until it is collected.
+/// Waits until a child has ended. Its process id is not reused until it is collected.
 ///
 /// # Errors
 /// When there is no such child.
@@ -48,7 +48,7 @@ pub fn wait(child: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// How a child ended. From now on its number may be anybody's.
+/// Collects a child and returns how it ended. From now on its process id may be reused.
 ///
 /// # Errors
 /// When there is no such child.
@@ -60,20 +60,20 @@ pub fn collect(child: Pid) -> io::Result<Option<WaitIdStatus>> {
     Ok(status?)
 }
 
-/// From now on children that were not started here are collected, those that have ended already at once.
+/// From now on, also collects children that this program did not start, beginning with those that have ended already.
 pub fn collect_others_from_now_on() {
     let mut children = CHILDREN.lock();
     children.collects_others = true;
     children.collect_others();
 }
 
-/// Some child has ended: collects it unless it was started here. Does not wait.
+/// After SIGCHLD: collects children that this program did not start. Does not wait.
 pub fn collect_others() {
     CHILDREN.lock().collect_others();
 }
 
 impl Children {
-    /// One that was started here and has ended hides those behind it: they follow when it has been collected.
+    /// waitid(2) reports an ended child of our own before others; the others follow when it has been collected.
     fn collect_others(&self) {
         if !self.collects_others || self.starting > 0 {
             return;
@@ -82,10 +82,10 @@ impl Children {
             let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let ended = match waitid(Id::All, look) {
                 Ok(WaitStatus::Exited(child, _) | WaitStatus::Signaled(child, ..)) => Pid::from_raw(child.as_raw()),
-                // One that was ended by a signal without a name; nix does not say which one. It is not one of our own
-                // if there is none.
+                // A child ended by a signal that nix has no name for; nix does not say which child. It is not one of
+                // ours if we have none.
                 Err(nix::errno::Errno::EINVAL) if self.own.is_empty() => None,
-                // Nobody has ended, or there is no child at all.
+                // No child has ended, or there is none.
                 Ok(_) | Err(_) => return,
             };
             if ended.is_some_and(|child| self.own.contains(&child.as_raw_nonzero().get())) {

@@ -1,8 +1,8 @@
 //! Where to listen or connect: `host:port`, `[v6]:port` or the path of a Unix socket.
 //!
-//! An `Endpoint` that was parsed is well formed: its port is a number (service names were looked up while parsing), its
-//! host is not empty. Whether the host has an address is asked by [`Endpoint::resolve`], which may block on the
-//! network and so is called at the start and from the resolver's thread only.
+//! A parsed `Endpoint` is well formed: its port is a number (parsing resolves service names), its host is not empty.
+//! [`Endpoint::resolve`] looks up the host's address. It may block on the network, so only the start and the resolver's
+//! thread call it.
 
 use std::fmt;
 use std::io;
@@ -16,17 +16,17 @@ use nix::libc::AI_NUMERICHOST;
 /// Where to listen or connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// A host name or address (without brackets) and a port. An empty host is this machine: to connect to, or with all
-    /// of its addresses to listen on.
+    /// A host name or address (without brackets) and a port. An empty host means this machine: to connect to, or all of
+    /// its addresses to listen on.
     Tcp { host: String, port: u16 },
     /// The path of a Unix stream socket.
     Unix(PathBuf),
-    /// What was typed where an endpoint belongs. It never has an address: for programs that take what cannot be used
-    /// for a backend that cannot be reached.
+    /// Text that is not an endpoint. It never has an address: for dialects in which a malformed backend counts as
+    /// unreachable.
     Malformed(String),
 }
 
-/// One address that can be dialled or bound without asking anybody.
+/// An address that can be dialled or bound without a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
@@ -38,7 +38,7 @@ impl Endpoint {
         Endpoint::Tcp { host: host.into(), port }
     }
 
-    /// Whether `resolve` has to ask somebody: a name rather than an address.
+    /// Whether `resolve` needs a look-up: the host is a name rather than an address.
     pub fn is_name(&self) -> bool {
         match self {
             Endpoint::Tcp { host, .. } => !host.is_empty() && numeric(host).is_none(),
@@ -46,8 +46,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether both are certainly the same place, however they are spelled: nobody is asked, and no answer of a
-    /// resolver could change that.
+    /// Whether both are certainly the same place, however they are written. Does no look-up: no answer of a resolver
+    /// could change the result.
     pub fn is_same_place(&self, other: &Endpoint) -> bool {
         match (self, other) {
             (Endpoint::Tcp { host, port }, Endpoint::Tcp { host: other, port: other_port }) => {
@@ -64,11 +64,10 @@ impl Endpoint {
         }
     }
 
-    /// All addresses, in the order they should be tried; never empty. May block for as long as the system's resolver
-    /// does.
+    /// All addresses, in the order in which to try them; never empty. May block as long as the system's resolver does.
     ///
     /// # Errors
-    /// The resolver's answer when the name has no address or nobody could be asked.
+    /// The resolver's error when the name has no address or the look-up failed.
     pub fn resolve(&self) -> io::Result<Vec<Address>> {
         let (host, port) = match self {
             Endpoint::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
@@ -107,11 +106,11 @@ impl Endpoint {
     /// All addresses to listen on; never empty. Blocks like [`Endpoint::resolve`].
     ///
     /// # Errors
-    /// Likewise.
+    /// Like [`Endpoint::resolve`].
     pub fn resolve_own(&self) -> io::Result<Vec<Address>> {
         match self {
             Endpoint::Tcp { host, port } if host.is_empty() => {
-                // One socket for IPv6 takes IPv4, too. A system without IPv6 has no such socket.
+                // An IPv6 socket also accepts IPv4. A system without IPv6 has no such socket.
                 let six = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
                 let ip: IpAddr = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
                 Ok(vec![Address::Tcp(SocketAddr::new(ip, *port))])
@@ -120,11 +119,11 @@ impl Endpoint {
         }
     }
 
-    /// Reads where this program is to listen: the host may be missing, for all addresses of this machine, and port 0
-    /// lets the system choose.
+    /// Parses an address to listen on: without a host it means all addresses of this machine; for port 0 the system
+    /// chooses one.
     ///
     /// # Errors
-    /// Why the text is no endpoint.
+    /// Why the text is not an endpoint.
     pub fn parse_own(text: &str) -> Result<Endpoint, BadEndpoint> {
         let port = |port: &str| if port == "0" { Some(0) } else { port_number(port) };
         match text.strip_prefix(':').and_then(port) {
@@ -136,7 +135,7 @@ impl Endpoint {
         }
     }
 
-    /// The two words a switch script is given for this endpoint: host and port, or the path and `0`.
+    /// The two arguments for a switch script: host and port, or the path and `0`.
     pub fn host_and_port(&self) -> (String, String) {
         match self {
             Endpoint::Tcp { host, port } => (host.clone(), port.to_string()),
@@ -146,7 +145,7 @@ impl Endpoint {
     }
 }
 
-/// glibc's sentence without the prefix that the crate puts before it.
+/// glibc's message without the prefix added by the crate.
 fn resolver_words(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(": ") {
@@ -155,9 +154,9 @@ fn resolver_words(error: &io::Error) -> String {
     }
 }
 
-/// The address that `host` spells out, if it does, in any spelling that getaddrinfo(3) takes: with a zone, or an IPv4
-/// address with fewer than four numbers. A v4-mapped address is the IPv4 address in it: sockets for IPv6 alone do not
-/// take it. Nobody is asked. The port is 0.
+/// The address that `host` is, in any form that getaddrinfo(3) accepts: with a zone, or an IPv4 address of fewer than
+/// four numbers. A v4-mapped address becomes IPv4, because IPv6-only sockets do not accept it. Does no look-up. The
+/// port is 0.
 fn numeric(host: &str) -> Option<SocketAddr> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Some(SocketAddr::new(ip.to_canonical(), 0));
@@ -170,7 +169,7 @@ fn numeric(host: &str) -> Option<SocketAddr> {
     getaddrinfo(Some(host), None, Some(hints)).ok()?.next()?.ok().map(|info| info.sockaddr)
 }
 
-/// The addresses a host certainly has. Connections to the unspecified address go to this machine.
+/// The addresses a host certainly has. A connection to the unspecified address goes to this machine.
 fn known_addresses(host: &str) -> Vec<SocketAddr> {
     let [four, six] = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     let local = |ip| SocketAddr::new(ip, 0);
@@ -182,24 +181,24 @@ fn known_addresses(host: &str) -> Vec<SocketAddr> {
     }
 }
 
-/// Whether this is an IPv6 address; one of a link may have its zone, `fe80::1%eth0`.
+/// Whether this is an IPv6 address. A link-local one may have a zone, `fe80::1%eth0`.
 pub fn is_six(text: &str) -> bool {
     let (address, zone) = text.split_once('%').unwrap_or((text, "-"));
-    // What the name of a network interface cannot have.
+    // Characters that the name of a network interface cannot contain.
     let strange = |c: char| c.is_whitespace() || c.is_control() || "/:[]%".contains(c);
     address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && !zone.contains(strange)
 }
 
-/// Reads a host without a port: a name, or an address in any spelling that the system takes. An IPv6 address may be in
-/// brackets, which are not returned.
+/// Parses a host without a port: a name, or an address in any form that the system accepts. Removes the brackets of an
+/// IPv6 address.
 pub fn bare_host(text: &str) -> Option<&str> {
     let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let strange = |c: char| c.is_whitespace() || c.is_control() || "/:[]".contains(c);
     (is_six(host) || !host.is_empty() && !host.contains(strange)).then_some(host)
 }
 
-/// Takes `HOST` and `HOST:PORT` apart. An IPv6 address is in brackets, or bare where that can be read in one way only:
-/// `::1` has no port, `::ffff:10.0.0.1:80` has one. Nothing else about host and port is checked.
+/// Splits `HOST` or `HOST:PORT`. An IPv6 address is in brackets, or bare if it can be read in one way only: `::1` has
+/// no port, `::ffff:10.0.0.1:80` has one. Does not check host and port any further.
 ///
 /// # Errors
 /// What is wrong with the brackets or colons.
@@ -225,7 +224,7 @@ pub fn split_port(text: &str) -> Result<(&str, Option<&str>), &'static str> {
     }
 }
 
-/// Why a text is not an endpoint. `Display` says what was given and what would do.
+/// Why a text is not an endpoint. `Display` shows the text and the accepted forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadEndpoint {
     given: String,
@@ -259,7 +258,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// A port by number, or by the name the system's services database has for it; never 0.
+/// A port number, or the port of a service in the system's database; never 0.
 pub fn port_number(text: &str) -> Option<u16> {
     if text.is_empty() {
         return None;
@@ -272,7 +271,7 @@ pub fn port_number(text: &str) -> Option<u16> {
     found.next()?.ok().map(|info| info.sockaddr.port())
 }
 
-/// An address that is known; one of a link keeps its zone.
+/// A link-local address keeps its zone.
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Endpoint {
         match address {
@@ -284,12 +283,12 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// Where connections come from: an address of this machine, with the zone if it is one of a link.
+/// Source address of connections: an address of this machine, with its zone if it is link-local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source(SocketAddr);
 
 impl Source {
-    /// To be bound: the port is 0, so that the system chooses one.
+    /// The address to bind. Port 0 lets the system choose one.
     pub fn address(&self) -> SocketAddr {
         self.0
     }
@@ -298,7 +297,7 @@ impl Source {
 impl FromStr for Source {
     type Err = io::Error;
 
-    /// Reads an address or a name, which is looked up; of several addresses the first counts. May block like
+    /// Parses an address, or looks up a name; the first of several addresses counts. May block like
     /// [`Endpoint::resolve`].
     fn from_str(text: &str) -> io::Result<Source> {
         let host = bare_host(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no address"))?;

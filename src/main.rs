@@ -1,4 +1,4 @@
-//! The program: one command line in, one exit status out.
+//! The program: parses one command line and returns one exit status.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

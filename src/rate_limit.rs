@@ -1,9 +1,8 @@
-//! A kind of log line that comes in thousands when it comes: one a second is written, with how many were left out
-//! before it.
+//! Limits a frequent kind of log line to one per second, and counts the lines left out.
 
 use std::time::{Duration, Instant};
 
-/// One kind of line. Clones count for themselves.
+/// One kind of line. Clones count separately.
 #[derive(Clone, Debug, Default)]
 pub struct RateLimit {
     last: Option<Instant>,
@@ -13,7 +12,7 @@ pub struct RateLimit {
 impl RateLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// What is to be added to the line, if it is time for one.
+    /// Returns a suffix for the line if it is to be written.
     pub fn turn(&mut self, now: Instant) -> Option<String> {
         if self.last.is_some_and(|last| now.duration_since(last) < RateLimit::INTERVAL) {
             self.left_out += 1;
@@ -22,7 +21,7 @@ impl RateLimit {
         self.last = Some(now);
         match std::mem::take(&mut self.left_out) {
             0 => Some(String::new()),
-            number => Some(format!(" ({number} more like this since the line before)")),
+            number => Some(format!(" ({number} more like this since the previous line)")),
         }
     }
 }
@@ -37,7 +36,7 @@ mod tests {
         assert_eq!(lines.turn(start).as_deref(), Some(""));
         (1..1000).for_each(|n| assert_eq!(lines.turn(start + Duration::from_micros(n)), None));
         let told = lines.turn(start + RateLimit::INTERVAL);
-        assert_eq!(told.as_deref(), Some(" (999 more like this since the line before)"));
+        assert_eq!(told.as_deref(), Some(" (999 more like this since the previous line)"));
         assert_eq!(lines.turn(start + 2 * RateLimit::INTERVAL).as_deref(), Some(""));
     }
 }

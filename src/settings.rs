@@ -11,27 +11,27 @@ use crate::config::{Setting, Settings};
 pub struct SettingRow {
     pub name: &'static str,
     pub kind: Kind,
-    /// What the value counts, in the plural: the unit in messages.
+    /// What the value counts, in the plural; the unit in messages.
     pub unit: &'static str,
-    /// The least and the greatest value `set` takes, both included.
+    /// Smallest and largest value for `set`, both included.
     pub range: [f64; 2],
-    /// The same at the start, where programs in the field use more than `set` allows.
+    /// The range on the command line, which is wider because existing scripts use larger values.
     pub range_at_start: [f64; 2],
     make: fn(f64) -> Setting,
     show: fn(&Settings) -> String,
 }
 
-/// How a value is written.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Float,
     Int,
 }
 
-/// The one whose 0 is none.
+/// The setting for which 0 means no limit.
 const THROTTLE: &str = "max_open_conns";
 
-/// All of them, in the order in which they are listed.
+/// All settings, in the order in which `set` lists them.
 pub const ROWS: &[SettingRow] = &[
     SettingRow {
         name: "switch_max_time",
@@ -55,7 +55,7 @@ pub const ROWS: &[SettingRow] = &[
         name: THROTTLE,
         kind: Kind::Int,
         unit: "clients",
-        // The original refused 0, so that a throttle could not be lifted again.
+        // The original refused 0, so that a limit could not be removed.
         range: [10.0, 65_536.0],
         range_at_start: [0.0, 65_536.0],
         make: |value| Setting::MaxOpen(if value == 0.0 { None } else { Some(value as u32) }),
@@ -117,7 +117,8 @@ impl fmt::Display for SettingError {
 }
 
 impl SettingError {
-    /// For a command line, which may be in a file and is not there to be seen. The flag stands before it.
+    /// The message for a command line, with the given value because the command may be in a file. The caller adds the
+    /// flag.
     pub fn at_start(&self, given: &str) -> String {
         match self {
             SettingError::OutOfRange { row, range: [low, high] } => {
@@ -131,7 +132,7 @@ impl SettingError {
 }
 
 impl Kind {
-    /// What the reply of `set` has always called it.
+    /// The type's name in the reply of `set`, as in the original.
     fn name(self) -> &'static str {
         match self {
             Kind::Float => "float",
@@ -156,10 +157,10 @@ pub fn find(name: &str) -> Option<&'static SettingRow> {
 }
 
 impl SettingRow {
-    /// A value as `set` takes it. A throttle of 0 is none, and lifts one.
+    /// Parses a value for `set`. 0 removes the limit on open connections.
     ///
     /// # Errors
-    /// When it is no number of the row's kind, or outside the range.
+    /// When it is not a number of the row's kind, or outside the range.
     pub fn parse(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range)?;
         if value == 0.0 && self.name == THROTTLE {
@@ -168,22 +169,22 @@ impl SettingRow {
         self.within(value, self.range)
     }
 
-    /// A value as the command line takes it. There a negative throttle is none, too.
+    /// Parses a value from the command line. There, a negative limit on open connections also means no limit.
     ///
     /// # Errors
-    /// Like `parse`.
+    /// As for `parse`.
     pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range_at_start)?;
         let value = if self.name == THROTTLE { value.max(0.0) } else { value };
         self.within(value, self.range_at_start)
     }
 
-    /// The current value, as `set` lists it.
+    /// The current value, as listed by `set`.
     pub fn show(&self, settings: &Settings) -> String {
         (self.show)(settings)
     }
 
-    /// What a value is, in words.
+    /// The expected kind of value, in words.
     fn meant(&self) -> String {
         match self.kind {
             Kind::Float => format!("a number of {}", self.unit),
@@ -191,12 +192,12 @@ impl SettingRow {
         }
     }
 
-    /// A throttle of 0 is outside its range, and taken all the same.
+    /// For the limit on open connections, 0 is accepted although it is outside the range.
     fn or_no_limit(&self) -> &'static str {
         if self.name == THROTTLE { ", or 0 for no limit" } else { "" }
     }
 
-    /// `range` is for the words.
+    /// `range` is used in the message.
     fn number(&'static self, text: &str, range: [f64; 2]) -> Result<f64, SettingError> {
         let number = match self.kind {
             Kind::Float => text.parse::<f64>().ok(),
@@ -205,7 +206,7 @@ impl SettingRow {
         number.ok_or_else(|| SettingError::WrongType { value: text.to_owned(), row: self, range })
     }
 
-    /// Not-a-number is within no range.
+    /// NaN is outside every range.
     fn within(&'static self, value: f64, range: [f64; 2]) -> Result<Setting, SettingError> {
         let [low, high] = range;
         if (low..=high).contains(&value) {

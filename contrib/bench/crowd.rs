@@ -1,5 +1,5 @@
-//! Many clients at once: what it costs to release those who are held, and whether a proxy full of idle clients can
-//! still switch. Every client must get its own answer, and in order of arrival.
+//! Many clients at once: what it costs to release held clients, and whether a proxy full of idle clients can still
+//! switch. Every client must get its own answer, in order of arrival.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -20,16 +20,16 @@ const RELEASED: [usize; 3] = [100, 1000, 5000];
 const ROUNDS: usize = 5;
 const IDLE: usize = 10_000;
 const HELD: usize = 5000;
-/// Both ends of every connection are in this process; the proxy has room for as many, and for the pipes it might need.
+/// Both ends of every connection are in this process, and the proxy needs as many, plus its pipes.
 const DESCRIPTORS: u64 = 2 * (IDLE + HELD) as u64 + 2000;
 
-/// The script waits for a file, so that everybody is held before it ends.
+/// The script waits for a file, so that all clients are held before it ends.
 const SCRIPT: &str = "#!/bin/sh\nwhile [ ! -e \"$0.go\" ]; do sleep 0.02; done\ndate +%s%N >\"$0.end\"\n";
 
-/// Releases so many and so many; returns whether everybody was served in order.
+/// Releases different numbers of clients; returns whether all were served in order.
 ///
 /// # Errors
-/// When anything but the order goes wrong.
+/// On any error except a wrong order.
 pub fn releases(cbpx: &Path) -> io::Result<bool> {
     let mut in_order = true;
     raise_descriptor_limit(4 * HELD as u64);
@@ -56,7 +56,7 @@ pub fn releases(cbpx: &Path) -> io::Result<bool> {
     Ok(in_order)
 }
 
-/// All in milliseconds.
+/// In milliseconds.
 struct Released {
     first: f64,
     last: f64,
@@ -83,7 +83,7 @@ fn release(cbpx: &Path, number: usize) -> io::Result<Released> {
     Ok(Released { first, last, cpu: cpu.as_secs_f64() * 1e3, in_order: order.is_sorted() })
 }
 
-/// What the server and the clients need by themselves: milliseconds until the last one is served.
+/// The time that server and clients need without a proxy: milliseconds until the last client is served.
 fn without_a_proxy(number: usize) -> io::Result<f64> {
     let listener = listen()?;
     let to = listener.local_addr()?;
@@ -96,10 +96,10 @@ fn without_a_proxy(number: usize) -> io::Result<f64> {
     Ok(took.as_secs_f64() * 1e3)
 }
 
-/// A switch while a proxy is full of idle clients; returns whether everybody was served in order.
+/// A switch while a proxy is full of idle clients; returns whether all held clients were served in order.
 ///
 /// # Errors
-/// When anything but the order goes wrong.
+/// On any error except a wrong order.
 pub fn many_idle(cbpx: &Path) -> io::Result<bool> {
     let descriptors = raise_descriptor_limit(DESCRIPTORS);
     let part = |number: usize| number * descriptors.min(DESCRIPTORS) as usize / DESCRIPTORS as usize / 10 * 10;
@@ -122,7 +122,7 @@ pub fn many_idle(cbpx: &Path) -> io::Result<bool> {
     wait_until_held(&subject, held_number)?;
     let holding = cpu(pid)?.saturating_sub(begun);
     let fullest = Vitals::of(pid)?;
-    // While the switch waits for them, those who are connected work on.
+    // While the switch waits for connected clients, these still work.
     for (number, client) in idle.iter().enumerate() {
         (&*client).write_all(&(number as u32).to_be_bytes())?;
     }
@@ -168,7 +168,7 @@ pub fn many_idle(cbpx: &Path) -> io::Result<bool> {
     Ok(order.is_sorted())
 }
 
-/// With the standard library's queue of 128 the kernel would drop part of a burst and repeat it a second later: that
+/// With the standard library's queue of 128 the kernel would drop part of a burst and retry it a second later: that
 /// would measure the server.
 pub fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -188,7 +188,7 @@ fn ask(to: SocketAddr, numbers: std::ops::Range<usize>) -> io::Result<Vec<TcpStr
     numbers.map(client).collect()
 }
 
-/// Reads everybody's own number, from `offset` on; returns when the first and when the last had it.
+/// Reads each client's own number, from `offset` on; returns when the first and the last client had it.
 fn answers(clients: &[TcpStream], offset: usize) -> io::Result<std::array::IntoIter<u128, 2>> {
     let mut first = 0;
     for (at, mut client) in clients.iter().enumerate() {
@@ -207,11 +207,11 @@ fn answers(clients: &[TcpStream], offset: usize) -> io::Result<std::array::IntoI
 /// The numbers in order of arrival, and the connections.
 type Served = (Vec<u32>, Vec<TcpStream>);
 
-/// Accepts so many clients and answers each with its number.
+/// Accepts `number` clients and answers each with its number.
 fn serve(listener: TcpListener, number: usize) -> JoinHandle<io::Result<Served>> {
     thread::spawn(move || {
         let (accepted, arrivals) = mpsc::channel();
-        // Whoever is accepted may wait for its answer while others are accepted: no queue overflows.
+        // Accepting continues while an accepted client waits for its answer, so that no queue overflows.
         let answering = thread::spawn(move || -> io::Result<Served> {
             let (mut order, mut streams) = (Vec::new(), Vec::new());
             for mut stream in arrivals {
@@ -242,7 +242,7 @@ fn answer(stream: &mut TcpStream) -> io::Result<u32> {
     Ok(u32::from_be_bytes(number))
 }
 
-/// Begins a switch and waits for its first row: from then on nobody new reaches a server.
+/// Starts a switch and waits for its first row: from then on no new client reaches a server.
 fn shut_the_gate(subject: &Subject) -> io::Result<TcpStream> {
     let mut switch = subject.begin("switch")?;
     let mut answer = Vec::new();
@@ -270,7 +270,7 @@ fn wait_until_held(subject: &Subject, number: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns how many there are now: only root may raise the hard limit, and not everywhere.
+/// Returns the resulting limit: only root may raise the hard limit, and not everywhere.
 fn raise_descriptor_limit(number: u64) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some_and(|current| current < number) {
@@ -281,10 +281,10 @@ fn raise_descriptor_limit(number: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// What all threads of a process have run so far.
+/// CPU time of all threads of a process so far.
 fn cpu(pid: u32) -> io::Result<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
-    // One that ends between the two reads is left out.
+    // A thread that ends between the two reads is omitted.
     let run = |task: io::Result<fs::DirEntry>| {
         let times = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
         times.split_whitespace().next()?.parse::<u64>().ok()

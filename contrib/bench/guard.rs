@@ -1,16 +1,16 @@
-//! Ends what a benchmark has started when the benchmark has ended, however it did: also by SIGKILL, which tells nobody.
+//! Kills what a benchmark has started when the benchmark has ended, even by SIGKILL.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// A process of its own, which waits for the end of its standard input. Dropped in order, it does nothing.
+/// A process that waits for the end of its standard input. If the guard is dropped in order, the process does nothing.
 #[derive(Debug)]
 pub struct Guard(Child);
 
 impl Guard {
-    /// `target` as kill(1) takes it: a process, or a group with a `-` before it. `directory` is removed with it.
+    /// `target` is as for kill(1): a process, or a group with a `-` before it. `directory` is removed too.
     ///
     /// # Errors
     /// When no process can be started.
@@ -25,7 +25,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(mut input) = self.0.stdin.take() {
-            // If it has ended, there is nobody to be told.
+            // Fails if the process has already ended.
             writeln!(input, "over").ok();
         }
         self.0.wait().ok();

@@ -1,5 +1,5 @@
-//! A soak of a real cbpx process: see `soak_load`. Exit status 1 when anything leaked, any answer was wrong or a client
-//! that behaved saw an error. Start it with `contrib/bench/soak`.
+//! A soak test of a real cbpx process: see `soak_load`. Exit status 1 on a leak, a wrong answer or an error at a
+//! well-behaved client. Start it with `contrib/bench/soak`.
 
 mod soak_load;
 mod subject;
@@ -15,7 +15,7 @@ use clap::Parser;
 
 use crate::soak_load::Plan;
 
-/// Full load and a switch every few seconds; at the end nothing may have leaked and nobody may have been harmed
+/// Full load and a switch every few seconds; fails on leaks and on errors of well-behaved clients
 #[derive(Debug, Parser)]
 #[command(name = "contrib/bench/soak")]
 struct Options {
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         crews: options.crews,
         seed: options.seed,
     };
-    // Whoever is impatient gets the verdict so far, and no process is left running.
+    // An interrupt prints the verdict so far, and leaves no process running.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&stop)) {

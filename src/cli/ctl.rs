@@ -1,4 +1,4 @@
-//! `cbpx ctl`: talks to a running cbpx, for people, cron and Ansible. The exit status tells the outcome.
+//! `cbpx ctl`: sends a command to a running cbpx, for people, cron and Ansible. The exit status tells the outcome.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -25,10 +25,10 @@ use crate::observe::words::system_words;
                   2 usage, 3 no answer: cbpx cannot be reached, or went silent."
 )]
 struct CtlArguments {
-    /// Where it listens for remote control: HOST:PORT or the path of its Unix socket
+    /// Where cbpx listens for remote control: HOST:PORT or the path of its Unix socket
     #[arg(long, value_name = "HOST:PORT|PATH", default_value = "127.0.0.1:5433", env = "CBPX_CTL")]
     to: Endpoint,
-    /// Give up when nothing comes for so many seconds
+    /// Give up after SEC seconds without an answer
     #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
     timeout: f64,
     /// The command and its arguments: `help` lists them
@@ -40,12 +40,12 @@ struct CtlArguments {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CtlRequest {
     pub to: Endpoint,
-    /// The longest silence.
+    /// The longest silence before it gives up.
     pub timeout: Duration,
     pub command: String,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum CtlOutcome {
     Done,
@@ -96,7 +96,7 @@ impl CtlRequest {
 
     fn converse(&self, stream: &Stream, out: &mut impl Write) -> io::Result<CtlOutcome> {
         let lost = |words: &str| CtlOutcome::Unreachable(format!("no answer from cbpx at {}: {words}", self.to));
-        // If it has closed the connection already it has said why, and that is read below.
+        // If cbpx has already closed the connection it sent the reason, which is read below.
         let asked = writeln!(&mut &*stream, "{CTL_WORD} {}", self.command);
         stream.shutdown(Shutdown::Write);
         if let Err(e) = stream.set_read_timeout(Some(self.timeout)) {
@@ -106,7 +106,7 @@ impl CtlRequest {
         let mut verdict = None;
         let mut received = [0; 4096];
         let mut silent_since = Instant::now();
-        // Whoever reads our output may stop; what the command does, and our exit status, do not depend on that.
+        // Standard output may be closed early; the command and our exit status do not depend on it.
         let mut heard = true;
         loop {
             match (&mut &*stream).read(&mut received) {

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 use super::{Invocation, Usage};
 use crate::dialects::{COLUMNS, refused};
 
-/// What was asked for.
+/// The parsed options.
 #[derive(Clone, Debug, Parser, PartialEq, Eq)]
 #[command(
     name = "cbpx demo",
@@ -26,10 +26,10 @@ pub struct DemoOptions {
     pub stay: bool,
 }
 
-/// Reads the words after `cbpx`, `demo` first.
+/// Parses the words after `cbpx`, beginning with `demo`.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Explains what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Usage> {
     match DemoOptions::try_parse_from(arguments) {
         Ok(options) => Ok(Invocation::Demo(options)),

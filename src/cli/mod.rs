@@ -1,5 +1,5 @@
-//! From the words that were typed to what is to be done: which dialect reads them. Pure: no socket or clock, and no
-//! file but one that is a dialect's configuration.
+//! Parses the command line: which dialect reads it, and what it asks for. Pure: no socket or clock, and no file except
+//! a dialect's configuration.
 
 pub mod ctl;
 pub mod demo;
@@ -17,15 +17,15 @@ use crate::dialects::{DIALECTS, Parsed, balance, cbpx};
 pub enum Invocation {
     /// Run a proxy. `warnings` are for standard error.
     Serve { config: Box<Config>, warnings: Vec<String> },
-    /// Talk to a running one.
+    /// Send a command to a running cbpx.
     Ctl(ctl::CtlRequest),
-    /// Talk to a running one whose words are those of backends.
+    /// Talk to a running instance of the balance dialect.
     Instance(balance::InstanceRequest),
-    /// Show the main job.
+    /// Run the demo.
     Demo(demo::DemoOptions),
     /// Help or version, for standard output.
     Print(String),
-    /// Words for standard error, and the exit status that goes with them: for dialects that end so.
+    /// Text for standard error, and an exit status other than that of a usage error.
     Tell { text: String, status: u8 },
 }
 
@@ -40,10 +40,10 @@ impl From<Parsed> for Invocation {
     }
 }
 
-/// Reads a whole command line, program name first.
+/// Parses a whole command line, which begins with the program's name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Explains what is wrong with it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let program = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());

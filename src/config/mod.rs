@@ -1,8 +1,8 @@
-//! The one configuration model: what the program needs to know, and nothing about how it was typed.
+//! The configuration model: what the program needs to know, independent of how it was typed.
 //!
-//! Every field is required: a dialect (a file in `cli`) decides each value, so that a new field stops every dialect's
-//! build until it has been thought about. No parsing, no defaults and no dialect's name here; values that could be
-//! wrong were refused before they got here.
+//! Every field is required: each dialect (a folder in `dialects`) decides each value, so a new field breaks the build
+//! of every dialect until it does. No parsing, no defaults and no dialect's name here; invalid values were rejected
+//! before.
 
 mod process;
 mod upstream;
@@ -18,81 +18,81 @@ use crate::endpoint::{Endpoint, Source};
 /// Everything one process runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// At least one. Each has listeners, clients and an active upstream of its own.
+    /// At least one. Each has its own listeners, clients and active upstream.
     pub services: Vec<Service>,
-    /// Where operators may talk to the first service.
+    /// Where operators control the first service.
     pub control: Control,
     pub log: Log,
-    /// One line for each client that has gone, in the layout of web servers; appended to, opened again with the log.
+    /// One line per closed client, in the format of web servers. The file is opened for appending and reopened together
+    /// with the log.
     pub access_log: Option<PathBuf>,
     pub process: Process,
 }
 
-/// Listeners, the upstreams its clients may be sent to, and its limits.
+/// Listeners, upstreams and limits.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Names the listener threads.
+    /// Part of the names of the listener threads.
     pub name: String,
     pub listeners: Vec<Endpoint>,
     pub network: Network,
-    /// At least one; the one at index 0 is active at the start. A switchover goes from the active one to the next,
-    /// and from the last one back to the first.
+    /// At least one; the first is active at the start. A switchover goes to the next one, and from the last back to the
+    /// first.
     pub upstreams: Vec<Upstream>,
-    /// The values an operator may change while the service runs.
+    /// The values that an operator can change while the service runs.
     pub settings: Settings,
-    /// Started when the last client has left the old upstream; exit 0 lets the switchover succeed.
+    /// Run when the last client has left the old upstream; the switchover succeeds only if it exits with 0.
     pub script: Option<PathBuf>,
-    /// What becomes of a client when each backend that could take it is at its limit.
+    /// What happens to a client when every backend that could take it is at its limit.
     pub when_full: WhenFull,
     /// How often a client is offered to all backends before it is rejected.
     pub retry: RetryPolicy,
-    /// What random choices begin with: the same seed, the same choices.
+    /// Seed of the random choices: the same seed gives the same choices.
     pub seed: u64,
-    /// How many dials may be under way at once. Bounds what a release of many held clients asks of a backend's accept
-    /// queue, and what a backend that never answers can tie up.
+    /// Maximum number of dials in progress. It limits how fast released clients fill a backend's accept queue, and what
+    /// an unresponsive backend ties up.
     pub max_dials: usize,
-    /// How long clients may go on after the program was told to stop; [`AS_LONG_AS_IT_TAKES`] is no limit.
+    /// Time for clients to finish after the program was told to stop; [`AS_LONG_AS_IT_TAKES`]: no limit.
     pub grace: Duration,
 }
 
-/// What fits into every socket while nobody reads it.
+/// Every socket holds this many bytes before anybody reads them.
 pub const MOST_FIRST_BYTES: usize = 32 * 1024;
 
 /// A hundred years.
 pub const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// What concerns a service's sockets, and nothing that is decided about its clients.
+/// Options of a service's sockets; they do not influence decisions about clients.
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// The length given to `listen(2)`; `i32::MAX` is the system's maximum.
+    /// The length passed to `listen(2)`; `i32::MAX` selects the system's maximum.
     pub backlog: i32,
     /// Threads that accept on each listener; at least one.
     pub accept_threads: usize,
-    /// Several processes may listen on one address, and the system spreads new clients over them.
+    /// Several processes may listen on one address; the system distributes new clients over them.
     pub share_port: bool,
-    /// A listener that cannot be bound is tried again so often; `None` is an error at the start.
+    /// Interval of retries if a listener cannot be bound; `None`: an error at the start.
     pub bind_retry: Option<Duration>,
-    /// A client counts as arrived once it has sent so many bytes, which are passed on like all others; at most
+    /// A client counts as arrived once it has sent this many bytes, which are relayed like all others; at most
     /// [`MOST_FIRST_BYTES`].
     pub first_bytes: usize,
-    /// Where connections to backends come from.
+    /// Source address of connections to backends.
     pub source: Option<Source>,
-    /// How long one dial may take, all addresses of a name together; [`AS_LONG_AS_IT_TAKES`] is as long as the
-    /// system's.
+    /// Time limit of one dial, over all addresses of a name; [`AS_LONG_AS_IT_TAKES`] leaves the limit to the system.
     pub connect_timeout: Duration,
-    /// What a backend means that has no address at the start.
+    /// How a backend without an address at the start is treated.
     pub unresolved: OnUnresolved,
-    /// A connection that has been silent for so long is probed; `None` is never.
+    /// A connection that has been silent this long is probed; `None`: never.
     pub keepalive: Option<Duration>,
-    /// A client is closed when no byte has passed either way for so long.
+    /// A client is closed after this time without a byte in either direction.
     pub idle_timeout: Option<Duration>,
-    /// Everything that passes is shown on standard output.
+    /// Show all transferred bytes on standard output.
     pub show_bytes: bool,
 }
 
 impl Network {
-    /// Sockets as they come: for programs that bring their own servers (the demo, a test). A dialect decides each
-    /// value.
+    /// Plain sockets, for programs that bring their own servers (the demo, a test). Dialects decide each value
+    /// themselves.
     pub fn plain() -> Network {
         Network {
             backlog: 4096,
@@ -110,23 +110,23 @@ impl Network {
     }
 }
 
-/// What a backend means that has no address at the start.
+/// How a backend without an address at the start is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnresolved {
     /// An error: the program does not start.
     Error,
-    /// A backend that cannot be reached until its name has an address; also one whose endpoint is none at all
+    /// It is unreachable until its name has an address. Also used for an endpoint that is malformed
     /// ([`Endpoint::Malformed`]).
     Unreachable,
 }
 
 impl Service {
-    /// All backends, upstream by upstream: the core's ids count them in this order.
+    /// All backends, upstream by upstream. The core's ids count in this order.
     pub fn backends(&self) -> impl Iterator<Item = &Backend> {
         self.upstreams.iter().flat_map(Upstream::backends)
     }
 
-    /// Whether a choice depends on what has passed through connections that are still open.
+    /// Whether a choice depends on the traffic of connections that are still open.
     pub fn goes_by_flow(&self) -> bool {
         self.upstreams.iter().flat_map(|upstream| &upstream.groups).any(|group| match group.policy {
             Policy::Least(weights) => weights.bytes > 0 || weights.time > 0,
@@ -135,14 +135,14 @@ impl Service {
     }
 }
 
-/// The values an operator may change while the service runs. The ranges are in `settings`.
+/// The values that an operator can change while the service runs. `settings` has their ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How long a switchover may take, script included. Zero makes each one fail at once.
+    /// Maximum duration of a switchover, including its script. Zero makes every switchover fail at once.
     pub switch_max_time: Duration,
-    /// A client that arrives while so many are held ends a running switchover.
+    /// A client that arrives while this many are held makes a running switchover fail.
     pub max_queued: u32,
-    /// The most clients assigned a backend at once; `None` is no throttle.
+    /// Maximum number of clients assigned at once; `None`: no limit.
     pub max_open: Option<u32>,
     /// Interval of the progress rows of `switch`.
     pub switch_loop_wait: Duration,
@@ -178,27 +178,30 @@ impl Settings {
     }
 }
 
-/// Where operators may talk to the program.
+/// Where and how operators control the program.
 #[derive(Clone, Debug)]
 pub struct Control {
     /// Listeners of the control protocol, TCP or Unix.
     pub listeners: Vec<Endpoint>,
-    /// Read commands from the terminal, when there is one.
+    /// Read commands from the terminal, if there is one.
     pub console: bool,
     pub words: Commands,
-    /// Where the Unix sockets of several programs lie together: made, for everybody to use, if it is missing.
+    /// Directory shared by the Unix sockets of several instances. If it is missing it is created, writable for
+    /// everybody.
     pub directory: Option<PathBuf>,
 }
 
-/// What operators say, and what they are answered.
+/// The set of control commands and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commands {
-    /// The service is moved from one upstream to the next: `switch`, `stats`, `set`. Heard until the program ends.
+    /// Commands that move the service from one upstream to the next: `switch`, `stats`, `set`. Available until the
+    /// program ends.
     Switchover,
-    /// The backends of its first upstream are looked at and changed, group by group: `show`, `disable`, `create`. Heard
-    /// as long as clients are accepted: then somebody else may take over the address, and the name of its control.
+    /// Commands that show and change the backends of the first upstream, group by group: `show`, `disable`, `create`.
+    /// Available only while clients are accepted, because a new instance may then take over the address and the
+    /// socket's name.
     Backends {
-        /// Of a group that is told to go by the client's address from now on.
+        /// Used by a group that is switched to hashing the client's address.
         hash_failover: Failover,
     },
 }

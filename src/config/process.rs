@@ -6,23 +6,23 @@ use std::time::Duration;
 /// What concerns the process as a whole.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// What it is called in what it says on standard error, and to the system's logger.
+    /// The program's name on standard error and for the system's logger.
     pub name: String,
     /// Leave the terminal once everything is bound and checked.
     pub background: bool,
-    /// Written once everything is bound and checked, removed at the end.
+    /// Path of the pid file: written once everything is bound and checked, removed at the end.
     pub pid_file: Option<PathBuf>,
-    /// A CPU profile of the run is written there at its end.
+    /// Where a CPU profile of the run is written at its end.
     pub cpu_profile: Option<PathBuf>,
     pub on_hangup: OnHangup,
     pub on_interrupt: OnInterrupt,
-    /// How often the counters of all backends are written to the log.
+    /// Interval at which the counters of all backends are logged.
     pub tally: Option<Duration>,
     pub statuses: Statuses,
 }
 
 impl Process {
-    /// One in the foreground that ends when it is told to: for programs that bring their own servers.
+    /// A process in the foreground, for programs that bring their own servers.
     pub fn plain() -> Process {
         Process {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -40,7 +40,7 @@ impl Process {
 /// What SIGHUP means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnHangup {
-    /// The log files are opened again.
+    /// Reopen the log files.
     Reopen,
     /// The same as SIGTERM.
     Stop,
@@ -49,35 +49,35 @@ pub enum OnHangup {
 /// What SIGINT means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// A running switchover is undone; else the program ends if nobody is connected, or at the second time. In a
+    /// Abort a running switchover; otherwise end the program if no client is connected, or at the second signal. In a
     /// process with several services, the same as SIGTERM.
     Ask,
     /// The same as SIGTERM.
     Stop,
 }
 
-/// Exit statuses of a program that could not start, by what was in the way.
+/// Exit statuses of a program that could not start, by cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statuses {
-    /// A name without an address.
+    /// A name has no address.
     pub resolve: u8,
-    /// An address that cannot be listened on.
+    /// An address cannot be listened on.
     pub listen: u8,
     /// Anything else.
     pub other: u8,
 }
 
-/// Where log lines go, which, and what they look like.
+/// Target, level and format of the log.
 #[derive(Clone, Debug)]
 pub struct Log {
     pub target: LogTarget,
     pub level: log::LevelFilter,
     pub style: LogStyle,
-    /// Of a file that is created for it, as for chmod(2); the umask takes away from it.
+    /// Mode of a new log file, as for chmod(2), less the umask.
     pub mode: u32,
 }
 
-/// What a log line looks like, and which words it uses.
+/// The format and wording of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStyle {
     /// `2026-11-21 02:07:22,331 INFO    [thread    ] (module) [L:114] text`
@@ -86,7 +86,7 @@ pub enum LogStyle {
     Slashes,
     /// `[ Sat Nov 21 02:20:24 2026 ] text`
     Brackets,
-    /// `[Sat Nov 21 02:20:24 2026] [error] text`, as web servers have it
+    /// `[Sat Nov 21 02:20:24 2026] [error] text`, the format of web servers
     Web,
     /// `text`
     Bare,
@@ -95,14 +95,14 @@ pub enum LogStyle {
 /// Where log lines go.
 #[derive(Clone, Debug)]
 pub enum LogTarget {
-    /// Appended to, reopened on SIGHUP.
+    /// Opened for appending, reopened on SIGHUP.
     File(PathBuf),
     /// Standard error.
     StandardError,
-    /// Warnings and errors on standard error, all else on standard output.
+    /// Warnings and errors to standard error, all else to standard output.
     BothStandards,
-    /// The system's logger, without the time, which it adds itself.
+    /// The system's logger; the time is omitted because the logger adds it.
     Syslog,
-    /// Nowhere: for a proxy inside another program (the demo, a test).
+    /// No log: for a proxy inside another program (the demo, a test).
     Nowhere,
 }

@@ -1,21 +1,21 @@
-//! Whom clients may be sent to: backends in groups, groups in upstreams, and by which rules one of them is chosen. The
-//! rules themselves are in `core::pool`.
+//! Where clients may be sent: backends in groups, groups in upstreams, and the rules for choosing one. `core::pool`
+//! implements the rules.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 
-/// What becomes of a client when each backend that could take it is at its limit.
+/// What happens to a client when every backend that could take it is at its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WhenFull {
-    /// It waits, and those behind it whom somebody else can take go first.
+    /// It waits. Clients behind it that another backend can take are served first.
     Wait,
     /// It is closed at once.
     Close,
 }
 
-/// How often a client is offered to all backends. Between two rounds it is held, and dropped when it has hung up.
+/// How often a client is offered to all backends. Between two rounds it is held, and dropped if it hangs up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryPolicy {
     /// At least one.
@@ -27,7 +27,7 @@ pub struct RetryPolicy {
 /// An ordered list of groups, tried in turn for each client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// One that has no backends is passed over.
+    /// A group without backends is skipped.
     pub groups: Vec<Group>,
 }
 
@@ -40,41 +40,41 @@ pub struct Group {
     pub backends: Vec<Backend>,
 }
 
-/// In which order a group offers its backends to a client. Those that are disabled or full, and those that refused
-/// this client already, are passed over.
+/// The order in which a group offers its backends to a client. Backends that are disabled, full, or have refused this
+/// client are skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Policy {
-    /// The next one after the last one chosen.
+    /// In turn, beginning after the one chosen last.
     RoundRobin,
-    /// As they are listed: the first one that can be used has all the load.
+    /// As listed: the first usable backend takes all the load.
     InOrder,
-    /// By the client's address: the same client gets the same backend. Who comes to a backend that fails is spread over
-    /// the others; nobody else moves.
+    /// By a hash of the client's address: the same client gets the same backend. When a backend fails its clients are
+    /// spread over the others; no other client moves.
     ClientHash,
-    /// Who has had the least so far; of those who had the same, the next one after the last one chosen.
+    /// The least loaded backend so far; among equals, the next one after the one chosen last.
     Least(Weights),
 }
 
-/// What "least" means. Each measure is taken as the backend's share of what its group has had, times its weight.
+/// Weights of the load measures. Each measure is the backend's share of its group's total, times its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weights {
-    /// Of the number of dials so far.
+    /// Weight of the number of dials so far.
     pub connections: u32,
-    /// Of the bytes passed on so far, both ways together.
+    /// Weight of the bytes relayed so far, in both directions.
     pub bytes: u32,
-    /// Of the time of all connections so far.
+    /// Weight of the total duration of connections so far.
     pub time: u32,
 }
 
-/// Where a client goes when the backend it was given has refused it.
+/// Where a client goes when the backend assigned to it refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failover {
-    /// To the next one of the same group, and when there is none to the next group.
+    /// To the next backend of the group; if there is none, to the next group.
     WithinGroup,
-    /// To a random other one of the same group, and when there is none to the next group.
+    /// To another backend of the group, chosen at random; if there is none, to the next group.
     RandomOther,
-    /// To the next group. A group that goes by the client's address has then exactly one backend for each client, and
-    /// is passed over also when that one is disabled or full.
+    /// To the next group. A hash group then has exactly one backend for each client, and is skipped also if that
+    /// backend is disabled or full.
     NextGroup,
 }
 
@@ -82,29 +82,29 @@ pub enum Failover {
 /// group, can take the client; when there is none it is tried all the same, and a connection brings it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailurePolicy {
-    /// Nothing: the next client is offered it as before.
+    /// Nothing: the backend is offered as before.
     Ignore,
-    /// Failed for so long.
+    /// It counts as failed for this long.
     AvoidFor(Duration),
-    /// Failed until a probe (a connection that is closed again) succeeds. All are probed at the start, then one that
-    /// has failed each time so much time has passed; `None` is never again.
+    /// It counts as failed until a probe (a connection that is closed at once) succeeds. All backends are probed at the
+    /// start; failed ones are probed again at this interval; `None`: never again.
     UntilProbed { every: Option<Duration> },
-    /// Disabled until an operator enables it.
+    /// It is disabled until an operator enables it.
     Disable,
 }
 
-/// One endpoint clients are sent to.
+/// One endpoint that clients are sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     pub endpoint: Endpoint,
-    /// The most clients it may have at once; `None` is no limit.
+    /// Maximum number of clients at once; `None`: no limit.
     pub limit: Option<u32>,
-    /// Whether it takes clients at the start. An operator may change that.
+    /// Whether it is enabled at the start. An operator can change that.
     pub enabled: bool,
 }
 
 impl Upstream {
-    /// The upstream that is one backend without a limit of its own.
+    /// An upstream of one backend without a limit.
     pub fn single(endpoint: Endpoint) -> Upstream {
         Upstream { groups: vec![Group::sharing(vec![endpoint], FailurePolicy::Ignore)] }
     }
@@ -114,7 +114,7 @@ impl Upstream {
         self.groups.iter().flat_map(|group| &group.backends)
     }
 
-    /// Whether it is certainly the same servers, to be tried in the same order.
+    /// Whether both are certainly the same servers in the same order.
     pub fn is_same_as(&self, other: &Upstream) -> bool {
         let all_in = |these: &Group, those: &Group| {
             let known = |one: &Backend| those.backends.iter().any(|other| one.endpoint.is_same_place(&other.endpoint));
@@ -124,14 +124,14 @@ impl Upstream {
         self.groups.len() == other.groups.len() && pairs().all(|(one, other)| all_in(one, other) && all_in(other, one))
     }
 
-    /// Those that are certainly backends of the other one, too.
+    /// Backends that are certainly also in the other upstream.
     pub fn shared_with<'a>(&'a self, other: &Upstream) -> impl Iterator<Item = &'a Endpoint> {
         let others: Vec<_> = other.backends().map(|backend| backend.endpoint.clone()).collect();
         let is_shared = move |one: &&Endpoint| others.iter().any(|other| one.is_same_place(other));
         self.backends().map(|backend| &backend.endpoint).filter(is_shared)
     }
 
-    /// The first backend: what a script, which has room for one address, is given.
+    /// The first backend: the one whose address a script gets.
     pub fn first(&self) -> Option<&Endpoint> {
         self.backends().next().map(|backend| &backend.endpoint)
     }
@@ -151,7 +151,7 @@ impl fmt::Display for Upstream {
 }
 
 impl Group {
-    /// The group whose backends take turns, without limits.
+    /// A group of backends without limits that are used in turn.
     pub fn sharing(endpoints: Vec<Endpoint>, failure_policy: FailurePolicy) -> Group {
         let backend = |endpoint| Backend { endpoint, limit: None, enabled: true };
         Group {

@@ -1,4 +1,5 @@
-//! What the commands do: ask the coordinator or read the statistics, and say it in the layout scripts parse.
+//! The commands: they ask the coordinator or read the statistics, and print the result in the format that scripts
+//! parse.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -68,7 +69,7 @@ pub fn quit(context: &Context, arguments: &[&str], terminal: &mut Terminal<'_>) 
         Some(Answer::InUse { assigned: 0, held: 0 }) => refused(terminal, " Not quitting: a switch is running"),
         Some(Answer::InUse { assigned, held }) => refused(
             terminal,
-            &format!(" Not quitting: clients connected: {assigned}, held: {held} ('quit force' cuts them)"),
+            &format!(" Not quitting: clients connected: {assigned}, held: {held} ('quit force' resets them)"),
         ),
         Some(_) => {
             terminal.ending = true;
@@ -135,7 +136,7 @@ fn list_settings(context: &Context, terminal: &mut Terminal<'_>) -> io::Result<(
     let names: Vec<_> = settings::ROWS.iter().map(|row| format!("'{}'", row.name)).collect();
     terminal.line("")?;
     terminal.line(&format!(" Dynamic: [{}]", names.join(", ")))?;
-    // Below what scripts know.
+    // Below the lines that existing scripts parse.
     terminal.line("")?;
     terminal.line(&format!(" Room for {}", fixed.room))
 }
@@ -146,7 +147,7 @@ pub fn stats(context: &Context, arguments: &[&str], terminal: &mut Terminal<'_>)
         terminal.line(&row(&context.stats.read()))?;
         return Ok(CommandResult::Done);
     };
-    // Beyond a day somebody has mistyped; the limit also keeps the number a time.
+    // A longer interval is a typing mistake; the bound also keeps the number within the range of a `Duration`.
     if !(0.1..=86_400.0).contains(&interval) {
         return refused(terminal, " SLEEP must be >= 0.1 seconds (and at most 86400)");
     }
@@ -170,12 +171,12 @@ pub fn stats(context: &Context, arguments: &[&str], terminal: &mut Terminal<'_>)
 }
 
 pub fn switch(context: &Context, _: &[&str], terminal: &mut Terminal<'_>) -> CommandOutput {
-    // Names are asked for again before the clock starts; with addresses this takes no time.
+    // Looks the backends' names up again before the clock starts. For addresses this takes no time.
     context.refresher.refresh();
     follow(context, &context.handle.ask(Command::Switch), terminal)
 }
 
-/// Streams a switchover until its outcome is known, which is printed the moment it is.
+/// Streams a switchover until its outcome is known, which is printed at once.
 fn follow(context: &Context, replies: &Receiver<Reply>, terminal: &mut Terminal<'_>) -> CommandOutput {
     let interval = || context.stats.read().view.settings.switch_loop_wait;
     let mut last_row: Option<Instant> = None;
@@ -195,7 +196,7 @@ fn follow(context: &Context, replies: &Receiver<Reply>, terminal: &mut Terminal<
                 headings(terminal)?;
                 let now = context.stats.read();
                 last_row = Some(Instant::now());
-                // A switchover that had nothing to wait for may be over by now; this row is about its start.
+                // A switchover that had nothing to wait for may already be over; this row describes its start.
                 terminal.line(&row(&Snapshot { switch_time: Some(0.0), active: from, ..now }))?;
             }
             Ok(Reply::SettingChanged) => wait = interval(),

@@ -1,5 +1,5 @@
-//! The console: the same commands, at the terminal the program was started on. Its thread is detached and owns nothing:
-//! it sits in a read that nothing can end, and must not hold up the end of the program.
+//! The console: the same commands, on the terminal from which the program was started. Its thread is detached and owns
+//! nothing: it blocks in a read that nothing can interrupt, and must not delay the end of the program.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
@@ -24,28 +24,27 @@ use super::table;
 use super::terminal::{Interrupts, StopSignal, Terminal};
 use crate::threads;
 
-/// In the working directory, as the original had it.
+/// In the working directory, as in the original.
 const HISTORY: &str = ".cbpx_history";
 
 /// How long the end of the program waits for an answer that is being written.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// A running console. Dropping it lets the command at work finish its answer, and gives the terminal its settings back,
+/// A running console. Dropping it lets the current command finish its answer, and restores the terminal's settings,
 /// which line editing has changed.
 pub struct Console {
     interrupts: Interrupts,
-    /// Locked while a command is at work; true when no more are to be read.
+    /// Locked while a command runs; true when no more commands are to be read.
     closing: Arc<Mutex<bool>>,
     before: Option<Termios>,
 }
 
 impl Console {
-    /// Starts the console if there is a terminal to read from and write to; without one there is none, and the proxy
-    /// serves on. So it does in the background of its terminal, which belongs to another program then. `interrupts` is
-    /// told of Ctrl-C.
+    /// Starts the console if standard input and output are a terminal in whose foreground the program runs; otherwise
+    /// returns `None`, and the proxy runs without a console. `interrupts` receives Ctrl-C.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(context: Context, interrupts: Interrupts) -> io::Result<Option<Console>> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(None);
@@ -70,13 +69,13 @@ impl Drop for Console {
             *closing = true;
         }
         if let Some(before) = self.before.as_ref().filter(|_| is_in_foreground()) {
-            // The terminal may be gone.
+            // Fails if the terminal has gone.
             tcsetattr(io::stdin(), OptionalActions::Now, before).ok();
         }
     }
 }
 
-/// Whether the terminal takes its keys from this program; always of one that does no job control for this process.
+/// Whether this process is in the terminal's foreground; true if the terminal is not the controlling one.
 fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
@@ -86,7 +85,7 @@ fn converse(context: &Context, interrupts: &Interrupts, closing: &Mutex<bool>) {
         Ok(editor) => editor,
         Err(e) => return log::error!("no console: {e}"),
     };
-    // A terminal that cannot be written to is noticed by the first command.
+    // If the terminal cannot be written to, the first command fails.
     let mut out = io::stdout();
     writeln!(out, "{} {}: 'help' lists the commands", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).ok();
     loop {
@@ -96,7 +95,7 @@ fn converse(context: &Context, interrupts: &Interrupts, closing: &Mutex<bool>) {
         let line = match editor.readline(concat!(env!("CARGO_PKG_NAME"), "> ")) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
-            // Ctrl-D is a new prompt; a terminal that has gone away ends the console, not the program.
+            // Ctrl-D repeats the prompt. If the terminal has gone, the console ends, and the program does not.
             Err(ReadlineError::Eof) if tcgetattr(io::stdin()).is_ok() => {
                 writeln!(out).ok();
                 continue;
@@ -111,9 +110,9 @@ fn converse(context: &Context, interrupts: &Interrupts, closing: &Mutex<bool>) {
         let closing = closing.lock();
         let mut terminal = Terminal::new(&mut out, StopSignal::CtrlC(interrupts));
         if table::run(context, &line, &mut terminal).is_err() {
-            return log::info!("console closed: nobody reads it");
+            return log::info!("console closed: the terminal cannot be written to");
         }
-        // Another prompt would take the terminal's settings again that are just being given back.
+        // Another prompt would change the terminal's settings again while they are being restored.
         if *closing || terminal.ending {
             return;
         }
@@ -127,9 +126,9 @@ fn editor() -> rustyline::Result<LineEditor> {
     let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
     editor.set_helper(Some(CommandCompleter));
-    // It would stop every other program of the process group, and there is nothing to be had from stopping this one.
+    // Ctrl-Z would stop every program of the process group, and stopping this one has no use.
     editor.bind_sequence(KeyEvent::ctrl('Z'), Cmd::Noop);
-    // Made at the start, for its owner only; a directory that cannot be written to costs the history.
+    // Created with mode 0600. If the directory is not writable, there is no history.
     OpenOptions::new().append(true).create(true).mode(0o600).open(HISTORY).ok();
     editor.load_history(Path::new(HISTORY)).ok();
     Ok(editor)

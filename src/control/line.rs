@@ -1,14 +1,14 @@
-//! Lines out of what a person or a script sends: telnet's negotiation is skipped, a line ends with LF or CRLF. Pure;
-//! when to stop waiting for an end is the session's business.
+//! Splits input from a person or a script into lines: skips telnet's negotiation; a line ends with LF or CRLF. Pure;
+//! the session decides how long to wait for the end of a line.
 
-/// Bytes received and not yet taken as a line.
+/// Bytes received but not yet taken as a line.
 #[derive(Debug, Default)]
 pub struct LineBuffer {
     bytes: Vec<u8>,
     telnet: TelnetState,
 }
 
-/// Where in a telnet command the stream is (RFC 854).
+/// Parser state within a telnet command (RFC 854).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum TelnetState {
     #[default]
@@ -27,7 +27,7 @@ const SB: u8 = 250;
 const SE: u8 = 240;
 
 impl LineBuffer {
-    /// Appends what was received, without telnet's commands.
+    /// Appends received bytes without telnet commands.
     pub fn push(&mut self, received: &[u8]) {
         for &byte in received {
             self.telnet = match (self.telnet, byte) {
@@ -48,14 +48,14 @@ impl LineBuffer {
         }
     }
 
-    /// The first line, if its end has come; without that end.
+    /// Takes the first complete line, without its line end.
     pub fn line(&mut self) -> Option<String> {
         let end = self.bytes.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.bytes.drain(..=end).collect();
         Some(text(&line[..end]))
     }
 
-    /// What has come of a line that will get no other end.
+    /// Takes an incomplete line, whose end will not come.
     pub fn rest(&mut self) -> String {
         text(&std::mem::take(&mut self.bytes))
     }

@@ -30,32 +30,32 @@ use crate::observe::stats::Stats;
 use crate::observe::words::system_words;
 use crate::threads::pool::ThreadPool;
 
-/// A line that begins with this word is answered with one more line at its end, which tells whether it succeeded.
+/// A line that begins with this word gets one more line at the end of its answer, which tells whether it succeeded.
 /// `cbpx ctl` sends it.
 pub const CTL_WORD: &str = "ctl";
-/// What that last line begins with.
+/// Prefix of that last line.
 pub const CTL_VERDICT: &str = " ctl: ";
 
-/// Whether this is one of the words the control protocol knows.
+/// Whether the control protocol has this command.
 pub fn is_command(word: &str) -> bool {
     table::ROWS.iter().any(|row| row.name == word)
 }
 
-/// Sessions at once. The next one is told so and closed.
+/// Maximum number of sessions at once. A further one is told so and closed.
 const SESSIONS: usize = 64;
 const TOO_MANY: &str = "too many control sessions, at most 64 at once";
-/// How long sessions may go on writing when the program ends.
+/// How long sessions may continue to write when the program ends.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// What commands work with.
+/// The data that commands work with.
 #[derive(Clone)]
 pub struct Context {
     pub handle: CoordinatorHandle,
     pub stats: Stats,
-    /// Of the other services of the process, which end with the first.
+    /// The other services of the process, which end together with the first.
     pub others: Vec<(CoordinatorHandle, Stats)>,
     pub refresher: Refresher,
-    /// For backends that are created or assigned while the service runs.
+    /// Addresses of backends that are created or moved while the service runs.
     pub addresses: Addresses,
     /// Makes the commands of a session.
     pub command_set: fn(Commands) -> Box<dyn CommandSet>,
@@ -63,8 +63,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Asks for something that is answered at once; `None` when the program is ending. What ends the program ends all
-    /// services, and all must be idle for `quit`.
+    /// Sends a command that is answered at once; `None` when the program is ending. A command that ends the program
+    /// ends all services, and `quit` requires all to be idle.
     pub fn ask(&self, command: Command) -> Option<Answer> {
         let end_of_others = match command {
             Command::Quit => {
@@ -95,7 +95,7 @@ impl Context {
     }
 }
 
-/// The settings that do not change, as `set` lists them.
+/// The settings that cannot change, as listed by `set`.
 #[derive(Clone, Debug)]
 pub struct FixedSettings {
     pub words: Commands,
@@ -107,12 +107,12 @@ pub struct FixedSettings {
     pub script: String,
     pub log_file: String,
     pub log_level: String,
-    /// How many clients the process has room for.
+    /// The number of clients that the process has capacity for.
     pub room: String,
 }
 
 impl FixedSettings {
-    /// The names `set` knows but does not change.
+    /// Names that `set` knows but cannot change.
     pub const NAMES: &[&str] = &[
         "port",
         "active",
@@ -161,33 +161,33 @@ impl FixedSettings {
     }
 }
 
-/// A connection to control.
+/// A connected control session.
 struct OpenSession {
     stream: Arc<Stream>,
-    /// Not one of those who are only told that there is no room.
+    /// False for a session that is only told that there are too many.
     served: bool,
 }
 
-/// What becomes of a new connection.
+/// How a new connection is treated.
 enum Admission {
     Serve,
-    /// Told why, on a thread: an answer that is not to be lost takes time.
+    /// Told why, on a thread: delivering the answer takes time.
     Reject,
-    /// Not even that.
+    /// Closed without an answer.
     Close,
 }
 
-/// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written is
-/// given a moment to get out.
+/// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written has a
+/// moment to complete.
 pub struct ControlServer {
     listening: Vec<Acceptor>,
     sessions: Arc<Sessions>,
     workers: ThreadPool,
-    /// Dropped to stop what repeats.
+    /// Dropped to stop repeating commands.
     closing: Option<Sender<()>>,
 }
 
-/// Who is connected.
+/// The connected sessions.
 #[derive(Default)]
 struct Sessions {
     open: Mutex<BTreeMap<u64, OpenSession>>,
@@ -195,10 +195,10 @@ struct Sessions {
 }
 
 impl ControlServer {
-    /// Starts to accept sessions on listeners that are bound already.
+    /// Starts to accept sessions on listeners that are already bound.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(listeners: Vec<Listener>, context: &Context) -> io::Result<ControlServer> {
         let sessions = Arc::new(Sessions::default());
         let workers = ThreadPool::default();
@@ -225,7 +225,7 @@ impl Drop for ControlServer {
         self.closing = None;
         let deadline = Instant::now() + FAREWELL;
         let mut open = self.sessions.open.lock();
-        // Who is waited for as a reader ends now; who is still being answered gets the rest of the answer.
+        // Ends sessions that wait for input; one that is being answered still gets the rest of its answer.
         open.values().for_each(|client| client.stream.shutdown(Shutdown::Read));
         while !open.is_empty() && !self.sessions.ended.wait_until(&mut open, deadline).timed_out() {}
         open.values().for_each(|client| client.stream.abort());
@@ -234,13 +234,13 @@ impl Drop for ControlServer {
     }
 }
 
-/// One control listener's side of accepting.
+/// Accepts sessions of one control listener.
 struct SessionAcceptor {
     context: Context,
     sessions: Arc<Sessions>,
     workers: ThreadPool,
     closed: Receiver<()>,
-    /// Number of the listener, and of its next session: together they are a session's id.
+    /// The number of the listener and of its next session, which together form a session's id.
     listener_number: u64,
     next: u64,
 }
@@ -297,7 +297,7 @@ impl Sessions {
     }
 }
 
-/// A session leaves however it ends, also by a panic.
+/// Removes a session however it ends, including by a panic.
 struct SessionGuard<'a> {
     id: u64,
     sessions: &'a Sessions,

@@ -1,5 +1,5 @@
-//! One control session over a socket: one line, its answer, the end; or, after `prompt`, one line after the other.
-//! Everything it waits for has a limit, so that a silent or stubborn peer costs one of the sessions for seconds only.
+//! One control session over a socket: one line and its answer; after `prompt`, one line after the other. Every wait has
+//! a limit, so that a silent peer occupies a session for seconds only.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -13,44 +13,43 @@ use super::terminal::{StopSignal, Terminal};
 use super::{CTL_WORD, Context};
 use crate::net::Stream;
 
-/// What somebody may say in a session, and what it means.
+/// The commands of a session and their implementation.
 pub trait CommandSet {
-    /// What asks for the next line.
+    /// The prompt for the next line.
     fn prompt(&self) -> String;
-    /// Carries out one line.
+    /// Runs one line.
     ///
     /// # Errors
-    /// When whoever asked cannot be written to any more.
+    /// When the peer cannot be written to any more.
     fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult>;
 }
 
 /// The first line must be complete this long after the connection was made.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// At a prompt somebody may think this long; a forgotten session would otherwise be one less for good.
+/// Longest silence at a prompt: a forgotten session must not occupy a slot for ever.
 const IDLE_PROMPT: Duration = Duration::from_secs(600);
-/// A bare word without a line end is a command when nothing follows for this long. Scripts that send `hello` and wait
-/// are that old.
+/// An incomplete line counts as a command after this silence. Old scripts send `hello` without a line end and wait.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A longer line is somebody else's protocol.
+/// Maximum length of a line in bytes. A longer one belongs to another protocol.
 const LONGEST: usize = 4 * 1024;
-/// One write may wait this long for a peer that does not read.
+/// Longest wait of one write for a peer that does not read.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
-/// After the answer, what the peer still sends is read and thrown away for up to this long or this much: closing with
-/// bytes unread would reset the connection, and the answer with it.
+/// After the answer, further input is read and discarded for up to this long or this many bytes: closing with unread
+/// input would reset the connection and lose the answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 4 << 20;
 
-/// Why no line came.
+/// Why there is no line.
 enum ReadLineError {
-    /// The peer has ended or failed; nobody is there to be told.
+    /// The peer has ended or failed, and cannot be told.
     Gone,
-    /// The peer is told why, and closed.
+    /// The peer is told this reason, and closed.
     Closed(&'static str),
 }
 
-/// Serves one session from start to end. `closing` is disconnected when the program ends.
+/// Runs one session from start to end. `closing` is disconnected when the program ends.
 pub fn serve(context: &Context, stream: &Stream, peer: &str, closing: &Receiver<()>) {
-    // An option that cannot be set costs a limit, not the session.
+    // If the option cannot be set, the session runs without the limit.
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
     let command_set = (context.command_set)(context.fixed.words);
     let mut session =
@@ -60,7 +59,7 @@ pub fn serve(context: &Context, stream: &Stream, peer: &str, closing: &Receiver<
     }
 }
 
-/// Tells somebody who is not served why, and closes.
+/// Tells a peer why it is not served, and closes.
 pub fn turn_away(stream: &Stream, reason: &str) {
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
     if writeln!(&mut &*stream, " Closing: {reason}").is_ok() {
@@ -124,7 +123,7 @@ impl Session<'_> {
             if self.buffer.len() > LONGEST {
                 return Err(ReadLineError::Closed("the line is longer than 4 KiB"));
             }
-            // Also for a peer that keeps sending: a byte now and then, or telnet's negotiation without end.
+            // Also limits a peer that keeps sending: single bytes, or endless telnet negotiation.
             if !self.prompting && Instant::now() >= deadline {
                 return Err(ReadLineError::Closed("no complete line within 10 s"));
             }
@@ -150,7 +149,7 @@ impl Session<'_> {
         }
     }
 
-    /// What the read may wait: minutes at a prompt, a moment for the rest of a line, else until the deadline.
+    /// Timeout of the next read: minutes at a prompt, a moment for the rest of a line, else until the deadline.
     fn limit(&self, deadline: Instant) -> Option<Duration> {
         if self.prompting {
             return Some(IDLE_PROMPT);
@@ -175,7 +174,7 @@ impl Session<'_> {
     }
 }
 
-/// Ends our side, and waits a little for the peer to end its own.
+/// Ends our side and waits briefly for the peer to end its own.
 fn say_farewell(stream: &Stream) {
     stream.shutdown(Shutdown::Write);
     let deadline = Instant::now() + FAREWELL;

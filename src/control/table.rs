@@ -1,4 +1,4 @@
-//! The table of command words: name, arguments, help and function of each. Help, completion and dispatch all read it.
+//! The table of commands: name, arguments, help and function of each. Help, completion and dispatch all read it.
 
 use super::Context;
 use super::commands;
@@ -13,16 +13,16 @@ pub struct CommandRow {
     pub run: fn(&Context, &[&str], &mut Terminal<'_>) -> std::io::Result<CommandResult>,
 }
 
-/// Whether a command did what it is for. `cbpx ctl` makes it its exit status.
+/// Whether a command succeeded. `cbpx ctl` turns it into its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandResult {
     Done,
     Refused,
 }
 
-/// All of them, sorted by name.
+/// All commands, sorted by name.
 pub const ROWS: &[CommandRow] = &[
-    CommandRow { name: "abort", arguments: "", help: "undo the running switch", run: commands::abort },
+    CommandRow { name: "abort", arguments: "", help: "abort the running switch", run: commands::abort },
     CommandRow { name: "hello", arguments: "", help: "say hello, with the version", run: commands::hello },
     CommandRow { name: "help", arguments: "", help: "list the commands", run: commands::help },
     CommandRow {
@@ -34,7 +34,7 @@ pub const ROWS: &[CommandRow] = &[
     CommandRow {
         name: "quit",
         arguments: "[force]",
-        help: "end if nobody is connected; force: cut clients",
+        help: "exit if no client is connected; force: reset them",
         run: commands::quit,
     },
     CommandRow {
@@ -53,7 +53,7 @@ pub const ROWS: &[CommandRow] = &[
     CommandRow { name: "threads", arguments: "", help: "list the names of the threads", run: commands::threads },
 ];
 
-/// A session in these words.
+/// The command set of the control protocol.
 pub struct SwitchoverCommands;
 
 impl CommandSet for SwitchoverCommands {
@@ -69,7 +69,7 @@ impl CommandSet for SwitchoverCommands {
 /// Runs one line: commands separated by `;`, one after the other.
 ///
 /// # Errors
-/// When whoever asked cannot be written to any more.
+/// When the peer cannot be written to any more.
 pub fn run(context: &Context, line: &str, terminal: &mut Terminal<'_>) -> std::io::Result<CommandResult> {
     let mut verdict = CommandResult::Done;
     for command in line.split(';') {
@@ -90,7 +90,7 @@ pub fn run(context: &Context, line: &str, terminal: &mut Terminal<'_>) -> std::i
     Ok(verdict)
 }
 
-/// What somebody sent, fit to be shown to somebody else; the beginning will do.
+/// A peer's text without control characters, truncated, for the log or an answer.
 pub fn printable(text: &str) -> String {
     const SHOWN: usize = 64;
     match text.char_indices().nth(SHOWN) {
@@ -99,7 +99,7 @@ pub fn printable(text: &str) -> String {
     }
 }
 
-/// Likewise, all of it.
+/// The same, not truncated.
 pub fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! Where a command writes its answer, and how its waiting is interrupted. The same for a socket and for the console.
+//! Where a command writes its answer, and how its waits are interrupted: the same for a socket and the console.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -7,35 +7,36 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-/// One command's view of whoever asked.
+/// A command's connection to its operator.
 pub struct Terminal<'a> {
     out: &'a mut dyn Write,
     stop: StopSignal<'a>,
     /// Set by `prompt`.
     pub keep_open: bool,
-    /// Set by `quit`, when it is about to happen.
+    /// Set by `quit` when the program is about to end.
     pub ending: bool,
-    /// Set by whatever ends the session, also at a prompt.
+    /// Set by a command that ends the session, also at a prompt.
     pub leaving: bool,
 }
 
-/// What ends a command that would repeat for ever.
+/// Interrupts a command that repeats.
 #[derive(Clone, Copy)]
 pub enum StopSignal<'a> {
-    /// The session: disconnected when the program ends.
+    /// A session: disconnected when the program ends.
     Session(&'a Receiver<()>),
     /// Ctrl-C at the console.
     CtrlC(&'a Interrupts),
 }
 
-/// Ctrl-C, for as long as a command at the console wants it for itself.
+/// Directs Ctrl-C to a repeating command of the console.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupts(Arc<Mutex<Option<Sender<()>>>>);
 
 impl Interrupts {
-    /// Interrupts the console's repeating command. False when there is none: then Ctrl-C means the program.
+    /// Interrupts the console's repeating command. Returns false if there is none: then Ctrl-C is meant for the
+    /// program.
     pub fn interrupt(&self) -> bool {
-        // Dropping the sender is the message.
+        // Dropping the sender is the signal.
         self.0.lock().take().is_some()
     }
 }
@@ -45,28 +46,28 @@ impl<'a> Terminal<'a> {
         Terminal { out, stop, keep_open: false, ending: false, leaving: false }
     }
 
-    /// Writes one line, at once.
+    /// Writes one line and flushes it.
     ///
     /// # Errors
-    /// When nobody can read it any more.
+    /// When the peer cannot be written to any more.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(format!("{text}\n").as_bytes())?;
         self.out.flush()
     }
 
-    /// Waits until operators are listened to no more; false when that takes longer.
+    /// Waits until control has closed; false if it takes longer than `limit`.
     pub fn closes_within(&self, limit: Duration) -> bool {
         match self.stop {
             StopSignal::Session(closing) => closing.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected),
-            // The console is there until the end.
+            // The console stays open until the end.
             StopSignal::CtrlC(_) => true,
         }
     }
 
-    /// Runs `step` every `interval` until it says `false`, fails, or is interrupted; the first time at once.
+    /// Runs `step` now and then every `interval`, until it returns `false`, fails, or is interrupted.
     ///
     /// # Errors
-    /// What `step` fails with.
+    /// The error of `step`.
     pub fn repeat(
         &mut self,
         interval: Duration,

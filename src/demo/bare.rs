@@ -1,5 +1,5 @@
-//! The same move without cbpx: two more servers and the same clients, which connect to them directly. What the proxy
-//! does elsewhere, an operator does here by hand: stop one server, run the script, send the clients to the other.
+//! The same move without cbpx: two more servers, and the same clients, which connect to them directly. An operator does
+//! by hand what the proxy does otherwise: stop one server, run the script, point the clients to the other.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader};
@@ -17,7 +17,7 @@ use super::servers::{BoundServers, DemoServer, Primary};
 use super::stage::{Directory, PRIMARY};
 use crate::threads;
 
-/// The servers, and where clients find them. The servers end before their directory goes.
+/// The servers and the clients' target. The servers stop before their directory is removed.
 pub struct Bare {
     pub blue: DemoServer,
     pub green: DemoServer,
@@ -26,7 +26,7 @@ pub struct Bare {
     pub book: Book,
 }
 
-/// How it went.
+/// The result of the move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     pub totals: DemoTotals,
@@ -35,22 +35,22 @@ pub struct Moved {
 }
 
 impl Bare {
-    /// Starts both servers; blue is the primary, and clients are to go there.
+    /// Starts both servers. Blue is the primary, and the target of the clients.
     ///
     /// # Errors
-    /// The first thing that is not to be had.
+    /// The first resource that is not available.
     pub fn set() -> Result<Bare, Box<dyn Error>> {
         let directory = Directory::new()?;
         let (blue, green) = (BoundServers::new("blue")?, BoundServers::new("green")?);
         directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
-        // Nobody but the script changes roles here: a server that was demoted stays so.
+        // Only the script changes roles here: a demoted server stays demoted.
         let primary = Arc::new(Primary { file: directory.file(PRIMARY), switching: Box::new(|| true) });
         let (book, target) = (Book::default(), Target::new(blue.address));
         let (blue, green) = (blue.open(&primary, &book)?, green.open(&primary, &book)?);
         Ok(Bare { blue, green, directory, target, book })
     }
 
-    /// What its clients' counters show.
+    /// Snapshot of the clients' counters.
     pub fn sight(&self) -> Sight {
         let servers = [&self.blue, &self.green];
         let address = self.target.get();
@@ -69,14 +69,14 @@ impl Bare {
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let lines = child.stdout.take();
-        // From here on the child is ended and reaped, whatever happens.
+        // From here on, dropping `by_hand` kills and reaps the child.
         let mut by_hand = ByHand { child, thread: None };
         by_hand.thread = Some(threads::spawn("script", move || read(lines, &events))?);
         Ok(by_hand)
     }
 }
 
-/// A script that runs. Dropping it ends it.
+/// A running script. Dropping it kills it.
 #[derive(Debug)]
 pub struct ByHand {
     child: Child,
@@ -84,10 +84,10 @@ pub struct ByHand {
 }
 
 impl ByHand {
-    /// Once it has said all, whether it succeeded.
+    /// Waits for the end of the output, and returns whether the script succeeded.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When its exit status is not available.
     pub fn succeeded(mut self) -> io::Result<bool> {
         Ok(self.child.wait()?.success())
     }
@@ -95,7 +95,7 @@ impl ByHand {
 
 impl Drop for ByHand {
     fn drop(&mut self) {
-        // Both fail when it has ended and been waited for.
+        // Both fail if it has ended and been reaped.
         self.child.kill().ok();
         self.child.wait().ok();
         if let Some(thread) = self.thread.take() {
@@ -106,7 +106,7 @@ impl Drop for ByHand {
 
 fn read(lines: Option<ChildStdout>, events: &Sender<DemoEvent>) {
     for line in lines.into_iter().flat_map(|lines| BufReader::new(lines).lines()) {
-        // Output that breaks off is judged by the exit status. Events are not read any more once the play is over.
+        // Truncated output does not matter: the exit status decides. After the play no one receives events.
         let Ok(line) = line else { break };
         events.send(DemoEvent::Said(line)).ok();
     }

@@ -1,11 +1,11 @@
-//! What clients and servers have seen: the one account that rows and verdict are made from.
+//! What clients and servers observed: the data behind the rows and the verdict.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Cheap to clone; all clones are the same book.
+/// Cheap to clone; all clones share the data.
 #[derive(Clone, Debug, Default)]
 pub struct Book(Arc<Mutex<BookInner>>);
 
@@ -13,12 +13,12 @@ pub struct Book(Arc<Mutex<BookInner>>);
 struct BookInner {
     totals: DemoTotals,
     first_error: Option<String>,
-    /// Nobody listened where a client connected.
+    /// A client was refused a connection.
     refused: bool,
-    /// Waits of requests that met no switch; at most [`SAMPLES`].
+    /// Durations of requests outside a switch; at most [`SAMPLES`].
     ordinary: Vec<Duration>,
     longest_ordinary: Duration,
-    /// The switch that is being watched.
+    /// The switch in progress.
     switch: Option<Window>,
 }
 
@@ -30,22 +30,22 @@ const SAMPLES: usize = 200_000;
 pub struct DemoTotals {
     /// Requests answered in full.
     pub requests: u64,
-    /// Requests that were not.
+    /// Requests without a complete answer.
     pub errors: u64,
-    /// Requests that reached a server which was not the primary, counted by that server.
+    /// Requests that reached a server that was not the primary, counted by that server.
     pub wrong: u64,
 }
 
-/// From the moment `switch` was typed until its answer was complete.
+/// From typing `switch` until its answer was complete.
 #[derive(Debug)]
 struct Window {
     began: Instant,
     ended: Option<Instant>,
-    /// Waits of requests under way at some moment of it.
+    /// Durations of requests that overlapped it.
     waits: Vec<Duration>,
 }
 
-/// Longest and median of some waits.
+/// Longest and median of some durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
     pub longest: Duration,
@@ -53,7 +53,7 @@ pub struct Waits {
 }
 
 impl Book {
-    /// A client that began to ask at `asked` has its answer.
+    /// Records an answer to a request sent at `asked`.
     pub fn answered(&self, asked: Instant) {
         let now = Instant::now();
         let wait = now - asked;
@@ -72,43 +72,43 @@ impl Book {
         }
     }
 
-    /// A client has no answer, or not all of it.
+    /// Records a request without a complete answer.
     pub fn failed(&self, because: &str) {
         let mut book = self.0.lock();
         book.totals.errors += 1;
         book.first_error.get_or_insert_with(|| because.to_owned());
     }
 
-    /// A client was refused a connection.
+    /// Records a refused connection.
     pub fn nobody_listens(&self) {
         self.0.lock().refused = true;
     }
 
-    /// A server that is not the primary was asked for something.
+    /// Records a request to a server that was not the primary.
     pub fn reached_wrong_server(&self) {
         self.0.lock().totals.wrong += 1;
     }
 
-    /// `switch` is about to be typed.
+    /// To be called just before `switch` is typed.
     pub fn switch_begins(&self) {
         self.0.lock().switch = Some(Window { began: Instant::now(), ended: None, waits: Vec::new() });
     }
 
-    /// The answer to `switch` is complete. Requests that are under way still belong to it.
+    /// To be called when the answer to `switch` is complete. Requests in progress still count as part of the switch.
     pub fn switch_ended(&self) {
         if let Some(switch) = &mut self.0.lock().switch {
             switch.ended = Some(Instant::now());
         }
     }
 
-    /// The waits of requests that met the last switch.
+    /// Durations of requests that overlapped the last switch.
     pub fn switch_waits(&self) -> Waits {
         let mut waits = self.0.lock().switch.as_ref().map(|switch| switch.waits.clone()).unwrap_or_default();
         let longest = waits.iter().max().copied().unwrap_or_default();
         Waits { longest, median: median(&mut waits) }
     }
 
-    /// The waits of all other requests.
+    /// Durations of all other requests.
     pub fn ordinary_waits(&self) -> Waits {
         let (mut waits, longest) = {
             let book = self.0.lock();
@@ -121,12 +121,12 @@ impl Book {
         self.0.lock().totals
     }
 
-    /// What the first error was about.
+    /// The cause of the first error.
     pub fn first_error(&self) -> Option<String> {
         self.0.lock().first_error.clone()
     }
 
-    /// Whether a client was ever refused a connection: a proxy refuses nobody until it has ended.
+    /// Whether a client was ever refused a connection. A proxy refuses none until it has ended.
     pub fn has_refusals(&self) -> bool {
         self.0.lock().refused
     }

@@ -1,5 +1,5 @@
-//! The clients: threads that use a server, or the proxy before it, as an application would and write down what they
-//! see. They know nothing of switches. Each counts one request at a time, so no wait can hide behind another.
+//! The clients: threads that use a server, directly or through the proxy, as an application would, and record what they
+//! observe. They know nothing of switches. Each has one request at a time, so no delay is hidden.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,11 +20,11 @@ pub const LONG: u32 = 5;
 /// How long a transaction takes.
 pub const TRANSACTION: Duration = Duration::from_millis(200);
 
-/// How long a client does something else between two requests.
+/// The pause of a client between two requests.
 ///
-/// Without a pause, fifty threads would show how two processors are shared out rather than what the proxy does. And
-/// every connection stays in the system's tables for a minute after its end (TIME_WAIT), twice here: the play fills
-/// them with some 50,000 entries, of which a usual system has 65,000 to 260,000; a long stay has to be gentler.
+/// Without a pause, fifty threads would measure the scheduler rather than the proxy. Also, every connection stays in
+/// TIME_WAIT for a minute after its end, and there are two per request: the play leaves some 50,000 such entries, of
+/// 65,000 to 260,000 that a usual system allows. A long stay has to be slower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// 10 ms on average: some 4,000 requests per second.
@@ -34,8 +34,8 @@ pub enum Pace {
 }
 
 impl Pace {
-    /// Half as long up to half as long again, different for each client and visit: clients that were released
-    /// together should not stay in step.
+    /// Between 0.5 and 1.5 times the average, different for each client and request, so that released clients do not
+    /// stay synchronized.
     fn pause(self, client: u32, visit: u32) -> Duration {
         let usual = match self {
             Pace::Brisk => Duration::from_millis(10),
@@ -46,10 +46,10 @@ impl Pace {
     }
 }
 
-/// Longer than any switch may take. A client that gives up counts as an error.
+/// Longer than any switch may take. A client that times out counts as an error.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Where clients connect: what their configuration says. All clones are the same configuration.
+/// The address that clients connect to: their configuration. All clones share it.
 #[derive(Clone, Debug)]
 pub struct Target(Arc<Mutex<SocketAddr>>);
 
@@ -62,25 +62,25 @@ impl Target {
         *self.0.lock()
     }
 
-    /// From its next connection on, each client goes there.
+    /// Changes the address for each client's next connection.
     pub fn set(&self, address: SocketAddr) {
         *self.0.lock() = address;
     }
 }
 
-/// All clients. Dropping this lets each finish what it is at, and joins it.
+/// All clients. Dropping this lets each finish its current request, and joins it.
 #[derive(Debug)]
 pub struct DemoClients {
-    /// Dropped to tell them.
+    /// Dropped to stop the clients.
     closing: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl DemoClients {
-    /// Starts them.
+    /// Starts the clients.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(target: &Target, pace: Pace, book: &Book) -> io::Result<DemoClients> {
         let (closing, closed) = bounded(0);
         let mut clients = DemoClients { closing: Some(closing), threads: Vec::new() };
@@ -101,7 +101,7 @@ impl Drop for DemoClients {
     fn drop(&mut self) {
         self.closing = None;
         for thread in self.threads.drain(..) {
-            // A thread that panicked has told so on standard error.
+            // A thread that panicked has reported it on standard error.
             thread.join().ok();
         }
     }
@@ -138,7 +138,7 @@ impl DemoClient {
         Ok(())
     }
 
-    /// One connection, two requests with work between them, both to one server.
+    /// One connection with two requests and work between them, both answered by one server.
     fn transaction(&self) -> io::Result<()> {
         let asked = Instant::now();
         let mut connection = self.connect()?;
@@ -175,10 +175,10 @@ impl DemoClient {
     }
 }
 
-/// What a server said.
+/// A server's answer.
 enum ServerAnswer {
     From(String),
-    /// It is not the primary, and has counted this.
+    /// The server is not the primary, and has counted the request.
     Refused,
 }
 
@@ -196,7 +196,7 @@ impl DemoConnection {
         }
     }
 
-    /// The server ends first; anything but an orderly end is an error.
+    /// The server closes first; anything but an orderly end is an error.
     fn end(mut self) -> io::Result<()> {
         match self.0.read(&mut [0; 16])? {
             0 => Ok(()),

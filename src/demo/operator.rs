@@ -1,4 +1,4 @@
-//! The operator: types `switch` at the control port, as anybody with `nc` would, and reads the answer line by line.
+//! The operator: types `switch` at the control port, as with `nc`, and reads the answer line by line.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,18 +10,18 @@ use crossbeam_channel::Sender;
 use super::play::DemoEvent;
 use crate::threads;
 
-/// One command on its way. Dropping it hangs up, which changes nothing about the command.
+/// A command in progress. Dropping it hangs up, which does not affect the command.
 #[derive(Debug)]
 pub struct Operator {
     stream: TcpStream,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Longer than a switch may take between two lines.
+/// Longer than the pause between two lines of a switch's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Operator {
-    /// Types `switch`. Each line of the answer becomes an [`DemoEvent::Said`], the end of it an [`DemoEvent::SaidAll`].
+    /// Types `switch`. Each line of the answer becomes a [`DemoEvent::Said`], its end a [`DemoEvent::SaidAll`].
     ///
     /// # Errors
     /// When the control port cannot be reached.
@@ -37,7 +37,7 @@ impl Operator {
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        // Fails when the proxy has closed it already, as it does after the answer.
+        // Fails if the proxy has closed the connection, as it does after the answer.
         self.stream.shutdown(Shutdown::Both).ok();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
@@ -47,25 +47,25 @@ impl Drop for Operator {
 
 fn read(answer: BufReader<TcpStream>, events: &Sender<DemoEvent>) {
     for line in answer.lines() {
-        // An answer that breaks off is judged by what it lacks. Events are not read any more once the play is over.
+        // A truncated answer is judged by what it lacks. After the play no one receives events.
         let Ok(line) = line else { break };
         events.send(DemoEvent::Said(line)).ok();
     }
     events.send(DemoEvent::SaidAll).ok();
 }
 
-/// What the proxy answered.
+/// The proxy's answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SwitchReport {
-    /// The last word: `Switch OK!: ...` or `Switch failed: ...`.
+    /// The line with the outcome: `Switch OK!: ...` or `Switch failed: ...`.
     pub outcome: Option<String>,
-    /// Until the last client had left the old server, and from then to the script's end.
+    /// Time until the last client had left the old server, and from then to the script's end.
     pub drain: Duration,
     pub script: Duration,
 }
 
 impl SwitchReport {
-    /// Takes over what a line says; most say nothing that is needed here.
+    /// Takes what is needed from a line; most lines contain nothing of interest.
     pub fn read(&mut self, line: &str) {
         let line = line.trim();
         if line.starts_with("Switch ") || line.starts_with("Busy") || line.starts_with("Too late") {

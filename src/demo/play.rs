@@ -1,5 +1,5 @@
-//! The play: what is said, in which order, and what is measured meanwhile. One thread, this one, speaks; everybody else
-//! sends it events. Between events `pulse` makes rows of what the counters show.
+//! The play: prints the story and measures. This thread alone writes; all others send it events. Between events,
+//! `pulse` turns counters into rows.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use super::screen::{Ink, Screen, fold};
 use super::stage::DemoStage;
 use super::verdict::{DemoVerdict, Observations, milliseconds};
 
-/// What the play hears of.
+/// Events that the play receives.
 #[derive(Debug)]
 pub enum DemoEvent {
-    /// The operator was told this line.
+    /// The operator received this line.
     Said(String),
     /// The operator's answer is complete.
     SaidAll,
@@ -26,13 +26,13 @@ pub enum DemoEvent {
     Interrupted,
 }
 
-/// Why a play ends before its end.
+/// Why a play ends early.
 #[derive(Debug)]
 enum Interruption {
     Interrupted,
-    /// Somebody at the control port told the proxy to quit.
+    /// Someone told the proxy to quit at its control port.
     ProxyGone,
-    /// Nobody can be shown anything any more, or something that must work does not.
+    /// Standard output failed, or the demo itself did.
     Failed(io::Error),
 }
 
@@ -42,27 +42,27 @@ impl From<io::Error> for Interruption {
     }
 }
 
-/// From a heading to the operator's `switch`. Half a row, so that the next row ends in the middle of the switch.
+/// From a heading to `switch`: half a row, so that the next row ends in the middle of the switch.
 const BEFORE_SWITCH: Duration = Duration::from_millis(250);
 
-/// One performance.
+/// The play in progress.
 pub struct Play<'a> {
     stage: &'a DemoStage,
     events: Sender<DemoEvent>,
     inbox: Receiver<DemoEvent>,
     screen: Screen,
     pulse: Pulse,
-    /// While the play goes on without a proxy.
+    /// Set during the act without a proxy.
     bare: Option<Bare>,
 }
 
-/// One of the two switches, and what is said about it.
+/// One of the two switches, and the text about it.
 struct Act {
     heading: &'static str,
-    /// In the verdict.
+    /// The name in the verdict.
     name: &'static str,
     story: &'static str,
-    /// The outcome begins with this.
+    /// Start of the expected outcome.
     expected: &'static str,
     /// The server that serves afterwards.
     then: &'static str,
@@ -96,10 +96,10 @@ impl<'a> Play<'a> {
         Play { stage, events, inbox, screen: Screen::new(), pulse: Pulse::new(), bare: None }
     }
 
-    /// Plays it; returns whether the verdict is good.
+    /// Plays all acts and returns whether the verdict is good.
     ///
     /// # Errors
-    /// When standard output cannot be written to, or there are no threads.
+    /// When standard output cannot be written to, or a thread cannot be started.
     pub fn run(mut self, stay: bool) -> io::Result<bool> {
         self.introduce(stay)?;
         let (scenes, without) = match self.acts() {
@@ -109,7 +109,7 @@ impl<'a> Play<'a> {
         let verdict = DemoVerdict::new(&self.stage.book, scenes, without);
         verdict.tell(&mut self.screen)?;
         let good = verdict.is_good();
-        // Whatever the verdict: who asked for it may want to look around.
+        // Stay whatever the verdict: the user may want to look around.
         Ok(if stay { self.stay()? && good } else { good })
     }
 
@@ -152,7 +152,7 @@ impl<'a> Play<'a> {
     }
 
     fn acts(&mut self) -> Result<(Vec<Observations>, Moved), Interruption> {
-        // Gone before the verdict, so that it knows how every request has ended.
+        // The clients end before the verdict, so that it includes the end of every request.
         let clients = DemoClients::start(&self.stage.target, Pace::Brisk, &self.stage.book)?;
         self.pulse = Pulse::new();
         self.rows(2)?;
@@ -164,7 +164,7 @@ impl<'a> Play<'a> {
         Ok((vec![first, second], self.without()?))
     }
 
-    /// The last act. Nobody uses the proxy meanwhile.
+    /// The last act. No client uses the proxy meanwhile.
     fn without(&mut self) -> Result<Moved, Interruption> {
         let heading = self.screen.ink(Ink::Bold, WITHOUT);
         self.screen.say(&format!("\n{heading}\n{WITHOUT_STORY}\n"))?;
@@ -189,7 +189,7 @@ impl<'a> Play<'a> {
         Ok(moved)
     }
 
-    /// What an operator does who has no proxy. Returns whether the script succeeded.
+    /// Does what an operator without a proxy would do. Returns whether the script succeeded.
     fn move_by_hand(&mut self) -> Result<bool, Interruption> {
         let Some(bare) = &self.bare else { return Ok(false) };
         let (blue, green) = (bare.blue.address, bare.green.address);
@@ -225,7 +225,7 @@ impl<'a> Play<'a> {
         let operator = Operator::types_switch(stage.control, self.events.clone()).map_err(failed)?;
         let report = self.listen()?;
         drop(operator);
-        // Whoever was held is served within the next rows.
+        // Held clients are served within the next rows.
         self.rows(3)?;
         let as_expected = report.outcome.as_deref().is_some_and(|outcome| outcome.starts_with(act.expected))
             && stage.name_of(&stage.proxy.context().stats.read().active) == act.then;
@@ -238,7 +238,7 @@ impl<'a> Play<'a> {
                 scene.account()
             )
         } else {
-            format!("That was not to be expected: {}", scene.report.outcome.as_deref().unwrap_or("no answer"))
+            format!("Unexpected outcome: {}", scene.report.outcome.as_deref().unwrap_or("no answer"))
         };
         let words = format!("\n{}", fold(&words, ""));
         self.screen.say(&if as_expected { words } else { self.screen.ink(Ink::Red, &words) })?;
@@ -248,7 +248,7 @@ impl<'a> Play<'a> {
         Ok(scene)
     }
 
-    /// Rows until the operator has the whole answer.
+    /// Shows rows until the operator's answer is complete.
     fn listen(&mut self) -> Result<SwitchReport, Interruption> {
         let mut report = SwitchReport::default();
         self.hear(|line| report.read(line))?;
@@ -256,7 +256,7 @@ impl<'a> Play<'a> {
         Ok(report)
     }
 
-    /// Rows and lines until all is said.
+    /// Shows rows and lines until the answer is complete.
     fn hear(&mut self, mut line_by_line: impl FnMut(&str)) -> Result<(), Interruption> {
         loop {
             match self.next(None)? {
@@ -274,7 +274,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Everything goes on until Ctrl-C or `quit force`. Returns whether it went on well.
+    /// Goes on until Ctrl-C or `quit force`. Returns whether no error occurred.
     fn stay(&mut self) -> io::Result<bool> {
         let clients = DemoClients::start(&self.stage.target, Pace::Gentle, &self.stage.book)?;
         let before = self.stage.book.totals();
@@ -294,7 +294,7 @@ impl<'a> Play<'a> {
         self.screen.interrupted()?;
         match cut {
             Interruption::Failed(e) => Err(e),
-            // The errors of clients that were cut off are what was asked for.
+            // Clients cut off by `quit force` fail as intended.
             Interruption::ProxyGone => self.screen.say("\ncbpx was told to quit: the demo ends.").map(|()| true),
             Interruption::Interrupted => {
                 let DemoTotals { requests, errors, wrong } = self.stage.book.totals();
@@ -308,7 +308,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The play is over before its end, and nothing has been shown.
+    /// Explains an early end, without a verdict.
     fn explain(&mut self, cut: Interruption) -> io::Result<bool> {
         self.screen.interrupted()?;
         let words = match cut {
@@ -320,7 +320,7 @@ impl<'a> Play<'a> {
         Ok(false)
     }
 
-    /// Until this many rows more are complete.
+    /// Waits until this many more rows are complete.
     fn rows(&mut self, count: u32) -> Result<(), Interruption> {
         let last = self.pulse.rows + count;
         while self.pulse.rows < last {
@@ -329,7 +329,7 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// For this long.
+    /// Waits for this long.
     fn watch(&mut self, time: Duration) -> Result<(), Interruption> {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -341,22 +341,22 @@ impl<'a> Play<'a> {
     fn pass(&mut self, until: Option<Instant>) -> Result<(), Interruption> {
         match self.next(until)? {
             Some(DemoEvent::Interrupted) => Err(Interruption::Interrupted),
-            // The operator has nothing to say outside `listen`.
+            // The operator sends nothing outside `listen`.
             Some(DemoEvent::Said(_) | DemoEvent::SaidAll) | None => Ok(()),
         }
     }
 
-    /// What is to be seen now.
+    /// Snapshot of the counters.
     fn sight(&self) -> Sight {
         self.bare.as_ref().map_or_else(|| self.stage.sight(), Bare::sight)
     }
 
-    /// The one place that waits: for an event, the next sample or `until`, whichever comes first.
+    /// The only place that waits: for an event, the next sample or `until`, whichever comes first.
     fn next(&mut self, until: Option<Instant>) -> Result<Option<DemoEvent>, Interruption> {
         let deadline = until.map_or(self.pulse.next, |until| until.min(self.pulse.next));
         match self.inbox.recv_deadline(deadline) {
             Ok(event) => return Ok(Some(event)),
-            // Never disconnected: this is a sender too.
+            // Never disconnected: this thread holds a sender too.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if Instant::now() >= self.pulse.next {

@@ -1,4 +1,4 @@
-//! The rows: what the counters show, looked at forty times a second. Decides nothing.
+//! The rows: samples the counters forty times a second. Decides nothing.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -6,54 +6,54 @@ use std::time::{Duration, Instant};
 use super::book::DemoTotals;
 use super::screen::{Sample, Screen, ScreenRow};
 
-/// What can be seen at one moment.
+/// Snapshot of the counters.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
     /// The server clients are sent to.
     pub active: &'static str,
-    /// Clients that are connected and held; without a proxy nobody knows.
+    /// Clients connected and held; unknown without a proxy.
     pub queue: Option<Queue>,
     pub totals: DemoTotals,
 }
 
-/// Of the proxy.
+/// The proxy's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
     pub assigned: usize,
     pub held: usize,
 }
 
-/// The row that is growing, and when the next look is due.
+/// The unfinished row, and the time of the next sample.
 #[derive(Debug)]
 pub struct Pulse {
-    /// When the clients began.
+    /// When the clients started.
     began: Instant,
-    /// The next look at the counters.
+    /// When the next sample is due.
     pub next: Instant,
-    /// Rows that are complete.
+    /// Number of complete rows.
     pub rows: u32,
     row: ScreenRow,
-    /// Requests when the last sample and the last row were complete.
+    /// Number of requests at the last sample and at the last row.
     sampled: u64,
     rowed: u64,
-    /// Errors when the last sample was complete.
+    /// Number of errors at the last sample.
     errors: u64,
 }
 
-/// Between two looks at the counters: the width of a bar.
+/// Time between two samples; each is one bar.
 const SAMPLE: Duration = Duration::from_millis(25);
-/// A row is half a second.
+/// A row lasts half a second.
 const SAMPLES_PER_ROW: usize = 20;
 
 impl Pulse {
-    /// Time begins.
+    /// Starts the clock.
     pub fn new() -> Pulse {
         let began = Instant::now();
         Pulse { began, next: began + SAMPLE, rows: 0, row: ScreenRow::default(), sampled: 0, rowed: 0, errors: 0 }
     }
 
-    /// Takes the samples that are due. One that is late is several, each with its share, so that time keeps its scale
-    /// and a busy machine does not look like a pause.
+    /// Takes the samples that are due. A late sample counts as several, each with its share, so that the time axis
+    /// keeps its scale and a busy machine does not look like a pause.
     ///
     /// # Errors
     /// When standard output cannot be written to.

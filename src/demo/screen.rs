@@ -1,5 +1,5 @@
-//! What is seen: text, and one row per half second. On a terminal a row grows while it lasts, with a bar for every
-//! sample, so that a pause can be seen; in a pipe there are only finished rows, without bars, colours or control codes.
+//! The output: text, and one row per half second. On a terminal the current row grows, with a bar per sample, so that a
+//! pause is visible; in a pipe only finished rows appear, without bars, colours or control codes.
 
 use std::env;
 use std::io::{self, IsTerminal, Stdout, Write};
@@ -13,11 +13,11 @@ use super::pulse::Queue;
 pub struct Screen {
     out: Stdout,
     colour: bool,
-    /// From lowest to highest; `None`: no bars.
+    /// Bars from lowest to highest; `None`: no bars.
     bars: Option<[char; 8]>,
-    /// A row is shown that is not finished.
+    /// An unfinished row is shown.
     growing: bool,
-    /// The highest bar so far is the full height.
+    /// The highest value so far, shown as a full bar.
     highest: u64,
     rows: u32,
 }
@@ -33,21 +33,21 @@ pub enum Ink {
     Red,
 }
 
-/// What happened between two samples.
+/// Changes between two samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Requests answered.
     pub answered: u64,
-    /// Clients held at its end.
+    /// Clients held at the end of the sample.
     pub held: usize,
     /// A request failed.
     pub failed: bool,
 }
 
-/// Half a second, or the part of it that is over.
+/// Half a second, or the elapsed part of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScreenRow {
-    /// Since the clients began.
+    /// Time since the clients started.
     pub time: Duration,
     pub active: &'static str,
     pub queue: Option<Queue>,
@@ -56,18 +56,18 @@ pub struct ScreenRow {
     pub samples: Vec<Sample>,
 }
 
-/// Rows of a long stay after which the headings are repeated.
+/// Number of rows after which the headings are repeated during a long stay.
 const HEADINGS_EVERY: u32 = 20;
-/// What a row with its bars needs.
+/// Width of a row with bars, in columns.
 const COLUMNS: u16 = 76;
-/// No line of text is longer.
+/// Maximum width of text, in columns.
 pub const WIDTH: usize = 80;
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 8] = ['_', '_', '-', '-', '=', '=', '#', '#'];
 const ERASE: &str = "\r\x1b[K";
 
 impl Screen {
-    /// As much as standard output can show.
+    /// Uses whatever standard output supports.
     pub fn new() -> Screen {
         let out = io::stdout();
         let capable = out.is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
@@ -83,7 +83,7 @@ impl Screen {
         }
     }
 
-    /// Bars start anew to find their full height.
+    /// Resets the scale of the bars.
     pub fn lower_ceiling(&mut self) {
         self.highest = 1;
     }
@@ -93,7 +93,7 @@ impl Screen {
         self.bars.is_some()
     }
 
-    /// The text, emphasized if that is possible.
+    /// The text, emphasized if standard output supports it.
     pub fn ink(&self, ink: Ink, text: &str) -> String {
         if !self.colour {
             return text.to_owned();
@@ -119,7 +119,7 @@ impl Screen {
         }
     }
 
-    /// One line, or several.
+    /// Prints one or more lines.
     ///
     /// # Errors
     /// When standard output cannot be written to.
@@ -128,7 +128,7 @@ impl Screen {
         self.put(&format!("{erase}{text}\n"))
     }
 
-    /// Headings for rows that follow.
+    /// Prints the headings of the rows.
     ///
     /// # Errors
     /// When standard output cannot be written to.
@@ -140,7 +140,7 @@ impl Screen {
         self.say(&self.ink(Ink::Dim, &format!(" ------ -------------- ------ -------- ------ ------{rule}")))
     }
 
-    /// A row that is over.
+    /// Prints a finished row.
     ///
     /// # Errors
     /// When standard output cannot be written to.
@@ -153,7 +153,7 @@ impl Screen {
         self.say(&line)
     }
 
-    /// A row so far; shown where it can be erased again, and only there.
+    /// Prints an unfinished row, if standard output can erase it again.
     ///
     /// # Errors
     /// When standard output cannot be written to.
@@ -166,7 +166,7 @@ impl Screen {
         self.put(&format!("{ERASE}{line}"))
     }
 
-    /// Leaves a row as far as it has grown.
+    /// Ends the line of an unfinished row.
     ///
     /// # Errors
     /// When standard output cannot be written to.
@@ -208,8 +208,8 @@ impl Screen {
     }
 }
 
-/// The text in lines of at most [`WIDTH`], broken at spaces, all but the first with `indent` before them. A longer word
-/// has a line of its own.
+/// Breaks text at spaces into lines of at most [`WIDTH`], all but the first indented by `indent`. A longer word gets a
+/// line of its own.
 pub fn fold(text: &str, indent: &str) -> String {
     let (mut lines, mut column) = (String::new(), 0);
     for word in text.split_inclusive(' ') {
@@ -226,7 +226,7 @@ pub fn fold(text: &str, indent: &str) -> String {
     lines
 }
 
-/// As the locale says; the first of the three that is set decides.
+/// Whether the locale uses UTF-8; the first of the three variables that is set decides.
 fn speaks_utf8() -> bool {
     let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
     let locale = set.unwrap_or_default().to_string_lossy().to_ascii_lowercase();

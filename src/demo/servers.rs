@@ -1,8 +1,8 @@
-//! The two servers. Each answers a line with its name, or refuses when it is not the primary, like a demoted database:
-//! such a request is counted as having reached the wrong server, by the server itself.
+//! The two servers. Each answers a line with its name. Like a demoted database, a server that is not the primary
+//! refuses; it counts such a request as one at the wrong server.
 //!
 //! A request is one line, after which the server closes; `begin` keeps the connection for one more line. The server
-//! closes first, so that connections in TIME_WAIT pile up on its port and not on those the proxy has to connect from.
+//! closes first, so that TIME_WAIT accumulates on its port and not on the ports that the proxy connects from.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,12 +18,12 @@ use socket2::SockRef;
 use super::book::Book;
 use crate::threads;
 
-/// Who serves, as the switch script wrote it down: the port of the primary, or `demoted` and the port of the one that
-/// was it until now.
+/// The current primary, as written by the switch script: the port of the primary, or `demoted` and the port of the
+/// previous one.
 pub struct Primary {
     pub file: PathBuf,
-    /// A server whose script was killed half-way takes its role back, as a cluster's manager would see to: it stays
-    /// demoted only as long as a switch is running.
+    /// Returns whether a switch is running. Otherwise a demoted server takes its role back, as a cluster manager would
+    /// after the script was killed.
     pub switching: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -37,7 +37,7 @@ impl Primary {
     }
 }
 
-/// A server that has its port but does not accept anybody yet.
+/// A server that has its port but does not accept connections yet.
 #[derive(Debug)]
 pub struct BoundServers {
     name: &'static str,
@@ -45,7 +45,7 @@ pub struct BoundServers {
     pub address: SocketAddr,
 }
 
-/// A server. Dropping it stops it and joins its threads; whoever is still connected is given [`PATIENCE`].
+/// A server. Dropping it stops it and joins its threads; connected clients have [`PATIENCE`] to finish.
 #[derive(Debug)]
 pub struct DemoServer {
     pub name: &'static str,
@@ -55,32 +55,32 @@ pub struct DemoServer {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The client a thread serves at the moment.
+/// The client that a thread currently serves.
 type Seat = Arc<Mutex<Option<Arc<TcpStream>>>>;
 
-/// One thread accepts and serves one client at a time: more than there are clients, so that a accepted client who
-/// connects and says nothing keeps nobody waiting.
+/// Each thread accepts and serves one client at a time. There are more threads than clients, so that a client that
+/// connects and stays silent delays no other.
 const THREADS: usize = 64;
-/// A client is given this long for its next line; also what a silent accepted client can delay the end by.
+/// Time for a client to send its next line; a silent client can delay the end by as much.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A longer line is no request.
+/// Maximum length of a request in bytes.
 const LONGEST: u64 = 1024;
 
 impl BoundServers {
     /// Binds a free port on loopback.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no port is free.
     pub fn new(name: &'static str) -> io::Result<BoundServers> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         Ok(BoundServers { name, listener, address })
     }
 
-    /// Starts to accept.
+    /// Starts to accept connections.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn open(self, primary: &Arc<Primary>, book: &Book) -> io::Result<DemoServer> {
         let BoundServers { name, listener, address } = self;
         let mut server =
@@ -97,19 +97,19 @@ impl BoundServers {
 }
 
 impl DemoServer {
-    /// Stops it as a service manager stops a database: nobody is accepted any more, whoever is connected is cut off.
+    /// Stops like a database stopped by its service manager: accepts no more clients and closes all connections.
     pub fn stop(&self) {
         self.close();
         for seat in &self.seats {
             if let Some(client) = &*seat.lock() {
-                // Fails for a client that has left already.
+                // Fails if the client has already left.
                 client.shutdown(Shutdown::Both).ok();
             }
         }
     }
 
     fn close(&self) {
-        // Wakes every thread in accept; fails only for a listener that has been stopped already.
+        // Wakes every thread in accept; fails only if the listener has been stopped.
         SockRef::from(&*self.listener).shutdown(Shutdown::Both).ok();
     }
 }
@@ -118,13 +118,13 @@ impl Drop for DemoServer {
     fn drop(&mut self) {
         self.close();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has told so on standard error.
+            // A thread that panicked has reported it on standard error.
             thread.join().ok();
         }
     }
 }
 
-/// What one thread of a server needs.
+/// The data of one server thread.
 struct PrimaryContext {
     name: &'static str,
     port: u16,
@@ -137,7 +137,7 @@ impl PrimaryContext {
     fn run(&self, listener: &TcpListener) {
         loop {
             match listener.accept() {
-                // A client that fails finds that out itself; the clients here are the ones to count it.
+                // A failed client detects that itself, and the demo's clients count it.
                 Ok((client, _)) => {
                     let client = Arc::new(client);
                     *self.seat.lock() = Some(Arc::clone(&client));
@@ -146,7 +146,7 @@ impl PrimaryContext {
                 }
                 // After shutdown(2) of the listener.
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
-                // One client's trouble, or too few descriptors: a pause keeps the latter from becoming a busy loop.
+                // An error of one client, or a lack of descriptors: the pause prevents a busy loop in that case.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }

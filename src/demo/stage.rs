@@ -1,5 +1,5 @@
-//! Sets the stage: a temporary directory with the switch script, both servers, and a proxy configured like a user's.
-//! Fields are dropped in order: the proxy ends before the servers do, the directory goes last.
+//! Sets up the demo: a temporary directory with the switch script, both servers, and a proxy configured as a user
+//! would. Fields are dropped in order: first the proxy, then the servers, last the directory.
 
 use std::error::Error;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -23,7 +23,7 @@ use crate::endpoint::{Address, Endpoint};
 use crate::process::Proxy;
 use crate::settings::THREAD_PAIRS;
 
-/// Everything but clients and operator.
+/// Everything but the clients and the operator.
 pub struct DemoStage {
     pub proxy: Proxy,
     pub blue: DemoServer,
@@ -38,10 +38,10 @@ pub struct DemoStage {
 }
 
 impl DemoStage {
-    /// Starts it all; nobody is connected yet.
+    /// Starts everything; no client is connected yet.
     ///
     /// # Errors
-    /// The first thing that is not to be had.
+    /// The first resource that is not available.
     pub fn set() -> Result<DemoStage, Box<dyn Error>> {
         let directory = Directory::new()?;
         let (blue, green) = (BoundServers::new("blue")?, BoundServers::new("green")?);
@@ -59,7 +59,7 @@ impl DemoStage {
         Ok(DemoStage { proxy, blue, green, directory, book, listening, target: Target::new(listening), control })
     }
 
-    /// What the proxy's and the clients' counters show.
+    /// Snapshot of the proxy's and the clients' counters.
     pub fn sight(&self) -> Sight {
         let now = self.proxy.context().stats.read();
         let queue = Queue { assigned: now.view.assigned, held: now.view.held };
@@ -72,23 +72,23 @@ impl DemoStage {
         servers.iter().find(|server| server.address.to_string() == address).map_or("?", |server| server.name)
     }
 
-    /// Lets the next switch script fail.
+    /// Makes the next switch script fail.
     ///
     /// # Errors
-    /// When somebody has meddled with the directory.
+    /// When the directory has been tampered with.
     pub fn standby_falls_behind(&self) -> io::Result<()> {
         self.directory.put(BEHIND, "")
     }
 
-    /// Lets the next switch script succeed again.
+    /// Makes the next switch script succeed again.
     ///
     /// # Errors
-    /// When somebody has meddled with the directory.
+    /// When the directory has been tampered with.
     pub fn standby_catches_up(&self) -> io::Result<()> {
         fs::remove_file(self.directory.file(BEHIND))
     }
 
-    /// What a user would have typed for this proxy.
+    /// The command line a user would type for this proxy.
     pub fn command_line(&self) -> String {
         let script = self.directory.script().display().to_string();
         let tail = self.directory.script().strip_prefix(std::env::temp_dir()).map(|tail| tail.display().to_string());
@@ -107,12 +107,12 @@ impl DemoStage {
     }
 }
 
-/// Which server may serve (see [`Primary`]).
+/// File that names the primary (see [`Primary`]).
 pub const PRIMARY: &str = "primary";
-/// Exists while the standby cannot be promoted.
+/// File that exists while the standby cannot be promoted.
 const BEHIND: &str = "standby-is-behind";
 
-/// What promotes a server here. `sh`, `mv` and `sleep` are all it needs.
+/// Promotes a server. Needs only `sh`, `mv` and `sleep`.
 const SCRIPT: &str = r#"#!/bin/sh
 # The switch script of `cbpx demo`. cbpx runs it when the last client has left the old server, with these words:
 #   $1 $2  host and port of the server in use
@@ -171,7 +171,7 @@ fn configuration(blue: SocketAddr, green: SocketAddr, script: PathBuf) -> Config
     }
 }
 
-/// The first address, which is TCP because that was asked for.
+/// The first address; it is TCP because a TCP endpoint was configured.
 fn tcp(addresses: &[Address]) -> io::Result<SocketAddr> {
     match addresses.first() {
         Some(Address::Tcp(address)) => Ok(*address),
@@ -179,7 +179,7 @@ fn tcp(addresses: &[Address]) -> io::Result<SocketAddr> {
     }
 }
 
-/// A directory of this run's own, with the switch script in it. Removed with everything in it when dropped.
+/// A directory for this run, with the switch script in it. Dropping it removes it with its content.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
@@ -187,7 +187,7 @@ pub struct Directory {
 
 impl Directory {
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn new() -> Result<Directory, String> {
         let base = std::env::temp_dir();
         let failed = |path: &Path, e: &io::Error| format!("cannot make a temporary directory {}: {e}", path.display());
@@ -199,7 +199,7 @@ impl Directory {
                     directory.write_script().map_err(|e| failed(&directory.path, &e))?;
                     return Ok(directory);
                 }
-                // A number that another process had before: its directory is not ours to use.
+                // A previous process had this number: its directory is not ours to use.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(failed(&path, &e)),
             }
@@ -212,10 +212,10 @@ impl Directory {
         file.write_all(SCRIPT.as_bytes())
     }
 
-    /// Writes one of its files.
+    /// Writes a file in the directory.
     ///
     /// # Errors
-    /// When somebody has meddled with it.
+    /// When the directory has been tampered with.
     pub fn put(&self, name: &str, text: &str) -> io::Result<()> {
         fs::write(self.file(name), text)
     }
@@ -231,7 +231,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed has been removed by somebody else, or is theirs.
+        // Ignored: what cannot be removed was removed by another process, or belongs to one.
         fs::remove_dir_all(&self.path).ok();
     }
 }

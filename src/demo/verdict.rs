@@ -1,5 +1,5 @@
-//! The verdict: what all clients and servers saw together, with cbpx and without it, against the time the script took
-//! for itself. Every number is counted.
+//! The verdict: what all clients and servers observed, with cbpx and without it, compared to the script's own time.
+//! Every number is measured.
 
 use std::io;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::clients::{LONG, SHORT};
 use super::operator::SwitchReport;
 use super::screen::{Ink, Screen, fold};
 
-/// One act as it went.
+/// Measurements of one act.
 #[derive(Clone, Debug)]
 pub struct Observations {
     pub name: &'static str,
     pub report: SwitchReport,
-    /// The switch ended as it was meant to.
+    /// The switch had the expected outcome.
     pub as_expected: bool,
-    /// Of all requests under way during the switch.
+    /// Durations of all requests that overlapped the switch.
     pub waits: Waits,
 }
 
 impl Observations {
-    /// What the longest wait had to be, and what is left.
+    /// The parts of the longest wait: transactions, script, rest.
     pub fn account(&self) -> String {
         let [drain, script, rest] = self.parts();
         format!("{drain} for running transactions to end, {script} for the script, {rest} for all the rest")
@@ -39,7 +39,7 @@ impl Observations {
     }
 }
 
-/// All of it.
+/// Measurements of all acts.
 #[derive(Clone, Debug)]
 pub struct DemoVerdict {
     totals: DemoTotals,
@@ -55,7 +55,7 @@ impl DemoVerdict {
         DemoVerdict { totals, first_error, ordinary, scenes, without }
     }
 
-    /// No error with cbpx, nobody at the wrong server, and each move ended as it was meant to.
+    /// No error with cbpx, no request at the wrong server, and each move had the expected outcome.
     pub fn is_good(&self) -> bool {
         let DemoTotals { requests, errors, wrong } = self.totals;
         requests > 0 && errors == 0 && wrong == 0 && self.as_expected()
@@ -91,7 +91,7 @@ impl DemoVerdict {
         }
         let (ink, words) = match (self.is_good(), self.as_expected()) {
             (true, _) => (Ink::Green, "Good: two switches under load, and all that a client could notice was a wait."),
-            (false, true) => (Ink::Red, "Bad: there were clients who noticed."),
+            (false, true) => (Ink::Red, "Bad: some clients saw errors."),
             (false, false) => (Ink::Red, "Bad: an act did not end as it should have."),
         };
         screen.say(&format!("\n{}", screen.ink(ink, words)))
@@ -102,7 +102,7 @@ fn waits(name: &str, waits: Waits) -> String {
     format!("  {name:<22} {:>7}  {:>7}", milliseconds(waits.median), milliseconds(waits.longest))
 }
 
-/// With a decimal where it matters.
+/// Shown with one decimal below 10 ms.
 pub fn milliseconds(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     if milliseconds < 10.0 { format!("{milliseconds:.1} ms") } else { format!("{milliseconds:.0} ms") }

@@ -1,5 +1,5 @@
-//! Command lines, configuration files, logs and control commands of other programs, and of cbpx itself: one folder for
-//! each. A dialect ends where `Config` begins; nothing below knows which one was used.
+//! Command lines, configuration files, logs and control commands of cbpx and of the programs it replaces: one folder
+//! each. A dialect ends where `Config` begins; no module below knows which dialect was used.
 
 pub mod balance;
 pub mod cbpx;
@@ -23,21 +23,21 @@ use crate::settings;
 pub enum Parsed {
     /// Run a proxy. `warnings` are for standard error.
     Serve { config: Box<Config>, warnings: Vec<String> },
-    /// Talk to a running one whose words are those of backends.
+    /// Talk to a running instance of the balance dialect.
     Instance(balance::InstanceRequest),
     /// Help or version, for standard output.
     Print(String),
-    /// Words for standard error, and the exit status that goes with them: for dialects that end so.
+    /// Text for standard error, and an exit status other than that of a usage error.
     Tell { text: String, status: u8 },
 }
 
-/// Another program's command line: `cbpx NAME ...`, or a link to cbpx under one of the old names.
+/// Another program's command line: `cbpx NAME ...`, or a link to cbpx with one of the names in `links`.
 pub(crate) struct Dialect {
     pub(crate) name: &'static str,
     pub(crate) links: &'static [&'static str],
-    /// For the help.
+    /// Description for the help.
     about: &'static str,
-    /// Given all that was typed for it, the name first.
+    /// Gets all its arguments, beginning with the name.
     pub(crate) parse: fn(&[OsString]) -> Result<Parsed, Usage>,
 }
 
@@ -45,49 +45,49 @@ pub(crate) const DIALECTS: &[Dialect] = &[
     Dialect {
         name: "balance",
         links: &["balance"],
-        about: "as balance 3.54: round robin, hash, fallback groups",
+        about: "act as balance 3.54: round robin, hash, fallback groups",
         parse: balance::parse,
     },
     Dialect {
         name: "fallback",
         links: &["tcp_fallback"],
-        about: "as tcp_fallback: the first server of a list that works",
+        about: "act as tcp_fallback: the first server of a list that works",
         parse: fallback::parse,
     },
     Dialect {
         name: "pumpkin",
         links: &["PumpkinLB.py", "pumpkinlb"],
-        about: "as PumpkinLB: servers that take turns, from its file",
+        about: "act as PumpkinLB: round robin, from its configuration file",
         parse: pumpkin::parse,
     },
     Dialect {
         name: "fproxy",
         links: &["fproxy"],
-        about: "as fproxy V0.41: whoever has had the least so far",
+        about: "act as fproxy V0.41: the server with the least load so far",
         parse: fproxy::parse,
     },
 ];
 
-/// A command line that asks for nothing.
+/// A command line that cannot be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// For standard error.
+    /// Text for standard error.
     pub words: String,
-    /// What the program exits with.
+    /// The exit status.
     pub status: u8,
 }
 
 impl Usage {
-    /// The status most programs have for it.
+    /// Uses the usual exit status.
     pub fn new(words: String) -> Usage {
         Usage { words, status: 2 }
     }
 }
 
-/// Width of every help text: it is the same whatever the terminal, and fits the narrowest that is usual.
+/// Width of every help text, in columns: independent of the terminal, and that of the narrowest in use.
 pub(crate) const COLUMNS: usize = 80;
 
-/// What clap says when it does not return values: help and version are for standard output, all else is a usage error.
+/// Maps clap's other results: help and version go to standard output, all else is a usage error.
 pub(crate) fn refused(error: &clap::Error, command: &clap::Command) -> Result<Parsed, Usage> {
     if let Some(words) = ambiguous(error, command) {
         return Err(Usage::new(words));
@@ -96,7 +96,7 @@ pub(crate) fn refused(error: &clap::Error, command: &clap::Command) -> Result<Pa
     if error.use_stderr() { Err(Usage::new(text.trim_end().to_owned())) } else { Ok(Parsed::Print(text)) }
 }
 
-/// Of a flag that is the beginning of several: all of these. clap suggests one of them.
+/// Lists every flag that an ambiguous prefix could mean; clap suggests only one.
 fn ambiguous(error: &clap::Error, command: &clap::Command) -> Option<String> {
     let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return None };
     if error.kind() != ErrorKind::UnknownArgument {
@@ -129,10 +129,10 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))
 }
 
-/// What else the program can do, for its help.
+/// The other subcommands, for the help.
 fn other_uses() -> String {
     let mut uses = vec![
-        ("cbpx ctl COMMAND".to_owned(), "talk to a running cbpx; --to tells where it is"),
+        ("cbpx ctl COMMAND".to_owned(), "send a command to a running cbpx; --to selects it"),
         ("cbpx demo".to_owned(), "see a switch on built-in servers"),
     ];
     uses.extend(DIALECTS.iter().map(|dialect| (format!("cbpx {} ...", dialect.name), dialect.about)));
@@ -146,7 +146,7 @@ fn other_uses() -> String {
     )
 }
 
-/// The log format of a style.
+/// Creates the log format of a style.
 pub fn log_format(style: LogStyle) -> Box<dyn LogFormat> {
     match style {
         LogStyle::Origin => Box::<cbpx::log_format::CbpxLog>::default(),

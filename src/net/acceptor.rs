@@ -1,6 +1,6 @@
-//! Accepts clients or control sessions and hands them on; knows nothing of what becomes of them. No error of one client
-//! ends it: a client that went away before it was accepted is passed over, and when descriptors run out the newest
-//! client is closed and accepting goes on.
+//! Accepts clients or control sessions and passes them to a handler; does not know what happens to them. An error of
+//! one client does not end it: a client that hung up before it was accepted is skipped, and when descriptors run out
+//! the newest client is closed and accepting continues.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +15,12 @@ use crate::endpoint::{Address, Endpoint};
 use crate::rate_limit::RateLimit;
 use crate::threads;
 
-/// Why an endpoint is not listened on.
+/// Why an endpoint cannot be listened on.
 #[derive(Debug)]
 pub enum BindError {
     /// It has no address.
     Resolve(io::Error),
-    /// One of its addresses cannot be had.
+    /// One of its addresses cannot be bound.
     Bind(io::Error),
 }
 
@@ -32,10 +32,10 @@ impl BindError {
     }
 }
 
-/// Listens on all addresses of an endpoint, or on none; of a name, on all that this machine has.
+/// Listens on all addresses of an endpoint, or on none; for a name, on all of its addresses that this machine has.
 ///
 /// # Errors
-/// The first thing that is in the way.
+/// The first error.
 pub fn bind(at: &Endpoint, queue: ListenOptions) -> Result<Vec<Listener>, BindError> {
     let (mut listeners, mut missing) = (Vec::new(), None);
     for address in at.resolve_own().map_err(BindError::Resolve)? {
@@ -55,26 +55,27 @@ pub fn bind(at: &Endpoint, queue: ListenOptions) -> Result<Vec<Listener>, BindEr
 /// Takes over what a listener accepts. Must not wait.
 pub trait AcceptHandler: Send + 'static {
     fn accepted(&mut self, stream: Stream, peer: Address);
-    /// The listener cannot go on; it has stopped.
+    /// The listener failed and has stopped.
     fn failed(&mut self, cause: io::Error);
 }
 
-/// A listener and its threads. Dropping it stops and joins them.
+/// A listener and its threads. Dropping it stops the listener and joins the threads.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Arc<Listener>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The pause when not even a client that is to be closed can be accepted.
+/// Pause when no descriptor is left even to accept and close a client.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long those who wait to be accepted keep a listener from stopping: its threads need microseconds for each, unless
-/// descriptors have run out.
+/// How long clients in the accept queue can delay the stop of a listener. Its threads need microseconds for each,
+/// unless descriptors have run out.
 const LAST_CALL: Duration = Duration::from_millis(300);
-/// Where another listener takes over: a client that has begun to connect is done after one way there and back.
+/// Time for handshakes in progress to complete, if another listener takes over; a handshake takes one round trip.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// Lets in whoever waits to be accepted: a listener that stops resets them. To be called before these are dropped.
+/// Waits until the accept queues are empty, because stopping a listener resets the clients in them. Call it before
+/// dropping the acceptors.
 pub fn last_call(listening: &[Acceptor]) {
     let others = listening.iter().filter(|one| one.listener.leaves_clients_to_others()).count();
     if others > 0 {
@@ -87,11 +88,11 @@ pub fn last_call(listening: &[Acceptor]) {
 }
 
 impl Acceptor {
-    /// Starts so many threads, each with an acceptor of its own; the first has this name, the others a number behind
-    /// it.
+    /// Starts `threads` threads, each with its own handler. The first has the name `name`; the others have it with a
+    /// number appended.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start<A: AcceptHandler>(
         listener: Listener,
         name: &str,
@@ -117,15 +118,15 @@ impl Drop for Acceptor {
     }
 }
 
-/// What an error of `accept` means.
+/// Classes of errors of `accept`.
 enum AcceptError {
-    /// That client's own, or the network's: the next accept may work.
+    /// An error of that client or of the network: the next accept may succeed.
     Passing,
-    /// The process or the system has no descriptor or memory left.
+    /// The process or the system has no descriptors or memory left.
     Shortage,
     /// The listener was stopped.
     Stopped,
-    /// It will never work again.
+    /// The listener will never work again.
     Fatal,
 }
 
@@ -163,8 +164,8 @@ fn run(listener: &Listener, acceptor: &mut impl AcceptHandler) {
     }
 }
 
-/// One descriptor kept for the day there is no other: given up, it lets one client be accepted and closed, who would
-/// hang in the listen queue otherwise.
+/// A spare descriptor for a shortage: closing it makes it possible to accept and close a client that would otherwise
+/// hang in the accept queue.
 struct SpareDescriptor {
     spare: Option<File>,
     refusals: RateLimit,
@@ -182,11 +183,11 @@ impl SpareDescriptor {
         }
     }
 
-    /// Accepts the newest client with the descriptor kept for that. If there is another one by then, the shortage is
-    /// over and the client is returned: the wait for it may have been long. If not, it is closed. When even that fails,
-    /// waits a little.
+    /// Accepts the newest client with the spare descriptor. If a new spare can be opened, the shortage is over and the
+    /// client is returned, because the accept may have waited long. Otherwise the client is closed. If even accepting
+    /// fails, pauses.
     fn bridge(&mut self, listener: &Listener, cause: &io::Error) -> Option<(Stream, Address)> {
-        // A shortage may be over and back many times in a second: whoever is closed makes room for one.
+        // A shortage can end and return many times per second, because each closed client frees a descriptor.
         if let Some(more) = self.refusals.turn(Instant::now()) {
             log::error!("cannot accept a client: {cause}; new clients are closed until that is over{more}");
         }

@@ -1,4 +1,4 @@
-//! Sockets that accept, over TCP and Unix alike.
+//! Listening sockets, over TCP and Unix alike.
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ use super::errno::is;
 use super::{Stream, StreamOptions, plain_address, socket_address, tune};
 use crate::endpoint::Address;
 
-/// A socket that accepts.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -24,37 +24,37 @@ pub struct Listener {
     path: Option<(PathBuf, Identity)>,
 }
 
-/// How clients wait to be accepted.
+/// Options of a listening socket.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenOptions {
-    /// The length given to `listen(2)`; the system has a maximum of its own (`net.core.somaxconn`).
+    /// The length passed to `listen(2)`; the system's maximum is `net.core.somaxconn`.
     pub length: i32,
-    /// Other processes may listen on the same address if they want that, too: each has a queue, and the system spreads
-    /// new clients over them. Not of Unix sockets.
+    /// Other processes may listen on the same address with the same option. Each has its own queue, and the system
+    /// distributes new clients over them. No effect on Unix sockets.
     pub shares_port: bool,
-    /// Options of every connection that is accepted. On Linux they are inherited, which saves each client six calls;
-    /// they are set before anybody can connect.
+    /// Options of accepted connections. On Linux connections inherit them, which saves six calls per client; they are
+    /// set before clients can connect.
     pub tuning: StreamOptions,
 }
 
-/// Drops what begins a connection, and nothing else: of a TCP header, byte 13 has the flags, and 2 of that is SYN.
+/// A filter that drops only SYN segments: byte 13 of a TCP header has the flags, and bit 2 of it is SYN.
 const NO_SYN: [SockFilter; 4] = [
     SockFilter::new(LOAD_BYTE, 0, 0, 13),
     SockFilter::new(JUMP_IF_ANY_BIT, 0, 1, 2),
     SockFilter::new(RETURN, 0, 0, 0),
     SockFilter::new(RETURN, 0, 0, u32::MAX),
 ];
-/// As linux/filter.h has them: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
+/// Instruction codes from linux/filter.h: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
 
 impl Listener {
-    /// Binds and listens, with address reuse. An address of `::` takes IPv4 clients too. A Unix socket gets mode 0600;
-    /// a stale file at its path is replaced, one that somebody still listens on is not.
+    /// Binds and listens, with address reuse. `::` accepts IPv4 clients too. A Unix socket gets mode 0600; a stale
+    /// socket file is replaced, one in use is not.
     ///
     /// # Errors
-    /// What the system says: in use, no permission, no such address.
+    /// The system's error: address in use, no permission, no such address.
     pub fn bind(at: &Address, queue: ListenOptions) -> io::Result<Listener> {
         let (address, domain) = socket_address(at)?;
         let socket = Socket::new(domain, Type::STREAM, None)?;
@@ -72,7 +72,7 @@ impl Listener {
             }
             Address::Unix(path) => {
                 remove_stale(path, &address)?;
-                // The mode is set before anybody can connect: until `listen` connections are refused.
+                // The mode is set before clients can connect: until `listen`, connections are refused.
                 socket.bind(&address)?;
                 std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
                 Some((path.clone(), identity(path)?))
@@ -87,10 +87,10 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Waits for a client. The stream does not wait: splice(2) asks the socket itself whether it may.
+    /// Waits for a client. The stream is non-blocking, because splice(2) follows the socket's own flag.
     ///
     /// # Errors
-    /// What `accept(2)` says; `EINVAL` after [`Listener::stop`].
+    /// The error of `accept(2)`; `EINVAL` after [`Listener::stop`].
     pub fn accept(&self) -> io::Result<(Stream, Address)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (socket, peer) = self.socket.accept4(flags.bits() as i32)?;
@@ -98,17 +98,16 @@ impl Listener {
         Ok((stream, plain_address(&peer)))
     }
 
-    /// Lets no client begin to connect any more, if there may be another listener here, and says whether that is so. A
-    /// client that tries all the same gets no answer, tries again a second later as TCP does, and reaches the other
-    /// one.
+    /// Stops new handshakes if another process may listen on this address, and returns whether that is so. A client
+    /// that connects now gets no answer, retries after one second as TCP does, and reaches the other listener.
     pub fn leaves_clients_to_others(&self) -> bool {
         self.shares_port && self.socket.attach_filter(&NO_SYN).is_ok()
     }
 
-    /// Whether somebody waits to be accepted.
+    /// Whether a client is waiting to be accepted.
     pub fn has_waiting(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        // An error is a defect here, and says nothing about clients.
+        // An error would be a defect of this program, and does not concern clients.
         let ready = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
         ready.is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
     }
@@ -118,7 +117,7 @@ impl Listener {
         self.socket.shutdown(Shutdown::Both).ok();
     }
 
-    /// Where it listens, with the port the system chose if it was asked to.
+    /// The bound address, with the actual port if the system chose it.
     ///
     /// # Errors
     /// Never on a bound socket.
@@ -129,7 +128,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Somebody may have removed it already, and put another one in its place.
+        // Another process may have replaced the file in the meantime.
         if let Some((path, own)) = &self.path
             && identity(path).is_ok_and(|found| found == *own)
         {
@@ -138,14 +137,14 @@ impl Drop for Listener {
     }
 }
 
-/// Device and number of a file.
+/// Device and inode number of a file.
 type Identity = (u64, u64);
 
 fn identity(path: &Path) -> io::Result<Identity> {
     std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// A socket file nobody listens on is left over from a process that was killed.
+/// Removes a socket file that no process listens on, left over from a process that was killed.
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
@@ -153,11 +152,11 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
     let caller = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A queue that is full is nobody's who has died, and must not be waited for.
+    // A full accept queue means that the listener is alive; connecting must not wait for it.
     caller.set_nonblocking(true)?;
     match caller.connect(address) {
         Err(e) if is(&e, Errno::CONNREFUSED) => std::fs::remove_file(path),
-        // Nor is a socket of another type.
+        // A socket of another type is in use as well.
         Ok(()) => Err(io::Error::from(Errno::ADDRINUSE)),
         Err(e) if is(&e, Errno::AGAIN) || is(&e, Errno::PROTOTYPE) => Err(io::Error::from(Errno::ADDRINUSE)),
         Err(e) if is(&e, Errno::NOENT) => Ok(()),
@@ -202,7 +201,7 @@ mod tests {
         let busy = bind(&at, queue).unwrap();
         let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert_eq!(bind(&at, queue).unwrap_err().kind(), ErrorKind::AddrInUse);
-        // Whoever has replaced the file keeps it.
+        // The file that replaced ours stays.
         std::fs::remove_file(&path).unwrap();
         let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         assert_eq!(bind(&at, queue).unwrap_err().kind(), ErrorKind::AddrInUse);

@@ -1,5 +1,5 @@
-//! Whether a dial would end at a listener of this process: every client would come back as a new one, until there is no
-//! room for any. Asked before each dial, because an address may become one of this machine at any time.
+//! Detects dials to a listener of this process: each client would come back as a new one until the capacity is
+//! exhausted. Checked before each dial, because this machine may get an address at any time.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,17 +17,17 @@ use crate::endpoint::Address;
 pub struct Own(Arc<[Address]>);
 
 impl Own {
-    /// Those of these listeners.
+    /// The addresses of these listeners.
     pub fn new(listeners: impl IntoIterator<Item = Address>) -> Own {
         Own(listeners.into_iter().collect())
     }
 
-    /// Those, and these.
+    /// Adds addresses.
     pub fn and(self, others: &[Address]) -> Own {
         Own::new(self.0.iter().chain(others).cloned())
     }
 
-    /// Whether a connection to this address ends at one of them.
+    /// Whether a connection to this address reaches one of them.
     pub fn has(&self, to: &Address) -> bool {
         self.0.iter().any(|own| ends_at(to, own))
     }
@@ -41,7 +41,7 @@ fn ends_at(to: &Address, own: &Address) -> bool {
     }
 }
 
-/// Whether `to` is `own`, or one of its addresses if that is all of this machine's.
+/// Whether `to` is `own`, or is covered by it because `own` is the unspecified address.
 fn reaches(to: SocketAddr, own: IpAddr) -> bool {
     // A connection to the unspecified address goes to this machine.
     let ip = match to.ip().to_canonical() {
@@ -49,13 +49,13 @@ fn reaches(to: SocketAddr, own: IpAddr) -> bool {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    // A listener on `::` takes IPv4, too; one on `0.0.0.0` takes nothing else.
+    // A listener on `::` also accepts IPv4; one on `0.0.0.0` accepts only IPv4.
     let takes_it = own.is_ipv6() || ip.is_ipv4();
     ip == own || own.is_unspecified() && takes_it && is_here(to, ip)
 }
 
-/// Whether this machine has the address. One that it has can be bound, so that most others are told apart at little
-/// cost; but where `net.ipv4.ip_nonlocal_bind` is set every address can be, and only the list of interfaces tells.
+/// Whether this machine has the address. Its own addresses can be bound, so a bind rules out most others cheaply; but
+/// with `net.ipv4.ip_nonlocal_bind` every address can be bound, and only the list of interfaces tells.
 fn is_here(to: SocketAddr, ip: IpAddr) -> bool {
     if ip.is_loopback() {
         return true;
@@ -79,7 +79,7 @@ fn an_interface_has(ip: IpAddr) -> bool {
     })
 }
 
-/// Whether both paths lead to one socket: by a link, or spelled differently.
+/// Whether both paths lead to the same socket, through links or different spellings.
 fn is_same_file(path: &Path, other: &Path) -> bool {
     let file = |path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     file(path).is_some_and(|found| file(other) == Some(found))

@@ -1,10 +1,10 @@
-//! How much of what was written to a socket its peer's system has not acknowledged: what a reset would discard.
+//! Counts bytes written to a socket that the peer's system has not acknowledged: those a reset would discard.
 //!
-//! The ioctl for that (SIOCOUTQ) has no safe wrapper in any crate used here, TCP_INFO tells segments and not what a
-//! closed window keeps back, and /proc/net/tcp costs time in proportion to all sockets. The kernel's socket monitoring
-//! (sock_diag(7), what `ss` uses) answers the same question about one socket by plain messages. It needs no privilege.
-//! A socket for it is opened for each question, because the questions are rare: they come up when a connection fails,
-//! or lasts beyond its backend's end, and never while bytes flow.
+//! The ioctl for this (SIOCOUTQ) has no safe wrapper in the crates used here, TCP_INFO counts segments and omits what a
+//! closed window keeps back, and reading /proc/net/tcp takes time in proportion to all sockets. The kernel's socket
+//! monitoring (sock_diag(7), which `ss` uses) answers for one socket through plain messages and needs no privilege.
+//! Each question opens a socket, because questions are rare: they arise when a connection fails or outlives its
+//! backend's end, never while bytes flow.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,14 +14,14 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::Stream;
 
 impl Stream {
-    /// Bytes written that the peer's system has not acknowledged, an end (FIN) counting as one. What is written to a
-    /// Unix socket is in its peer's hands at once. `None`: the system does not tell (no such service in this kernel, a
-    /// filter for system calls, no descriptor left), which callers take as not knowing.
+    /// Number of bytes written that the peer's system has not acknowledged; a FIN counts as one. Data written to a Unix
+    /// socket is with its peer at once. `None`: unknown (the kernel lacks the service, a seccomp filter forbids it, or
+    /// no descriptor is left).
     pub fn undelivered(&self) -> Option<u32> {
         if !self.is_tcp {
             return Some(0);
         }
-        // A connection that is over is in no table any more, and nothing of it is on its way.
+        // A closed connection is in no table any more, and has nothing in flight.
         self.ask_for_queue().or_else(|| self.state().contains(PollFlags::HUP).then_some(0))
     }
 
@@ -80,10 +80,10 @@ fn ask(own: SocketAddr, peer: SocketAddr) -> Option<Answer> {
     let kernel = kernel.ok()?;
     rustix::net::send(&kernel, &request(own, peer), SendFlags::empty()).ok()?;
     let mut answer = [0; 512];
-    // The kernel answers within the call that asks.
+    // The kernel has queued the answer when the send returns.
     let (length, _) = rustix::net::recv(&kernel, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
     let answer = answer.get(..length)?;
-    // A refusal has another type.
+    // An error has another type.
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     let found = Answer { state: *answer.get(STATE)?, length: number(WQUEUE)?, inode: number(INODE)? };
@@ -95,14 +95,14 @@ fn request(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     bytes.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
-    // Number and sender: one question, one answer.
+    // Sequence number and sender: unused, because there is one answer to one question.
     bytes.extend([0; 8]);
     let (family, scope) = match peer {
         SocketAddr::V4(_) => (AddressFamily::INET, 0),
         SocketAddr::V6(peer) => (AddressFamily::INET6, peer.scope_id()),
     };
     bytes.extend([family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
-    // In whatever state it is.
+    // In any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(own.port().to_be_bytes());
     bytes.extend(peer.port().to_be_bytes());
@@ -113,7 +113,7 @@ fn request(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
         }
     }
     bytes.extend(scope.to_ne_bytes());
-    // No cookie is known.
+    // No cookie.
     bytes.extend([0xFF; 8]);
     bytes
 }
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection to this address, the far end of which does not read.
+    /// A connection to this address whose peer does not read.
     fn stuffed(at: &str) -> (Stream, usize, TcpStream) {
         let listener = TcpListener::bind(at).unwrap();
         let own = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,7 +1,7 @@
-//! Connected streams and listeners, over TCP and Unix sockets alike, with the socket options this program needs.
+//! Connected streams, over TCP and Unix sockets alike, with the socket options this program needs.
 //!
-//! Control sessions read and write blocking; what clients and backends send is moved by calls that never wait
-//! (`read_now`, `write_now`). Every descriptor is close-on-exec, so that none reaches a switch script.
+//! Control sessions use blocking reads and writes; relayed data uses non-blocking calls (`read_now`, `write_now`).
+//! Every descriptor is close-on-exec, so that switch scripts inherit none.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -19,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use super::errno::is;
 use crate::endpoint::{Address, Source};
 
-/// A connected stream, or one that is about to be.
+/// A stream that is connected or connecting.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) socket: Socket,
@@ -29,19 +29,19 @@ pub struct Stream {
 /// Options of a connection between a client and a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
-    /// A connection that has been silent for so long is probed; `None` is never.
+    /// A connection that has been silent this long is probed; `None`: never.
     pub keepalive: Option<Duration>,
 }
 
-/// A peer that answers none of so many probes, at this interval, has vanished: with the default of 60 s, a machine that
-/// lost its power is noticed after two minutes instead of never.
+/// Interval of probes. A peer that answers none of several counts as gone: with the default of 60 s, a machine that
+/// lost power is noticed after two minutes instead of never.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
 impl Stream {
-    /// Begins to connect and does not wait: the stream is non-blocking and becomes writable when the connection stands
-    /// or has failed (see [`Stream::connection_error`]). It comes from `source` where that can be: not to another
-    /// family, and not when this machine has lost the address.
+    /// Starts to connect and returns at once. The stream is non-blocking and becomes writable when it is connected or
+    /// has failed (see [`Stream::connection_error`]). It uses `source` if possible: not for another address family, and
+    /// not if this machine no longer has the address.
     ///
     /// # Errors
     /// When there is no descriptor or the system refuses at once; also when a Unix listener's queue is full.
@@ -61,10 +61,10 @@ impl Stream {
         }
     }
 
-    /// Connects, waiting at most this long.
+    /// Connects with a timeout.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn connect(to: &Address, timeout: Duration) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
         let stream = Stream { socket: Socket::new(domain, Type::STREAM, None)?, is_tcp: domain != Domain::UNIX };
@@ -72,22 +72,22 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Why a connection begun earlier does not stand; `None` when it does.
+    /// The error of an earlier `begin_connect`; `None` if the stream is connected.
     ///
     /// # Errors
-    /// When the socket cannot be asked.
+    /// When the socket's state cannot be read.
     pub fn connection_error(&self) -> io::Result<Option<io::Error>> {
         self.socket.take_error()
     }
 
-    /// Whether both ends of the connection are this one socket. It happens when nobody listens on a port of this
-    /// machine that the system has given to this socket as its own (TCP calls it a simultaneous open).
+    /// Whether the socket is connected to itself. This happens if no process listens on a local port that the system
+    /// has chosen as this socket's own (TCP calls it a simultaneous open).
     pub fn meets_itself(&self) -> bool {
         let ends = [self.socket.local_addr(), self.socket.peer_addr()].map(|end| end.ok()?.as_socket());
         ends[0].is_some() && ends[0] == ends[1]
     }
 
-    /// Makes the reads and writes of an accepted stream wait.
+    /// Makes an accepted stream blocking.
     ///
     /// # Errors
     /// Never on a valid socket.
@@ -109,7 +109,7 @@ impl Stream {
         self.socket.set_read_timeout(limit)
     }
 
-    /// One write waits at most this long and then fails with `WouldBlock`.
+    /// A write waits at most this long and then fails with `WouldBlock`.
     ///
     /// # Errors
     /// Never on a valid socket and a time above zero.
@@ -117,26 +117,26 @@ impl Stream {
         self.socket.set_write_timeout(limit)
     }
 
-    /// See [`tune`]. Failures are ignored: a connection without these options works, and one whose peer has gone
-    /// already is noticed by the next read.
+    /// See [`tune`]. Errors are ignored: a connection works without these options, and if the peer has gone the next
+    /// read reports it.
     pub fn tune(&self, tuning: StreamOptions) {
         if self.is_tcp {
             tune(&self.socket, tuning).ok();
         }
     }
 
-    /// Whether its bytes may be moved by splice(2) without being copied.
+    /// Whether splice(2) can move its bytes without copying.
     pub fn is_tcp(&self) -> bool {
         self.is_tcp
     }
 
-    /// Ends one or both directions in order. The peer may have gone already, which is then seen by whoever reads or
-    /// writes; so there is nothing to report here.
+    /// Ends one or both directions in order. If the peer has gone, the next read or write reports it, so there is no
+    /// error here.
     pub fn shutdown(&self, how: Shutdown) {
         self.socket.shutdown(how).ok();
     }
 
-    /// Like `shutdown(Write)`, for the one caller to whom a failure means lost bytes.
+    /// Like `shutdown(Write)`, for the caller that must know whether bytes were lost.
     ///
     /// # Errors
     /// When the peer has reset the connection.
@@ -144,12 +144,11 @@ impl Stream {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Ends the connection so that the peer sees it fail (a reset), and wakes whoever waits on it. Bytes not yet
-    /// delivered are gone. Dissolving the association by `connect(2)` to nowhere is the call that does both; where
-    /// it is refused, and for Unix sockets, which know no reset, both directions are shut down.
+    /// Resets the connection and wakes all threads that wait on it. Bytes not yet delivered are lost. `connect(2)` with
+    /// AF_UNSPEC does both; if it fails, and for Unix sockets, which have no reset, both directions are shut down.
     ///
-    /// Not for a connection that both sides have ended: Linux may throw away what is on its way without a word to the
-    /// peer then, who waits for it for ever.
+    /// Not for a connection that both sides have ended: Linux may then discard data in flight without a reset, and the
+    /// peer waits for ever.
     pub fn abort(&self) {
         if self.is_tcp && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
@@ -158,23 +157,23 @@ impl Stream {
         self.socket.shutdown(Shutdown::Both).ok();
     }
 
-    /// Whether the peer has ended its stream or failed, even if bytes are still to be read.
+    /// Whether the peer has ended its stream or failed, even if unread bytes remain.
     pub fn has_ended(&self) -> bool {
         self.state().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 
-    /// Whether bytes have arrived that nobody has read.
+    /// Whether unread bytes have arrived.
     pub fn has_unread_bytes(&self) -> bool {
         self.unread_bytes() > 0
     }
 
-    /// How many bytes have arrived that nobody has read.
+    /// The number of unread bytes that have arrived.
     pub fn unread_bytes(&self) -> usize {
         rustix::io::ioctl_fionread(&self.socket).map_or(0, |unread| unread as usize)
     }
 
-    /// Whether the peer has gone as far as can be told: it has reset the connection, or ended its side and left no byte
-    /// to be read.
+    /// Whether the peer is certainly gone: it has reset the connection, or has ended its side and no unread bytes
+    /// remain.
     pub fn has_hung_up(&self) -> bool {
         let state = self.state();
         state.intersects(PollFlags::HUP | PollFlags::ERR)
@@ -189,14 +188,14 @@ impl Stream {
     /// What is known of the peer's end.
     pub(super) fn state(&self) -> PollFlags {
         let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
-        // An error is a defect here, and says nothing about the peer.
+        // An error would be a defect of this program, and does not concern the peer.
         retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).map_or(PollFlags::empty(), |_| fds[0].revents())
     }
 
-    /// Reads what has arrived and does not wait: `WouldBlock` when nothing has.
+    /// Reads without blocking: `WouldBlock` if nothing has arrived.
     ///
     /// # Errors
-    /// What `recv(2)` says.
+    /// The error of `recv(2)`.
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT)?.0)
     }
@@ -212,12 +211,12 @@ impl Stream {
     /// Writes what there is room for and does not wait: `WouldBlock` when there is none.
     ///
     /// # Errors
-    /// What `send(2)` says.
+    /// The error of `send(2)`.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// The other side's address; a Unix peer has none.
+    /// The peer's address; a Unix peer has none.
     pub fn peer(&self) -> Option<Address> {
         self.socket.peer_addr().ok().map(|address| plain_address(&address))
     }
@@ -245,12 +244,11 @@ impl AsFd for Stream {
     }
 }
 
-/// Nothing waits for a full segment: each write of a database protocol is a message somebody waits for. A silent peer
-/// is probed. A byte sent as urgent (MSG_OOB) stays in its place in the stream, where the system would take it out of
-/// it.
+/// Sets TCP_NODELAY, because each write of a database protocol is a message that the peer waits for; keepalive probes;
+/// and SO_OOBINLINE, so that an urgent byte (MSG_OOB) keeps its place in the stream.
 ///
-/// TCP_USER_TIMEOUT is left alone: it would end the connection of a living client that does not read for that long (a
-/// pager that waits for somebody to press a key), because an open connection with a closed window counts as unanswered.
+/// TCP_USER_TIMEOUT is not set: it would close the connection of a live client that does not read for that long (a
+/// pager waiting for a key), because data behind a closed window counts as unacknowledged.
 pub(super) fn tune(socket: &Socket, tuning: StreamOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
@@ -261,7 +259,7 @@ pub(super) fn tune(socket: &Socket, tuning: StreamOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until something of `fds` happens or the deadline is over; false when it is over. An interrupted wait goes on.
+/// Waits for an event on `fds` until the deadline; returns false on timeout. Continues after EINTR.
 ///
 /// # Errors
 /// When the system is short of memory.
@@ -289,22 +287,22 @@ pub fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result
 /// Whether connections can come from this address.
 ///
 /// # Errors
-/// Why not: most often, this machine does not have it.
+/// The system's error; usually this machine does not have the address.
 pub fn can_be_source(source: Source) -> io::Result<()> {
     bind_source(&Socket::new(Domain::for_address(source.address()), Type::STREAM, None)?, source)
 }
 
-/// Whether this machine has an address from which `to` can be reached. Sends nothing.
+/// Whether this machine has a route to `to`, and an address for it. Sends nothing.
 pub fn has_way_to(to: SocketAddr) -> bool {
-    // Datagrams have ports of their own: a shortage of those of TCP does not show here.
+    // Uses UDP, whose ports are separate: a shortage of TCP ports does not matter here.
     let reached = Socket::new(Domain::for_address(to), Type::DGRAM, None).and_then(|socket| socket.connect(&to.into()));
     !reached.is_err_and(|e| is(&e, Errno::ADDRNOTAVAIL))
 }
 
-/// The port is chosen by the connect, which knows where it goes: a port can serve many connections to different places
-/// then, and those to one place are not limited by what all others have taken.
+/// Leaves the port to connect(2), which knows the destination: one port can then serve connections to different
+/// destinations, and a shortage is limited to one destination.
 fn bind_source(socket: &Socket, source: Source) -> io::Result<()> {
-    // Without it everything works until ports are scarce.
+    // Without this option everything works until ports are scarce.
     setsockopt(socket, IpBindAddressNoPort, &true).ok();
     socket.bind(&source.address().into())
 }
@@ -317,7 +315,7 @@ pub(super) fn socket_address(address: &Address) -> io::Result<(SockAddr, Domain)
     })
 }
 
-/// A v4-mapped IPv6 address is shown as the IPv4 address it is.
+/// Converts a v4-mapped IPv6 address to IPv4.
 pub(super) fn plain_address(address: &SockAddr) -> Address {
     match address.as_socket() {
         Some(tcp) => Address::Tcp(SocketAddr::new(tcp.ip().to_canonical(), tcp.port())),

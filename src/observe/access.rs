@@ -1,5 +1,5 @@
-//! The access log: one line for each client that has gone, in the layout of web servers. A disk that is full or hangs
-//! costs lines, which are counted and told in the log, and never makes a client wait.
+//! The access log: one line per closed client, in the format of web servers. A full or hanging disk costs lines, whose
+//! number is logged, and never makes a client wait.
 
 use std::fmt;
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::lines::{self, LineSender, LineWriter, Reopener};
 use crate::core::msg::CloseReason;
 use crate::endpoint::Address;
 
-/// What is told of a client.
+/// The data of one line.
 #[derive(Debug)]
 pub struct AccessLine {
     at: Timestamp,
@@ -23,31 +23,31 @@ pub struct AccessLine {
     method: Method,
     backend: Option<Address>,
     status: u16,
-    /// Bytes the client sent, and for how many seconds it was here.
+    /// Bytes sent by the client, and how long it was connected, in seconds.
     client: (u64, u64),
-    /// Likewise its backend.
+    /// The same for its backend.
     server: (u64, u64),
 }
 
-/// The word in front of the backend.
+/// The word before the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Clients are sent to a backend at once.
+    /// Clients are connected to a backend at once.
     Get,
-    /// Clients are sent to a backend when they have sent something.
+    /// Clients are connected to a backend after they have sent something.
     Post,
 }
 
-/// Of a new file, less the umask.
+/// Mode of a new file, less the umask.
 const MODE: u32 = 0o666;
 
-/// The running access log. Dropping it writes what is waiting, if the disk allows it within a second.
+/// The running access log. Dropping it writes pending lines, if the disk takes less than a second.
 pub struct AccessLog(LineWriter<AccessLine>);
 
 impl AccessLog {
     /// Opens the file and starts the thread.
     ///
-    /// # Errors
+    /// When the file cannot be opened, or a thread cannot be started.
     /// When the file cannot be opened, or a thread not be started.
     pub fn start(path: &Path, name: &str) -> io::Result<AccessLog> {
         let sink = AccessSink { path: path.to_owned(), file: lines::open(path, MODE)? };
@@ -59,13 +59,13 @@ impl AccessLog {
         self.0.reopener()
     }
 
-    /// For the clients of one service.
+    /// A logger for the clients of one service.
     pub fn access_logger(&self, method: Method) -> AccessLogger {
         AccessLogger { line_sender: self.0.line_sender(), method }
     }
 }
 
-/// Writes the lines of one service's clients.
+/// Logs the clients of one service.
 #[derive(Clone, Debug)]
 pub struct AccessLogger {
     line_sender: LineSender<AccessLine>,
@@ -73,7 +73,7 @@ pub struct AccessLogger {
 }
 
 impl AccessLogger {
-    /// This client has gone.
+    /// Logs a closed client.
     pub fn gone(&self, why: CloseReason, info: &ConnectionInfo) {
         let now = Instant::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
@@ -93,16 +93,16 @@ impl AccessLogger {
     }
 }
 
-/// What readers of web servers' logs make of an ending; README lists these.
+/// The status that tools for web servers' logs read; README lists these.
 fn status(why: CloseReason, had_a_backend: bool) -> u16 {
     match why {
         _ if had_a_backend => 200,
         CloseReason::HungUp => 499,
-        // It did not send what it is to send first.
+        // The client did not send its first bytes in time.
         CloseReason::Idle => 408,
         CloseReason::NoBackend => 502,
         CloseReason::Full | CloseReason::NoRoom | CloseReason::Shutdown | CloseReason::Terminated => 503,
-        // Of a client without a backend only a defect here says this.
+        // Without a backend, these reasons indicate a defect.
         CloseReason::ClientEnded
         | CloseReason::BackendEnded
         | CloseReason::Lingered
@@ -132,7 +132,7 @@ impl fmt::Display for AccessLine {
     }
 }
 
-/// An address without its port: the layout has no room for one.
+/// An address without its port, for which the format has no field.
 fn host(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.ip().to_canonical().to_string(),
@@ -147,7 +147,7 @@ struct AccessSink {
 }
 
 impl lines::LineSink<AccessLine> for AccessSink {
-    /// Lines that were lost are told in the log: what reads this file knows no such line.
+    /// Logs lost lines, because tools that read the access log do not know such a line.
     fn write(&mut self, line: &AccessLine, lost: u64) -> io::Result<()> {
         lines::write_all(&self.file, format!("{line}\n").as_bytes())?;
         if lost > 0 {

@@ -1,5 +1,5 @@
-//! Everything that passes, shown on standard output. A reader there that is slow, stopped or gone costs what it would
-//! have seen, which is counted and told, and never makes a client wait.
+//! The dump: shows all transferred bytes on standard output. A slow, stopped or closed reader misses bytes, which the
+//! dump counts and reports, and never makes a client wait.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::lines::{self, LineSender, LineWriter};
 
-/// Who has sent something.
+/// The sender of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DumpSource {
     Client,
     Backend,
 }
 
-/// What one read has brought.
+/// The bytes of one read.
 #[derive(Debug)]
 struct Chunk {
     sender: DumpSource,
@@ -29,32 +29,33 @@ enum ReadResult {
     Failed,
 }
 
-/// The running dump. Dropping it shows what is waiting, if somebody takes it within a second.
+/// The running dump. Dropping it shows pending bytes, if the reader takes less than a second.
 pub struct Dump {
     writer: LineWriter<Chunk>,
     waiting: Arc<AtomicUsize>,
 }
 
-/// Shows what is read, from any thread. Cheap to clone.
+/// Passes bytes to the dump, from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DumpHandle {
     line_sender: LineSender<Chunk>,
-    /// Bytes that nobody has taken yet.
+    /// Number of bytes not written yet.
     waiting: Arc<AtomicUsize>,
 }
 
-/// So many bytes may wait for whoever reads standard output: the rest of a large answer, while a pager stands still.
+/// Maximum number of bytes that wait for the reader of standard output: the rest of a large answer while a pager stands
+/// still.
 const MOST: usize = 16 << 20;
-/// Columns; a line is broken after the character that fills more.
+/// Width in columns; a line is broken after the character that exceeds it.
 const COLUMNS: usize = 80;
 
 impl Dump {
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(name: &str) -> io::Result<Dump> {
         let waiting = Arc::<AtomicUsize>::default();
         let sink = DumpSink { waiting: Arc::clone(&waiting) };
-        let hangs = format!("{name}: nobody reads standard output; what was to be shown is lost");
+        let hangs = format!("{name}: standard output is not read; the rest of the dump is lost");
         Ok(Dump { writer: LineWriter::start("dump", sink, hangs)?, waiting })
     }
 
@@ -113,7 +114,7 @@ impl fmt::Display for DumpSink {
     }
 }
 
-/// A line `-> N` or `-< N`, then the bytes: what can be printed as it is, `\` twice, all else as `\` and two
+/// A line `-> N` or `-< N`, then the bytes: printable ones as they are, `\` doubled, all others as `\` and two
 /// hexadecimal digits. Lines are broken after a line feed and when they are full.
 impl fmt::Display for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,17 +15,17 @@ use crate::core::msg::{
 };
 use crate::endpoint::{Address, Endpoint};
 
-/// What is known about a client, for the log.
+/// Data about a client, for the log.
 #[derive(Debug)]
 pub struct ConnectionInfo {
     pub peer: Address,
     pub accepted: Instant,
     pub assigned: Option<Instant>,
     pub connected: Option<(Instant, Address)>,
-    /// Bytes passed on to the backend and to the client.
+    /// Bytes relayed to the backend and to the client.
     pub up: u64,
     pub down: u64,
-    /// The system's word for the last thing that failed.
+    /// The system's error of the last failure.
     pub cause: Option<io::Error>,
 }
 
@@ -45,11 +45,11 @@ impl ConnectionInfo {
     }
 }
 
-/// Where a backend is among the others.
+/// The position of a backend in its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendPosition {
     pub group: GroupId,
-    /// Within the group, from 0.
+    /// Position within the group, from 0.
     pub number: usize,
 }
 
@@ -61,18 +61,18 @@ fn places(service: &Service) -> Vec<BackendPosition> {
     groups.flat_map(|(group, length)| (0..length).map(move |number| BackendPosition { group, number })).collect()
 }
 
-/// Where notes go.
+/// Receives the notes.
 pub struct EventLog {
     service: Service,
     stats: Stats,
     log_format: Box<dyn LogFormat>,
-    /// Of the access log, if there is one.
+    /// Set if there is an access log.
     access_logger: Option<AccessLogger>,
-    /// Backends as configured or assigned since, by `BackendId`.
+    /// Current endpoints of the backends, by `BackendId`.
     names: Vec<String>,
-    /// Likewise, the group of each and its number there.
+    /// Positions of the backends, by `BackendId`.
     places: Vec<BackendPosition>,
-    /// Backends that have failed, and when.
+    /// Failed backends, and when they failed.
     failed: BTreeMap<BackendId, Instant>,
 }
 
@@ -88,7 +88,7 @@ impl EventLog {
         EventLog { service: service.clone(), stats, log_format, access_logger, names, places, failed: BTreeMap::new() }
     }
 
-    /// A backend is somewhere else now, or new.
+    /// Records a new or changed endpoint of a backend.
     pub fn name_backend(&mut self, backend: BackendId, endpoint: &Endpoint) {
         match self.names.get_mut(backend.0) {
             Some(name) => *name = endpoint.to_string(),
@@ -96,12 +96,12 @@ impl EventLog {
         }
     }
 
-    /// The situation after an event.
+    /// Publishes the situation after an event.
     pub fn publish(&self, view: View, actions: &[Action]) {
         self.stats.publish(view, actions);
     }
 
-    /// One decision. `info` are those of the client it is about.
+    /// Processes one decision. `info` is about its client.
     pub fn note(&mut self, note: Note, info: Option<&ConnectionInfo>) {
         let context = LogContext {
             info,
@@ -147,14 +147,14 @@ impl EventLog {
         }
     }
 
-    /// All backends as they are now, in list order.
+    /// Logs all backends in their current state, in list order.
     pub fn tally(&mut self, views: &[BackendView]) {
         let name = |view: &BackendView| self.names.get(view.id.0).map_or("", String::as_str);
         let backends: Vec<_> = views.iter().map(|view| (name(view), *view)).collect();
         self.log_format.process_event(&ProcessEvent::Tally { backends: &backends });
     }
 
-    /// How a probe ended.
+    /// Logs the result of a probe.
     pub fn probed(&mut self, backend: BackendId, result: &io::Result<()>) {
         let context = LogContext {
             info: None,

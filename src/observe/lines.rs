@@ -1,8 +1,7 @@
-//! Lines that a thread of their own writes: whoever has one puts it into a bounded queue and goes on. A disk that is
-//! full or hangs costs lines, which are counted and told, and never makes anybody wait. What a line looks like and
-//! where it goes is the sink's business.
+//! Writes lines on a separate thread, from a bounded queue. A full or hanging disk costs lines, which are counted and
+//! reported, and never makes the sender wait. The sink decides the format of a line and where it goes.
 //!
-//! Nor does opening wait for anybody: a pipe that nobody reads yet keeps what it has room for.
+//! Opening does not block either: a pipe without a reader keeps as much as fits into it.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -23,26 +22,26 @@ use rustix::io::{Errno, retry_on_intr, write};
 use super::words::system_words;
 use crate::threads;
 
-/// Lines that may wait for the disk: some seconds of DEBUG under load.
+/// Capacity of the queue in lines: some seconds of DEBUG under load.
 const QUEUE: usize = 8192;
 /// How long the end of the program waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where lines end up. `Display` is its name, for what is said about it.
+/// The destination of lines. `Display` is its name in messages.
 pub trait LineSink<L>: fmt::Display + Send + 'static {
-    /// Writes one line, and before it, if that is not 0, how many were lost.
+    /// Writes one line, preceded by the number of lost lines if that is not 0.
     ///
     /// # Errors
-    /// The line is lost.
+    /// When the line is lost.
     fn write(&mut self, line: &L, lost: u64) -> io::Result<()>;
 
-    /// Opens its file anew, if it has one.
+    /// Reopens the file, if there is one.
     ///
     /// # Errors
-    /// The old one stays.
+    /// The old file stays in use.
     fn reopen(&mut self) -> io::Result<()>;
 
-    /// Tells somebody that something is wrong; once per trouble.
+    /// Reports a failure; called once per failure.
     fn complain(&self, words: &str);
 }
 
@@ -52,14 +51,14 @@ enum LineEntry<L> {
     End,
 }
 
-/// The thread that writes. Dropping it writes what is waiting, if the disk allows it within a second.
+/// The thread that writes. Dropping it writes pending lines, if the disk takes less than a second.
 #[derive(Debug)]
 pub struct LineWriter<L> {
     line_sender: LineSender<L>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
-    /// Told on standard error when the disk does not answer at the end.
+    /// Message for standard error if the disk does not answer at the end.
     hangs: String,
 }
 
@@ -67,25 +66,26 @@ pub struct LineWriter<L> {
 #[derive(Debug)]
 pub struct LineSender<L> {
     entries: Sender<LineEntry<L>>,
-    /// Lines that found the queue full or the disk unwilling, not told yet.
+    /// Number of lost lines not reported yet.
     lost: Arc<AtomicU64>,
 }
 
-/// Asks for a file to be opened again, from any thread.
+/// Requests that a file be reopened, from any thread.
 pub struct Reopener(Box<dyn Fn() + Send>);
 
 impl Reopener {
-    /// After a rotation. If the thread is busy with a slow disk the wish is lost with the lines.
+    /// To be called after a rotation. If the queue is full because of a slow disk the request is lost, like lines.
     pub fn reopen(&self) {
         (self.0)();
     }
 }
 
 impl<L: Send + 'static> LineWriter<L> {
-    /// Starts the thread under this name. `hangs` is told on standard error when the disk does not answer at the end.
+    /// Starts a thread with this name. `hangs` is the message for standard error if the disk does not answer at the
+    /// end.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(name: &str, sink: impl LineSink<L>, hangs: String) -> io::Result<LineWriter<L>> {
         let (entries, inbox) = bounded(QUEUE);
         let (running, ended) = bounded::<()>(0);
@@ -109,7 +109,7 @@ impl<L: Send + 'static> LineWriter<L> {
 }
 
 impl<L> LineSender<L> {
-    /// False when there is no room for the line: it is lost, and counted.
+    /// Returns false if the queue is full: then the line is lost, and counted.
     pub fn put(&self, line: L) -> bool {
         let put = self.entries.try_send(LineEntry::Line(line)).is_ok();
         if !put {
@@ -118,7 +118,7 @@ impl<L> LineSender<L> {
         put
     }
 
-    /// Counts a line that has not been made.
+    /// Counts a line that could not be made.
     pub fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
     }
@@ -138,20 +138,20 @@ impl<L> Drop for LineWriter<L> {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 self.thread.take().map(JoinHandle::join);
             }
-            // A write that hangs in the kernel cannot be woken.
+            // A write that hangs in the kernel cannot be interrupted.
             Err(RecvTimeoutError::Timeout) => {
-                // Nobody may be listening there.
+                // Standard error may be closed.
                 writeln!(io::stderr(), "{}", self.hangs).ok();
             }
         }
     }
 }
 
-/// What the thread works with.
+/// The data of the thread.
 struct LineThread<S> {
     sink: S,
     lost: Arc<AtomicU64>,
-    /// This trouble has been told.
+    /// The current failure has been reported.
     complained: bool,
 }
 
@@ -206,7 +206,7 @@ pub enum Standard {
 }
 
 impl Standard {
-    /// Which one this path names, if it names one.
+    /// The stream that this path names, if any.
     pub fn of(path: &Path) -> Option<Standard> {
         match path.as_os_str().as_encoded_bytes() {
             b"-" | b"/dev/stdout" | b"/dev/fd/1" | b"/proc/self/fd/1" => Some(Standard::Output),
@@ -215,8 +215,8 @@ impl Standard {
         }
     }
 
-    /// Another descriptor for it. Opening its path instead would fail where it is a socket, as under systemd, and would
-    /// write over what others write where it is a file.
+    /// A duplicate of its descriptor. Opening the path instead would fail for a socket, as under systemd, and would
+    /// overwrite the output of others in a file.
     fn duplicate(self) -> io::Result<OwnedFd> {
         match self {
             Standard::Output => io::stdout().as_fd().try_clone_to_owned(),
@@ -225,11 +225,11 @@ impl Standard {
     }
 }
 
-/// Opens a file for lines: appended to, made with this mode (less the umask) if it is not there. Does not wait, not
-/// even for a reader of a pipe. [`write_all`] is the way to write to it.
+/// Opens a file for lines: for appending, created with this mode (less the umask) if it does not exist. Does not block,
+/// not even on a pipe without a reader. Write to it with [`write_all`].
 ///
 /// # Errors
-/// What open(2) says, or what is the matter with the file.
+/// The error of open(2), or why the file is not usable.
 pub fn open(path: &Path, mode: u32) -> io::Result<File> {
     if let Some(standard) = Standard::of(path) {
         return Ok(standard.duplicate()?.into());
@@ -238,7 +238,8 @@ pub fn open(path: &Path, mode: u32) -> io::Result<File> {
     options.append(true).create(true).mode(mode).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
     let kind = |path: &Path| fs::metadata(path).ok().map(|found| found.file_type());
     if kind(path).is_some_and(|kind| kind.is_fifo()) {
-        // With a reading end of its own it needs no other to be opened, and does not fail when the last reader leaves.
+        // With its own reading end, opening succeeds without a reader, and writing does not fail when the last reader
+        // leaves.
         options.read(true).create(false);
     }
     let opened = match options.open(path) {
@@ -246,17 +247,16 @@ pub fn open(path: &Path, mode: u32) -> io::Result<File> {
         opened => opened,
     };
     opened.map_err(|e| match (e.raw_os_error() == Some(Errno::NXIO.raw_os_error()), kind(path)) {
-        (true, Some(kind)) if kind.is_fifo() => io::Error::other("nobody reads this pipe"),
+        (true, Some(kind)) if kind.is_fifo() => io::Error::other("this pipe has no reader"),
         (true, Some(kind)) if kind.is_socket() => io::Error::other("it is a socket"),
         (true | false, _) => e,
     })
 }
 
-/// Writes all of it, and waits where that is needed: also where the descriptor, which others may share, is one that
-/// does not wait.
+/// Writes everything, and waits if necessary: also if the descriptor, which other processes may share, is non-blocking.
 ///
 /// # Errors
-/// What write(2) says; a part may have been written.
+/// The error of write(2); a part may have been written.
 pub fn write_all(out: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match write(out, bytes) {

@@ -1,5 +1,5 @@
-//! The log: fern formats and filters, [`super::lines`] takes the lines to a thread that writes them. A disk that is
-//! full or hangs costs lines, which are counted and told, and never makes anybody wait.
+//! The log: fern formats and filters, [`super::lines`] passes the lines to a thread that writes them. A full or hanging
+//! disk costs lines, which are counted and reported, and never makes a client wait.
 
 use std::fmt;
 use std::fs::File;
@@ -15,22 +15,22 @@ use super::log_format;
 use crate::config::{Log, LogStyle, LogTarget};
 use crate::threads;
 
-/// With the time of what it tells. The log's thread makes a date of it: that may read the time zone's file, on a disk
-/// that may hang, and takes more stack than a client's thread has.
+/// A line with the time of its event. The log's thread formats the date, because that may read the time zone's file
+/// from a disk that hangs, and needs more stack than other threads have.
 struct LogLine {
     at: Timestamp,
     level: Level,
     text: String,
 }
 
-/// The running log. Dropping it writes what is waiting, if the disk allows it within a second.
+/// The running log. Dropping it writes pending lines, if the disk takes less than a second.
 pub struct Logging(LineWriter<LogLine>);
 
-/// Opens the log and makes it the process's logger. `None` when nothing is to be logged. `name` is what the program is
-/// called.
+/// Opens the log and makes it the process's logger. Returns `None` if nothing is to be logged. `name` is the program's
+/// name.
 ///
 /// # Errors
-/// When the file cannot be opened, or a thread not be started.
+/// When the file cannot be opened, or a thread cannot be started.
 pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
     let Some(target) = LogFile::open(log, name)? else { return Ok(None) };
     let sink = ProcessLogSink { target, style: log.style, mode: log.mode, name: name.to_owned() };
@@ -55,13 +55,13 @@ pub fn start(log: &Log, name: &str) -> io::Result<Option<Logging>> {
         .chain(fern::Output::call(move |record| {
             line_sender.put(LogLine { at: Timestamp::now(), level: record.level(), text: record.args().to_string() });
         }));
-    // Fails when this process has a logger already (a test, a second proxy in one process): lines then go there.
+    // Fails if this process already has a logger (a test, a second proxy in one process): lines then go there.
     dispatch.apply().ok();
     Ok(Some(Logging(writer)))
 }
 
-/// Other crates' talk (line editing, for one) is theirs. In styles that have words of their own, only those are
-/// written, and what has gone wrong.
+/// Excludes lines of other crates (for example line editing). Styles with their own log format exclude all but its
+/// lines, warnings and errors.
 fn is_ours(style: LogStyle, about: &log::Metadata<'_>) -> bool {
     let ours = about.target().starts_with(env!("CARGO_PKG_NAME"));
     match style {
@@ -87,7 +87,7 @@ fn level_word(level: Level) -> &'static str {
     }
 }
 
-/// As web servers call it.
+/// The name of the level in web servers' logs.
 fn web_word(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
@@ -97,7 +97,7 @@ fn web_word(level: Level) -> &'static str {
     }
 }
 
-/// Where lines end up.
+/// Where lines go.
 enum LogFile {
     File(PathBuf, File),
     StandardError,
@@ -123,7 +123,7 @@ struct ProcessLogSink {
     target: LogFile,
     style: LogStyle,
     mode: u32,
-    /// What the program is called.
+    /// The program's name.
     name: String,
 }
 
@@ -144,7 +144,7 @@ impl lines::LineSink<LogLine> for ProcessLogSink {
                     Level::Info => logger.info(&line),
                     Level::Debug | Level::Trace => logger.debug(&line),
                 };
-                // The logger may have been started anew.
+                // The logger may have been restarted.
                 sent.or_else(|_| {
                     **logger = syslog(&self.name)?;
                     logger.info(&line).map_err(io::Error::other)
@@ -161,7 +161,7 @@ impl lines::LineSink<LogLine> for ProcessLogSink {
     }
 
     fn complain(&self, words: &str) {
-        // Nobody may be listening there.
+        // Standard error may be closed.
         writeln!(io::stderr(), "{}: {words}", self.name).ok();
     }
 }
@@ -186,7 +186,7 @@ fn syslog(name: &str) -> io::Result<Syslog> {
     syslog::unix(formatter).map_err(io::Error::other)
 }
 
-/// A warning for standard error, where the log itself does not go or is not there yet.
+/// A warning for standard error, if the log does not go there or is not open yet.
 pub fn warning(style: LogStyle, name: &str, words: &str) -> String {
     match style {
         LogStyle::Brackets => dated(style, Timestamp::now(), &format!("WARNING: {words}")),
@@ -194,7 +194,7 @@ pub fn warning(style: LogStyle, name: &str, words: &str) -> String {
     }
 }
 
-/// A line with its date, as its style has it, in local time.
+/// A line with its date in the style's format, in local time.
 fn dated(style: LogStyle, at: Timestamp, text: &str) -> String {
     let date = at.to_zoned(TimeZone::system());
     match style {

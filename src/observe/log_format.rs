@@ -1,5 +1,5 @@
-//! The words of the log. Each style of log has a log format: it is told what was decided and what has happened to the
-//! program, and writes the lines that the scripts and eyes used to that style look for. Decides nothing.
+//! The log format interface. Each style of log implements it: it receives decisions and process events, and writes the
+//! lines that scripts and users of that style expect. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,26 +35,26 @@ pub type NewLogFormat = Box<dyn Fn() -> Box<dyn LogFormat>>;
 
 /// What a log format may want to know beside the note itself.
 pub struct LogContext<'a> {
-    /// Of the client the note is about.
+    /// The client that the note is about.
     pub info: Option<&'a ConnectionInfo>,
-    /// Of all backends, by `BackendId`.
+    /// Names of all backends, by `BackendId`.
     pub names: &'a [String],
-    /// Likewise.
+    /// Positions of all backends, by `BackendId`.
     pub places: &'a [BackendPosition],
-    /// Backends that have failed, and when; as it was before the note.
+    /// Failed backends and when they failed, as of before the note.
     pub failed: &'a BTreeMap<BackendId, Instant>,
-    /// As it was configured.
+    /// The service's configuration.
     pub service: &'a Service,
     pub stats: &'a Stats,
 }
 
 impl LogContext<'_> {
-    /// A backend, as it was configured or assigned since.
+    /// A backend's current endpoint.
     pub fn backend(&self, backend: BackendId) -> &str {
         self.names.get(backend.0).map_or("", String::as_str)
     }
 
-    /// The group of a backend, and its number there.
+    /// A backend's group, and its position there.
     pub fn place(&self, backend: BackendId) -> Option<BackendPosition> {
         self.places.get(backend.0).copied()
     }
@@ -70,7 +70,7 @@ impl LogContext<'_> {
     }
 }
 
-/// Something that happens to the program as a whole, in order of life.
+/// An event of the program as a whole, in order of life.
 #[derive(Debug)]
 pub enum ProcessEvent<'a> {
     /// Before anything is bound.
@@ -82,29 +82,29 @@ pub enum ProcessEvent<'a> {
         service: &'a Service,
         at: &'a Address,
     },
-    /// One could not be bound, and is tried again after this time.
+    /// A listener could not be bound, and is tried again after this time.
     BindFailed {
         service: &'a Service,
         at: &'a Endpoint,
         cause: &'a io::Error,
         again: Duration,
     },
-    /// Everything is up; how many clients there is room for.
+    /// Everything is up. Has the maximum number of clients.
     Started {
         listening: &'a [Address],
         room: &'a str,
     },
-    /// The backends of a service by name, in list order, every so often.
+    /// The backends of a service by name, in list order, at an interval.
     Tally {
         backends: &'a [(&'a str, BackendView)],
     },
-    /// SIGHUP, where it means this.
+    /// SIGHUP, if it reopens the logs.
     Reopening,
-    /// By its name, e.g. `SIGTERM`.
+    /// A signal by its name, e.g. `SIGTERM`.
     Signal {
         name: &'static str,
     },
-    /// A signal that means nothing here.
+    /// A signal without a meaning here.
     Ignored {
         name: &'static str,
     },

@@ -1,5 +1,5 @@
-//! What people see: counters for `stats`, and the log. Fed by the core's notes; decides nothing, and never makes a
-//! client wait.
+//! What operators see: counters for `stats`, and the logs. Based on the core's notes; decides nothing, and never makes
+//! a client wait.
 
 pub mod access;
 pub mod dump;

@@ -1,4 +1,4 @@
-//! The counters behind `stats`: published after each event, read by anybody.
+//! The counters for `stats`: published after each event, readable from any thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::core::msg::{Action, ClientNote, Note, ServiceNote, UpstreamId, View};
 
-/// The current situation. Cheap to clone; all clones are the same statistics.
+/// The current situation. Cheap to clone; all clones share the data.
 #[derive(Clone, Debug)]
 pub struct Stats(Arc<Mutex<StatsInner>>);
 
@@ -15,7 +15,7 @@ pub struct Stats(Arc<Mutex<StatsInner>>);
 struct StatsInner {
     view: View,
     names: Vec<String>,
-    /// Seconds are counted from here.
+    /// Start of the first second.
     epoch: Instant,
     queued: Rate,
     dequeued: Rate,
@@ -23,18 +23,18 @@ struct StatsInner {
     switch_started: Option<Instant>,
 }
 
-/// What `stats` shows, read at one moment.
+/// A consistent snapshot for `stats`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub view: View,
-    /// The active upstream, as it was configured.
+    /// The active upstream as configured.
     pub active: String,
     /// Seconds since the running switchover began.
     pub switch_time: Option<f64>,
-    /// Clients that came into the queue, and left it for a backend, in the last full second.
+    /// Clients that entered the queue, and clients that left it for a backend, in the last full second.
     pub queued_per_second: u64,
     pub dequeued_per_second: u64,
-    /// Clients ever accepted.
+    /// Clients accepted so far.
     pub total: u64,
 }
 
@@ -51,7 +51,7 @@ impl Stats {
         })))
     }
 
-    /// Takes over the situation after an event, and counts what was decided.
+    /// Records the situation after an event, and counts its decisions.
     pub fn publish(&self, view: View, actions: &[Action]) {
         let now = Instant::now();
         let mut inner = self.0.lock();
@@ -98,7 +98,7 @@ impl Stats {
         }
     }
 
-    /// An upstream, as it was configured.
+    /// An upstream as configured.
     pub fn name(&self, upstream: UpstreamId) -> String {
         self.0.lock().name(upstream)
     }
@@ -110,7 +110,7 @@ impl StatsInner {
     }
 }
 
-/// Events per second, without anybody having to tick: the second that is running and the one before it.
+/// Events per second without a timer: counts the current second and keeps the previous one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rate {
     second: u64,

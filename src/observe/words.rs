@@ -1,4 +1,4 @@
-//! The words for what the core decides: one place for the sentences that operators read and scripts look for.
+//! Texts for the core's decisions: the only place for sentences that operators read and scripts look for.
 
 use std::fmt;
 use std::io;
@@ -42,7 +42,7 @@ impl fmt::Display for ScriptEnd {
     }
 }
 
-/// Why a client is gone; README lists these words with what to check.
+/// Why a client's connection ended. README explains each text.
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,7 +64,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// The system's sentence without the number Rust puts behind it.
+/// The system's message without the error number that Rust appends.
 pub fn system_words(error: &io::Error) -> String {
     let text = error.to_string();
     match (text.find(" (os error "), error.raw_os_error()) {

@@ -1,7 +1,6 @@
-//! Leaving the terminal: the program starts itself once more, with the words it was started with, and waits until that
-//! one says that everything is bound, checked and started, or has ended. So there is no fork(2) with its rules about
-//! threads, whoever typed the command sees every message, and the exit status is 0 only when there is something
-//! running.
+//! Leaving the terminal: the program starts a second instance of itself with the same arguments, and waits until that
+//! one reports that everything is bound, checked and started, or ends. This avoids fork(2) and its restrictions on
+//! threads; the user sees every message, and exit status 0 means that the proxy is running.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -20,24 +19,24 @@ use crate::config::{Config, LogTarget};
 use crate::endpoint::Endpoint;
 use crate::observe::lines::Standard;
 
-/// Which of the two this process is.
+/// Which of the two processes this is.
 pub enum ProcessRole {
-    /// The one that was typed: the other is up.
+    /// The process on the terminal: the background process is up.
     Terminal,
-    /// The one that is to leave the terminal.
+    /// The process that is to leave the terminal.
     Background(ReadyPipe),
 }
 
-/// To the one that was typed. It has waited as long as this is not dropped.
+/// Tells the launching process that we are ready: it waits until this is written to or dropped.
 pub struct ReadyPipe(PipeWriter);
 
-/// In the environment of the one in the background: the process that started it.
+/// Environment variable of the background process: the id of the process that started it.
 const STARTED_BY: &str = "CBPX_STARTED_BY";
 
-/// Finds out which side this process is; on the terminal, starts the other and waits until it is up.
+/// Determines the role of this process; on the terminal, starts the other process and waits until it is up.
 ///
 /// # Errors
-/// The other's exit status, if it did not come up; it has said why.
+/// The background process's exit status, if it did not come up; it has printed the reason.
 pub fn enter(config: &Config) -> Result<ProcessRole, ExitFailure> {
     let other = |e: io::Error| {
         ExitFailure::new(config.process.statuses.other, format_args!("cannot start in the background: {e}"))
@@ -49,14 +48,14 @@ pub fn enter(config: &Config) -> Result<ProcessRole, ExitFailure> {
     if status == 0 { Ok(ProcessRole::Terminal) } else { Err(ExitFailure::told(status)) }
 }
 
-/// The variable is inherited by whatever is started later, too; its value fits only here.
+/// Later children inherit the variable too; its value matches only here.
 fn is_started_by_own_parent() -> bool {
     let parent = getppid().map(|parent| parent.as_raw_nonzero().to_string());
     let has_tether = fstat(io::stdin()).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
     has_tether && parent.is_some() && env::var(STARTED_BY).ok() == parent
 }
 
-/// Returns 0 when the other is up, else its exit status.
+/// Returns 0 when the background process is up, else its exit status.
 fn start() -> io::Result<u8> {
     let mut words = env::args_os();
     let program = env::current_exe()?;
@@ -65,7 +64,7 @@ fn start() -> io::Result<u8> {
     let mut command = Command::new(program);
     command.arg0(name).args(words).env(STARTED_BY, process::id().to_string()).stdin(ready_pipe);
     let mut child = command.spawn()?;
-    // Its end of the pipe is the only one from now on.
+    // From now on, the child has the only write end of the pipe.
     drop(command);
     let mut word = [0];
     if let Ok(1) = up.read(&mut word) {
@@ -77,11 +76,11 @@ fn start() -> io::Result<u8> {
 }
 
 impl ReadyPipe {
-    /// It comes as standard input, which is not needed in the background.
+    /// The pipe arrives as standard input, which a background process does not need.
     fn take() -> io::Result<ReadyPipe> {
         let ready_pipe: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
         rustix::stdio::dup2_stdin(OpenOptions::new().read(true).open("/dev/null")?)?;
-        // Under its old name, where it was started by one: what `ps` and `pkill` know it by.
+        // Restores the old name if a link started it: `ps` and `pkill` use that name.
         if let Some(name) = env::args_os().next().as_ref().and_then(|name| Path::new(name).file_name())
             && let Ok(name) = std::ffi::CString::new(name.as_encoded_bytes())
         {
@@ -90,12 +89,13 @@ impl ReadyPipe {
         Ok(ReadyPipe(ready_pipe.into()))
     }
 
-    /// Everything is up: leaves the session, the directory and the terminal, and lets the other one end.
+    /// To be called when everything is up: leaves the session, directory and terminal, and releases the launching
+    /// process.
     ///
     /// # Errors
-    /// The other one is gone: whoever typed the command has given up.
+    /// When the launching process is gone: the user has given up.
     pub fn cut(mut self) -> io::Result<()> {
-        // Fails for the leader of a group, which this is only if somebody has seen to it.
+        // Fails for the leader of a process group, which this process is only if someone made it one.
         setsid().or_else(|e| if e == Errno::PERM { Ok(rustix::process::getpid()) } else { Err(e) })?;
         env::set_current_dir("/")?;
         let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -106,10 +106,10 @@ impl ReadyPipe {
     }
 }
 
-/// Relative paths keep their meaning when the directory is another one.
+/// Makes relative paths absolute, because the working directory will change.
 ///
 /// # Errors
-/// When the directory is gone already.
+/// When the working directory no longer exists.
 pub fn with_fixed_paths(config: &Config) -> io::Result<Config> {
     let mut config = config.clone();
     if let LogTarget::File(path) = &mut config.log.target {

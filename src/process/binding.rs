@@ -1,4 +1,4 @@
-//! Where a service listens and whom it reaches: found before anything starts.
+//! Binds listeners and resolves backends before anything starts.
 
 use super::StartError;
 use crate::config::{OnUnresolved, Service};
@@ -13,15 +13,15 @@ use crate::observe::log_format::{LogFormat, ProcessEvent};
 /// A service's listeners.
 pub struct BoundListeners {
     pub listeners: Vec<Listener>,
-    /// Those that could not be bound, and are to be tried again.
+    /// Listeners that could not be bound and are to be retried.
     pub later: Vec<Endpoint>,
 }
 
 impl BoundListeners {
-    /// Binds what can be bound.
+    /// Binds all listeners of a service.
     ///
     /// # Errors
-    /// What cannot be, unless it is to be tried again.
+    /// A listener that cannot be bound, unless it is to be retried.
     pub fn bind(service: &Service, log_format: &mut dyn LogFormat) -> Result<BoundListeners, StartError> {
         let mut bound = BoundListeners { listeners: Vec::new(), later: Vec::new() };
         for at in &service.listeners {
@@ -42,19 +42,19 @@ impl BoundListeners {
         Ok(bound)
     }
 
-    /// Where it listens, with the ports the system chose if it was asked to.
+    /// The bound addresses, with the ports the system chose.
     pub fn addresses(&self) -> Vec<Address> {
         self.listeners.iter().filter_map(|listener| listener.address().ok()).collect()
     }
 
-    /// Where it listens or will: what its backends must not be.
+    /// The current and later addresses of the listeners, which backends must not have.
     pub fn own(&self) -> Own {
-        // One without an address cannot be dialled either.
+        // A listener without an address cannot be dialled either.
         let later = self.later.iter().flat_map(|at| at.resolve_own().unwrap_or_default());
         Own::new(self.addresses().into_iter().chain(later))
     }
 
-    /// The addresses of all backends, none of which may be one of these listeners or of control.
+    /// The addresses of all backends. None may be one of these listeners or of the control listeners.
     ///
     /// # Errors
     /// The first backend that cannot be used.
@@ -78,17 +78,17 @@ impl BoundListeners {
     }
 }
 
-/// The first backend of a service that is reached at one of these listeners.
+/// The first backend of a service that leads to one of these listeners.
 fn leading_to<'a>(own: &Own, service: &'a Service, addresses: &Addresses) -> Option<&'a Endpoint> {
     let leads = |number: usize| addresses.of(BackendId(number)).iter().any(|address| own.has(address));
     service.backends().enumerate().find(|(number, _)| leads(*number)).map(|(_, backend)| &backend.endpoint)
 }
 
-/// A service may have another one's listener as a backend; but where that leads back to the first, a client would go
-/// round until there is no room for any.
+/// A service may use a listener of another service as its backend. If that leads back to the first service, a client
+/// would loop until the capacity is exhausted.
 ///
 /// # Errors
-/// A backend on such a way.
+/// A backend on such a loop.
 pub fn refuse_circles(
     services: &[Service],
     bound: &[BoundListeners],
@@ -116,8 +116,8 @@ pub fn refuse_circles(
     Ok(())
 }
 
-/// Servers of two upstreams that have an address in common now, although their names differ. It may be a mistake, or
-/// one that the name server is going to end: so it is told, and the program starts.
+/// Servers of two upstreams that share an address now, although their names differ. This may be a mistake, or a state
+/// that the name server will change: so it is a warning, and the program starts.
 pub fn shared_now(service: &Service, addresses: &Addresses) -> Vec<(Endpoint, Endpoint)> {
     let upstreams = service.upstreams.iter().enumerate();
     let of = upstreams.flat_map(|(upstream, config)| config.backends().map(move |backend| (upstream, backend)));

@@ -1,4 +1,4 @@
-//! Why the program could not start or go on: the act, the object and the cause, and the exit status that tells it.
+//! Why the program could not start or continue: act, object and cause, and the exit status.
 
 use std::fmt;
 use std::io;
@@ -37,9 +37,9 @@ pub enum StartError {
         at: Endpoint,
         cause: io::Error,
     },
-    /// There is no listener, and none that could be bound later.
+    /// No listener is bound, and none is to be retried.
     NowhereToListen,
-    /// A backend is the proxy itself: every client would come back as a new one.
+    /// A backend is the proxy itself: every client would return as a new one.
     Loop {
         backend: Endpoint,
     },
@@ -57,7 +57,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What the process exits with.
+    /// The exit status of the process.
     pub fn status(&self, statuses: &Statuses) -> u8 {
         match self {
             StartError::Resolve { .. } => statuses.resolve,
@@ -74,7 +74,7 @@ impl StartError {
         }
     }
 
-    /// For whoever is used to this style of log, and looks for its words.
+    /// The message in the words that users of this log style look for.
     pub fn words(&self, style: LogStyle) -> String {
         match (self, style) {
             (StartError::Resolve { backend, cause, .. }, LogStyle::Bare) => {
@@ -143,7 +143,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    /// About a service's listener, or one of control.
+    /// From an error of a service's listener or of a control listener.
     pub(super) fn of_bind(
         at: &Endpoint,
         error: BindError,
@@ -156,7 +156,7 @@ impl StartError {
     }
 }
 
-/// Why the program did not end as it was told to, and the exit status that tells so.
+/// Why the program failed, and its exit status.
 #[derive(Debug)]
 pub struct ExitFailure {
     pub status: u8,
@@ -168,12 +168,12 @@ impl ExitFailure {
         ExitFailure { status, words: why.to_string() }
     }
 
-    /// One that another process has explained.
+    /// A failure that another process has reported.
     pub(super) fn told(status: u8) -> ExitFailure {
         ExitFailure { status, words: String::new() }
     }
 
-    /// Whether it still has to be explained.
+    /// Whether it has not been reported yet.
     pub fn is_news(&self) -> bool {
         !self.words.is_empty()
     }
@@ -187,7 +187,7 @@ impl fmt::Display for ExitFailure {
 
 impl std::error::Error for ExitFailure {}
 
-/// The words of the system in lower case, as the end of a sentence.
+/// The system's message in lower case, as the end of a sentence.
 pub(super) fn plain(cause: &io::Error) -> String {
     if cause.kind() == io::ErrorKind::AddrInUse {
         return "address in use".to_owned();

@@ -12,24 +12,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::engine::{Capacity, Permits};
 use crate::relay;
 
-/// The system's limits that matter. `u64::MAX` is none.
+/// The relevant limits of the system. `u64::MAX` means no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemLimits {
-    /// RLIMIT_NOFILE, once the soft limit has been raised to the hard one.
+    /// RLIMIT_NOFILE, after the soft limit was raised to the hard one.
     pub descriptors: u64,
-    /// The least of RLIMIT_NPROC, the control group's pids.max, kernel.threads-max, kernel.pid_max, and a third of
-    /// vm.max_map_count: a thread's stack, its guard page and an arena of the allocator are mappings.
+    /// The smallest of RLIMIT_NPROC, the control group's pids.max, kernel.threads-max, kernel.pid_max, and a third of
+    /// vm.max_map_count: each thread needs three mappings, for its stack, its guard page and an allocator arena.
     pub threads: u64,
-    /// The least of the machine's memory and the control group's limit, in bytes.
+    /// The smaller of the machine's memory and the control group's limit, in bytes.
     pub memory: u64,
 }
 
-/// What follows from them.
+/// The resulting limits of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients at once.
+    /// Maximum number of clients at once.
     pub clients: usize,
-    /// Pipes for bulk transfers, at most.
+    /// Maximum number of pipes for bulk transfers.
     pub pipes: usize,
     /// Shared threads that carry clients.
     pub relays: usize,
@@ -37,26 +37,26 @@ pub struct Limits {
     pub pairs: usize,
     /// What there are no more clients for.
     bound: ScarceResource,
-    /// A limit of threads below what control and a switch may need.
+    /// Set if the limit of threads is below what control and a switch may need.
     pub few_threads: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ScarceResource {
     Descriptors(u64),
-    /// Bytes.
+    /// In bytes.
     Memory(u64),
 }
 
-/// What the process needs for itself beside its relay threads: the standard three, listeners, log, watch, script, some
+/// Descriptors of the process apart from its relay threads: the standard three, listeners, log, watch, script, some
 /// control sessions.
 const OWN_DESCRIPTORS: u64 = 20;
-/// What each further service needs beside its relay threads: a listener, watch and first-bytes thread (two each).
+/// Descriptors of each further service apart from its relay threads: listener, watch and first-bytes thread, two each.
 const FURTHER_DESCRIPTORS: u64 = 6;
-/// A client takes one, and one for its backend.
+/// Descriptors of a client: one for itself and one for its backend.
 const PER_CLIENT: u64 = 2;
-/// Of all descriptors, this part at most is for pipes (two each), and no more pipes than this: a few are busy at a
-/// time.
+/// At most one in this many descriptors is for pipes (two each), and there are no more pipes than this: only a few are
+/// busy at a time.
 const PIPES_PART: u64 = 16;
 const MOST_PIPES: u64 = 256;
 /// This part of all descriptors at most is for pairs of threads: a client that shares threads is better than one
@@ -73,13 +73,13 @@ const MOST_PAIRS: u64 = 65_536;
 /// A client at rest, both sockets: 1.3 KiB here and about 8 KiB in the kernel (`contrib/bench/relay --only idle`, and
 /// /proc/slabinfo beside it); the rest is for bytes on their way.
 const CLIENT_MEMORY: u64 = 16 * 1024;
-/// Half of the memory is for other programs, and for clients that move much.
+/// One in this many bytes of memory is for clients; the rest is for other programs, and for clients with much traffic.
 const MEMORY_PART: u64 = 2;
-/// Threads of our own, sixteen for relaying, 64 control sessions and as many that are told to come later.
+/// Our own threads: sixteen relay threads, 64 control sessions, and as many for rejected sessions.
 const OWN_THREADS: u64 = 160;
 
 impl SystemLimits {
-    /// Raises the soft limit of descriptors to the hard one, and reads everything.
+    /// Raises the soft limit of descriptors to the hard one, and reads all limits.
     pub fn take() -> SystemLimits {
         let system = |name: &str| number(Path::new("/proc/sys").join(name)).unwrap_or(u64::MAX);
         let threads = [
@@ -97,7 +97,7 @@ impl SystemLimits {
         }
     }
 
-    /// What there is room for in a process of so many services.
+    /// The capacity of a process with this many services.
     pub fn limits(&self, services: usize) -> Limits {
         let relays = relay::number(self.descriptors);
         let threads = (services.max(1) * relays) as u64 * relay::DESCRIPTORS_EACH;
@@ -123,7 +123,7 @@ impl SystemLimits {
 }
 
 impl Limits {
-    /// For each of so many services, which share it.
+    /// The capacity of each of this many services, which share the total.
     pub fn room(&self, services: usize) -> Capacity {
         let services = services.max(1);
         Capacity {
@@ -152,13 +152,13 @@ fn limit(resource: Resource) -> u64 {
 fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        // Refused only by a system that has other plans; then the soft limit stays.
+        // Fails only if the system forbids it; then the soft limit stays.
         setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
     }
     limit(Resource::Nofile)
 }
 
-/// The number in a file of one number; `max` and whatever else is none.
+/// The number in a file that contains one number; `None` for `max` or anything else.
 fn number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -170,13 +170,13 @@ fn machine_memory() -> u64 {
     kibibytes.map_or(u64::MAX, |kibibytes| kibibytes * 1024)
 }
 
-/// The least limit of our control group and those above it, under the name it has in version 2 or in version 1.
+/// The smallest limit of our control group and its ancestors; the file's name depends on the version (1 or 2).
 fn group_limit(controller: &str, name: &str, old_name: &str) -> u64 {
     let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     group_files(&table, controller, name, old_name).into_iter().filter_map(number).min().unwrap_or(u64::MAX)
 }
 
-/// Where such a limit may be found, by the rows of /proc/self/cgroup (cgroups(7)): `0::PATH` in version 2,
+/// The files that may have such a limit, from the rows of /proc/self/cgroup (cgroups(7)): `0::PATH` in version 2,
 /// `N:CONTROLLERS:PATH` in version 1.
 fn group_files(table: &str, controller: &str, name: &str, old_name: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_scarcest_of_what_a_client_needs_decides() {
-        // 20 descriptors of our own and two for each relay thread, of which a larger machine has more.
+        // 20 descriptors of our own and two for each relay thread, whose number depends on the machine.
         let own = |descriptors| 20 + 2 * relay::number(descriptors) as u64;
         let by_descriptors =
             |descriptors: u64, pipes: u64, pairs: u64| (descriptors - own(descriptors) - 2 * pipes - pairs) / 2;

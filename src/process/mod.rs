@@ -1,5 +1,5 @@
-//! From a configuration to a running program and back: bind everything, start, run, stop. What cannot work is found
-//! before the first client is accepted. The order of fields is the order of shutdown.
+//! Runs a configuration: binds everything, starts, runs and stops it. Reports errors before the first client is
+//! accepted. The order of fields is the order of shutdown.
 
 mod background;
 mod binding;
@@ -44,7 +44,7 @@ use crate::observe::lines::Reopener;
 use crate::observe::log::{self as logging, Logging};
 use crate::observe::log_format::{LogFormat, ProcessEvent};
 
-/// A running proxy. Dropping it ends it as `quit force` would.
+/// A running proxy. Dropping it ends it like `quit force`.
 pub struct Proxy {
     control: Option<ControlServer>,
     tally: Option<StatsTimer>,
@@ -54,7 +54,7 @@ pub struct Proxy {
     controlled_at: Vec<Address>,
     log_format: Box<dyn LogFormat>,
     access: Option<AccessLog>,
-    /// Only kept.
+    /// Kept only to be dropped.
     _dump: Option<Dump>,
     logging: Option<Logging>,
 }
@@ -63,7 +63,7 @@ impl Proxy {
     /// Binds, checks and starts everything in `config`.
     ///
     /// # Errors
-    /// The first thing that cannot work; then nothing is left running.
+    /// The first error; then nothing is left running.
     pub fn start(config: &Config) -> Result<Proxy, StartError> {
         let limits = SystemLimits::take().limits(config.services.len());
         let logging = logging::start(&config.log, &config.process.name)
@@ -72,7 +72,7 @@ impl Proxy {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
                 match config.log.target {
-                    // Whoever started the program is told there anyway.
+                    // The user sees it on standard error anyway.
                     LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {}
                     LogTarget::File(_) | LogTarget::Syslog => log::error!("{e}"),
                 }
@@ -81,12 +81,12 @@ impl Proxy {
         }
     }
 
-    /// Everything but the log, which must outlive what goes wrong here.
+    /// Starts everything but the log, which must outlive a failure here.
     fn start_services(config: &Config, limits: &Limits) -> Result<Proxy, StartError> {
         let style = config.log.style;
         let mut log_format = dialects::log_format(style);
         log_format.process_event(&ProcessEvent::Starting { services: &config.services });
-        // Control last: whoever reaches it can be sure that clients are listened for, too.
+        // Control is bound last: if it can be reached, the listeners for clients are up too.
         let bind = |service: &Service| BoundListeners::bind(service, &mut *log_format);
         let bound = config.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         if let Some(directory) = &config.control.directory {
@@ -114,7 +114,7 @@ impl Proxy {
         binding::refuse_circles(&config.services, &bound, &addresses)?;
         for ((service, bound), addresses) in config.services.iter().zip(bound).zip(addresses) {
             for (one, other) in binding::shared_now(service, &addresses) {
-                let words = "have the same address now: if they are one server, a switch moves nobody";
+                let words = "have the same address now: if they are one server, a switch moves no client";
                 warn(&config.process.name, &format!("{one} and {other} {words}"));
             }
             let own = bound.addresses();
@@ -162,22 +162,22 @@ impl Proxy {
             .log_format
             .process_event(&ProcessEvent::Started { listening: &proxy.listening, room: &limits.to_string() });
         if let Some(threads) = limits.few_threads {
-            log::warn!("only {threads} threads: control sessions or the switch script may find none");
+            log::warn!("only {threads} threads: control sessions or the switch script may not get one");
         }
         Ok(proxy)
     }
 
-    /// Where clients may connect, with the ports the system chose if it was asked to.
+    /// The addresses clients can connect to, with the ports the system chose.
     pub fn listening(&self) -> &[Address] {
         &self.listening
     }
 
-    /// Where operators may connect.
+    /// The addresses operators can connect to.
     pub fn controlled_at(&self) -> &[Address] {
         &self.controlled_at
     }
 
-    /// What commands work with.
+    /// The data for commands.
     pub fn context(&self) -> &Context {
         &self.context
     }
@@ -185,7 +185,7 @@ impl Proxy {
     /// Waits until every service has ended, and stops the rest.
     ///
     /// # Errors
-    /// Why a service ended, if nobody asked for it.
+    /// Why a service ended, unless it was told to.
     pub fn wait(mut self) -> io::Result<()> {
         let mut result = Ok(());
         match self.context.fixed.words {
@@ -201,7 +201,7 @@ impl Proxy {
             }
         }
         self.tally = None;
-        // Whoever is being answered gets the rest of the answer.
+        // Sessions still get the rest of their answers.
         self.control = None;
         self.log_format.process_event(&ProcessEvent::Ended);
         result
@@ -217,15 +217,15 @@ impl Proxy {
     }
 }
 
-/// Runs the program until it is told to end: by `quit`, or by a signal. One that is to leave the terminal is run by
-/// another process; this one returns when that is up. `warnings` are for standard error.
+/// Runs the program until `quit` or a signal ends it. A program in the background runs in another process; this one
+/// returns when that one is up. `warnings` are for standard error.
 ///
 /// # Errors
-/// Why it could not start or go on, with the exit status for that.
+/// Why it could not start or continue, with the exit status.
 pub fn run(config: &Config, warnings: &[String]) -> Result<(), ExitFailure> {
     signals::reset_inherited();
     signals::survive_others();
-    // What our own parent left open is not for a switch script. All that we open ourselves is close-on-exec.
+    // Descriptors inherited from our parent must not reach the switch script. Our own are all close-on-exec.
     close_fds::set_fds_cloexec(3, &[]);
     let line = |words: &String| logging::warning(config.log.style, &config.process.name, words);
     let speak = || warnings.iter().for_each(|words| complain(&line(words)));
@@ -244,7 +244,7 @@ pub fn run(config: &Config, warnings: &[String]) -> Result<(), ExitFailure> {
     }
 }
 
-/// Runs the program in this process; `ready_pipe` is cut when everything is up.
+/// Runs the program in this process; uses `ready_pipe` when everything is up.
 fn run_here(config: &Config, ready_pipe: Option<ReadyPipe>) -> Result<(), ExitFailure> {
     let statuses = config.process.statuses;
     let at = || config.process.cpu_profile.clone().unwrap_or_default();
@@ -268,35 +268,35 @@ fn run_here(config: &Config, ready_pipe: Option<ReadyPipe>) -> Result<(), ExitFa
         log::error!("{e}");
         ExitFailure::new(e.status(&statuses), e)
     })?;
-    // After the signals: its first line may be followed by Ctrl-C.
+    // After the signals, because Ctrl-C may follow its first line.
     let console = config.control.console.then(|| Console::start(proxy.context().clone(), interrupts));
     let _console = console.transpose().map_err(other)?.flatten();
     if let Some(ready_pipe) = ready_pipe {
         ready_pipe.cut().map_err(other)?;
     }
     let ended = proxy.wait().map_err(other);
-    // Also of a run that has failed: it may tell why.
+    // Also after a failed run: the profile may show why.
     let written = profile.map_or(Ok(()), Profile::write);
     let written = written.map_err(|e| format!("cannot write CPU profile {}: {}", at().display(), plain(&e)));
     ended.and(written.map_err(|words| ExitFailure::new(statuses.other, words)))
 }
 
-/// Makes a directory in which everybody may have sockets of their own, unless it is there.
+/// Creates a directory in which everybody may create sockets, unless it exists.
 fn make_shared(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(SHARED).create(directory) {
-        // The mode that was asked for was subject to the umask.
+        // The umask has reduced the requested mode.
         Ok(()) => fs::set_permissions(directory, Permissions::from_mode(SHARED)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(e) => Err(e),
     }
 }
 
-/// Everybody may make files, and only their owner may remove them.
+/// Everybody can create files; only their owner can remove them.
 const SHARED: u32 = 0o1777;
 
 /// Operators are few.
 const CONTROL_BACKLOG: i32 = 128;
-/// An operator whose machine has vanished is noticed after this and four unanswered probes.
+/// A vanished operator is detected after this time and four unanswered probes.
 const CONTROL_TUNING: StreamOptions = StreamOptions { keepalive: Some(Duration::from_secs(60)) };
 
 fn bind_control(endpoints: &[Endpoint]) -> Result<Vec<Listener>, StartError> {
@@ -309,7 +309,7 @@ fn bind_control(endpoints: &[Endpoint]) -> Result<Vec<Listener>, StartError> {
     Ok(bound)
 }
 
-/// What commands work with: they talk to the first service, and end all.
+/// The data for commands: they act on the first service, and end all services.
 fn context(config: &Config, engines: &[Engine], room: String) -> Result<Context, StartError> {
     let (Some(service), Some(engine)) = (config.services.first(), engines.first()) else {
         return Err(StartError::NowhereToListen);
@@ -325,20 +325,19 @@ fn context(config: &Config, engines: &[Engine], room: String) -> Result<Context,
     })
 }
 
-/// The service, without a source address that this machine does not have: connections come then from wherever the
-/// system lets them come from.
+/// The service, without its source address if this machine does not have it: then the system chooses.
 fn with_usable_source(service: &Service, name: &str) -> Service {
     let mut service = service.clone();
     if let Some(source) = service.network.source
         && let Err(e) = net::can_be_source(source)
     {
-        warn(name, &format!("connections cannot come from {source}, which is ignored: {}", plain(&e)));
+        warn(name, &format!("cannot use source address {source}, which is ignored: {}", plain(&e)));
         service.network.source = None;
     }
     service
 }
 
-/// To the log, and to whoever has typed the command.
+/// Warns in the log and on standard error.
 fn warn(name: &str, words: &str) {
     log::warn!("{words}");
     complain(&format!("{name}: warning: {words}"));

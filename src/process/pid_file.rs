@@ -1,7 +1,6 @@
-//! The pid file: written when everything is up, locked as long as its process lives, removed at the end. One that
-//! nobody has locked was left behind and is replaced, whatever number is in it: numbers are used again. One that is
-//! locked is an error, except where both processes want to share a port: then the new one takes it over, and the old
-//! one leaves it alone at its end.
+//! The pid file: written when everything is up, locked while its process lives, removed at the end. A file without a
+//! lock is stale and is replaced, whatever number it contains, because numbers are reused. A locked file is an error,
+//! unless both processes share a port: then the new process takes it over, and the old one leaves it alone at its end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,26 +18,26 @@ use crate::observe::lines::{self, Standard};
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    /// Has the lock.
+    /// Holds the lock.
     file: File,
 }
 
-/// Of the file, less the umask: everybody may know the number, and only its owner change it.
+/// Mode of the file, less the umask: everybody may read it, only its owner may write it.
 const MODE: u32 = 0o644;
-/// How often a file that changes while it is looked at is looked at again.
+/// How often to retry if the file changes while it is examined.
 const ATTEMPTS: usize = 10;
 
 impl PidFile {
-    /// Writes the one this configuration wants, if it wants one that can be removed again. Whoever reads it finds a
-    /// whole number, old or new.
+    /// Writes the configured file, if it is one that can be removed again. A reader always finds a complete number, old
+    /// or new.
     ///
     /// # Errors
-    /// When it cannot be written, or is somebody else's.
+    /// When it cannot be written, or belongs to another process.
     pub fn of(config: &Config) -> io::Result<Option<PidFile>> {
         let Some(path) = config.process.pid_file.clone() else { return Ok(None) };
         let text = format!("{}\n", process::id());
         if Standard::of(&path).is_some() || fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            // A pipe, or /dev/null: there is nothing to lock, and it must not be replaced by a file.
+            // A pipe or a device such as /dev/null: it cannot be locked, and a file must not replace it.
             lines::open(&path, MODE)?.write_all(text.as_bytes())?;
             return Ok(None);
         }
@@ -46,7 +45,7 @@ impl PidFile {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), process::id()));
         let placed = write_locked(&new, &text).and_then(|file| place(&new, &path, shared).map(|()| file));
-        // It has its name, or none is wanted.
+        // Already renamed, or not wanted.
         fs::remove_file(&new).ok();
         placed.map(|file| Some(PidFile { path, file }))
     }
@@ -60,9 +59,9 @@ impl Drop for PidFile {
     }
 }
 
-/// A new file with this text that is locked by this process.
+/// Creates a file with this text, locked by this process.
 fn write_locked(path: &Path, text: &str) -> io::Result<File> {
-    // One of a process that was killed and had the same number.
+    // A leftover of a process that was killed and had the same number.
     fs::remove_file(path).ok();
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
     file.write_all(text.as_bytes())?;
@@ -70,33 +69,33 @@ fn write_locked(path: &Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives the file `new` its name. One that has the name already is replaced if its process is gone, or shares.
+/// Renames `new` to `path`. An existing file is replaced if its process is gone, or shares the port.
 fn place(new: &Path, path: &Path, shared: bool) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
         let Some(mut old) = open(path)? else {
-            // Unlike rename(2) this replaces nobody's file that has come into being meanwhile.
+            // Unlike rename(2), this does not replace a file that another process has just created.
             match fs::hard_link(new, path) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::metadata(path).is_ok() => continue,
-                // A link to nothing, or a file system that knows one name a file.
+                // A dangling link, or a file system without hard links.
                 Err(_) => return fs::rename(new, path),
             }
         };
         match flock(&old, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if !shared => return Err(io::Error::other(owner(&mut old))),
-            // As long as its lock is held here nobody else replaces it.
+            // While its lock is held here, no other process replaces it.
             Ok(()) | Err(Errno::WOULDBLOCK) if is_at(&old, path) => return fs::rename(new, path),
             Ok(()) | Err(Errno::WOULDBLOCK) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    Err(io::Error::other("others write it at the same time"))
+    Err(io::Error::other("other processes write it at the same time"))
 }
 
-/// The file of this name, if there is one.
+/// The file at this path, if there is one.
 fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-    // For writing, where that is allowed: some network file systems lock no others.
+    // For writing if allowed, because some network file systems lock only writable files.
     let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let opened = match opened {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -111,16 +110,16 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Who has locked it, for a message.
+/// The owner of the lock, for a message.
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     match file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok()) {
-        Some(number) => format!("process {number} is running, and it is its"),
-        None => "another process is running, and it is its".to_owned(),
+        Some(number) => format!("it belongs to process {number}, which is running"),
+        None => "it belongs to another process, which is running".to_owned(),
     }
 }
 
-/// Whether this is still the file of that name.
+/// Whether this is still the file at that path.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |found: fs::Metadata| (found.dev(), found.ino());
     file.metadata().map(identity).ok().is_some_and(|own| fs::metadata(path).map(identity).ok() == Some(own))

@@ -1,9 +1,9 @@
-//! A CPU profile of the run, in the format that `go tool pprof` reads: stacks of whichever thread is on a processor, a
-//! hundred times a second of CPU time. Written at the end of the run, whatever ends it but SIGKILL.
+//! A CPU profile of the run, in the format of `go tool pprof`: stacks of the running threads, sampled a hundred times
+//! per second of CPU time. Written at the end of the run, unless SIGKILL ends it.
 //!
-//! Sampling interrupts system calls (SIGPROF), so every blocking call of this program goes on after EINTR. An idle
-//! program is not interrupted: the timer counts CPU time only. Not counted is time spent inside the C library, the vDSO
-//! and the unwinder: a stack cannot be walked safely from there.
+//! Sampling interrupts system calls (SIGPROF), so every blocking call of this program continues after EINTR. An idle
+//! program is not interrupted, because the timer counts CPU time only. Time inside the C library, the vDSO and the
+//! unwinder is not included, because stacks cannot be unwound safely there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,26 +15,26 @@ use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tempfile::TempDir;
 
-/// Samples in a second of CPU time: what Go's profiler takes.
+/// Samples per second of CPU time, as in Go's profiler.
 const FREQUENCY: i32 = 100;
-/// Libraries in which no stack is walked, by a part of their names: as the crate advises.
+/// Libraries in which stacks must not be unwound, by parts of their names, as the crate recommends.
 const UNSAFE_TO_WALK: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
 
-/// A profile being taken. Dropped without [`Profile::write`], it leaves an empty file.
+/// A profile in progress. Dropped without [`Profile::write`], it leaves an empty file.
 pub struct Profile {
     guard: ProfilerGuard<'static>,
     file: File,
-    /// Where the profiler keeps what does not fit into its memory. It would leave its file behind elsewhere.
+    /// Directory for the profiler's overflow file, which it would otherwise leave behind elsewhere.
     spill: TempDir,
 }
 
 impl Profile {
-    /// Opens the file and begins. At most one is taken in the life of a process.
+    /// Opens the file and starts. At most once in the life of a process.
     ///
     /// # Errors
     /// When the file cannot be opened, or a FIFO there has no reader, or the profiler cannot start.
     pub fn start(path: &Path) -> io::Result<Profile> {
-        // Nobody may ever read from a FIFO: without the flag this would wait for that, and no client would be served.
+        // Without the flag, a FIFO without a reader would block the start.
         let nonblocking = OFlags::NONBLOCK.bits() as i32;
         let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(nonblocking).open(path)?;
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
@@ -45,7 +45,7 @@ impl Profile {
         Ok(Profile { guard: builder.build().map_err(io::Error::other)?, file, spill })
     }
 
-    /// Ends it and writes the file.
+    /// Stops and writes the file.
     ///
     /// # Errors
     /// When the file cannot be written to.
@@ -54,7 +54,7 @@ impl Profile {
         let profile = report.pprof().map_err(io::Error::other)?;
         self.file.write_all(&profile.encode_to_vec())?;
         drop(self.guard);
-        // The file was written; what is left of the spill is the system's to clean up.
+        // The profile is written; a leftover in the temporary directory does no harm.
         self.spill.close().ok();
         Ok(())
     }

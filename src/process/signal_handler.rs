@@ -1,4 +1,4 @@
-//! Who is to be told of a signal, and how.
+//! Maps signals to actions, and tells those concerned.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::engine::messages::{CoordinatorHandle, Reply};
 use crate::observe::lines::Reopener;
 use crate::observe::log_format::{LogFormat, ProcessEvent};
 
-/// Passes signals on.
+/// Forwards signals.
 pub struct SignalHandler {
-    /// Of every service.
+    /// The coordinators of all services.
     pub handles: Vec<CoordinatorHandle>,
     pub interrupts: Interrupts,
     pub reopeners: Vec<Reopener>,
@@ -22,20 +22,20 @@ pub struct SignalHandler {
     pub process: Process,
 }
 
-/// How long the coordinator may take to answer a signal, before the next signal is looked at.
+/// Longest wait for the coordinator's answer before the next signal is handled.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl SignalHandler {
     pub fn handle_signal(&mut self, signal: Signal) {
         let command = match (signal, self.process.on_hangup, self.process.on_interrupt) {
             (Signal::HangUp, OnHangup::Reopen, _) => {
-                // In this order: the line is in the new file.
+                // In this order, so that the log line is in the new file.
                 self.reopeners.iter().for_each(Reopener::reopen);
                 return self.log_format.process_event(&ProcessEvent::Reopening);
             }
             (Signal::Child, ..) => return children::collect_others(),
             (Signal::User, ..) => return self.log_format.process_event(&ProcessEvent::Ignored { name: signal.name() }),
-            // A command at the console that repeats takes its Ctrl-C for itself.
+            // A repeating command of the console takes Ctrl-C for itself.
             (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
             (Signal::Interrupt, _, OnInterrupt::Ask) if self.handles.len() == 1 => Command::Interrupt,
             (Signal::Interrupt, ..) | (Signal::HangUp, OnHangup::Stop, _) | (Signal::Stop | Signal::Quit, ..) => {
@@ -45,7 +45,7 @@ impl SignalHandler {
         self.log_format.process_event(&ProcessEvent::Signal { name: signal.name() });
         for handle in &self.handles {
             let replies = handle.ask(command);
-            // The log has every answer; whoever pressed Ctrl-C and is not obeyed must not have to look there.
+            // The log has every answer; but a user who pressed Ctrl-C without effect must not have to look there.
             if command == Command::Interrupt
                 && let Ok(Reply::Answer(Answer::StillInUse { assigned, held }, _)) = replies.recv_timeout(PATIENCE)
             {

@@ -1,5 +1,5 @@
-//! Signals: what the process inherits of them is set right at the start, and a thread of their own hears those that
-//! mean something here. No other signal that can be survived ends or stops the proxy.
+//! Signals: corrects inherited settings at the start, and receives the signals with a meaning here on a separate
+//! thread. No other signal that can be caught ends or stops the proxy.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use crate::threads;
 
-/// What a signal asks for.
+/// The signals with a meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.
@@ -35,7 +35,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// As kill(1) has it.
+    /// Its name, as in kill(1).
     pub fn name(self) -> &'static str {
         match self {
             Signal::Interrupt => "SIGINT",
@@ -48,37 +48,37 @@ impl Signal {
     }
 }
 
-/// Signals that keep the action they have: two that no process can catch; those of a fault in the program, after which
-/// it cannot go on; SIGPIPE, which the standard library ignores; and those that [`SignalThread`] hears.
+/// Signals whose action is not changed: two that cannot be caught; those that report a fault of the program, which
+/// cannot continue; SIGPIPE, which the standard library ignores; and those that [`SignalThread`] receives.
 const LEFT_ALONE: [i32; 14] = [
     SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGABRT, SIGSYS, SIGPIPE, SIGINT, SIGTERM, SIGQUIT,
     SIGHUP,
 ];
-/// The highest signal number of Linux.
+/// The highest signal number on Linux.
 const LAST: i32 = 64;
 
-/// Forgets what the parent has blocked, and that it may have ignored the end of children: the system then collects them
-/// before their exit status can be read. To be called before any thread is started: threads inherit the mask.
+/// Resets the inherited signal mask and an ignored SIGCHLD, with which the system would discard the exit status of
+/// children. Call it before any thread is started: threads inherit the mask.
 pub fn reset_inherited() {
-    // Fails only for a mask that does not exist.
+    // Fails only for a malformed mask.
     SigSet::empty().thread_set_mask().ok();
     ignore(SIGCHLD);
 }
 
-/// From now on no signal ends or stops this process, except those that mean just that and those of a fault: what nobody
-/// here listens to is ignored. To be called before any thread is started.
+/// From now on no signal ends or stops this process, except those meant to and those that report a fault. Call it
+/// before any thread is started.
 pub fn survive_others() {
-    // A signal that is caught, unlike one that is ignored, has its default action again in a child after exec(2).
+    // Unlike an ignored signal, a caught one has its default action again in a child after exec(2).
     (1..=LAST).filter(|number| !LEFT_ALONE.contains(number)).for_each(ignore);
-    // With a handler, whatever touches the terminal from the background would be repeated for ever; blocked, reading
-    // fails and writing works.
+    // With a handler, access to the terminal from the background would be repeated for ever; with the signal blocked,
+    // reading fails and writing works.
     let terminal = [Number::SIGTTIN, Number::SIGTTOU];
     terminal.into_iter().collect::<SigSet>().thread_block().ok();
 }
 
 /// Catches a signal and does nothing.
 fn ignore(number: i32) {
-    // Fails for numbers that the C library keeps for itself, which nobody sends.
+    // Fails for numbers reserved by the C library, which are never sent.
     flag::register(number, Arc::new(AtomicBool::new(false))).ok();
 }
 

@@ -1,4 +1,4 @@
-//! Lets the log tell of all backends every so often.
+//! Logs the counters of all backends at an interval.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use crate::engine::messages::{CoordinatorHandle, Message};
 use crate::threads::Repeating;
 
-/// The thread that keeps the time. Dropping it ends and joins it.
+/// The timer's thread. Dropping it ends and joins it.
 pub struct StatsTimer {
     _thread: Repeating,
 }
 
 impl StatsTimer {
-    /// Tells each of these services that it is time, every so often.
+    /// Notifies each of these services at every interval.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When a thread cannot be started.
     pub fn start(every: Duration, handles: Vec<CoordinatorHandle>) -> io::Result<StatsTimer> {
         let thread = Repeating::start("tally", every, move || {
             handles.iter().for_each(|handle| handle.send(Message::Tally));

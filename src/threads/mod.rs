@@ -1,5 +1,5 @@
-//! Names of threads. The kernel keeps them, so that `threads`, `top -H` and a core dump agree, and the log line of a
-//! reused thread tells what the thread is doing now.
+//! Thread names. The kernel keeps them, so that `threads`, `top -H` and a core dump agree, and the log line of a reused
+//! thread shows its current job.
 
 pub mod pool;
 mod repeating;
@@ -16,7 +16,7 @@ thread_local! {
     static NAME: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Gives the calling thread a name. The kernel keeps its first 15 bytes.
+/// Renames the calling thread. The kernel keeps the first 15 bytes.
 pub fn rename(name: &str) {
     NAME.with(|own| {
         let mut own = own.borrow_mut();
@@ -25,12 +25,12 @@ pub fn rename(name: &str) {
     });
     let shown: Vec<u8> = name.bytes().filter(|b| *b != 0).take(15).collect();
     if let Ok(shown) = CString::new(shown) {
-        // A name is a courtesy: without one everything works.
+        // Ignored: a name is not essential.
         rustix::thread::set_name(&shown).ok();
     }
 }
 
-/// Hands the calling thread's name to `read`.
+/// Passes the calling thread's name to `read`.
 pub fn with_name<R>(read: impl FnOnce(&str) -> R) -> R {
     NAME.with(|own| {
         let own = own.borrow();
@@ -38,10 +38,10 @@ pub fn with_name<R>(read: impl FnOnce(&str) -> R) -> R {
     })
 }
 
-/// Starts a thread under this name, with the system's usual stack.
+/// Starts a thread with this name and the system's default stack size.
 ///
 /// # Errors
-/// When the system has no thread left.
+/// When the system cannot start another thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let own = name.to_owned();
     thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -56,7 +56,7 @@ pub fn list() -> Vec<String> {
         .map(|tasks| tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect())
         .unwrap_or_default();
     ids.sort_unstable();
-    // A thread that ends between the two reads is left out.
+    // A thread that ends between the two reads is omitted.
     let name = |id| fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok();
     ids.into_iter().filter_map(name).map(|name| name.trim_end().to_owned()).collect()
 }

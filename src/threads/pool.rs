@@ -1,5 +1,5 @@
-//! Threads that are used again. A job is given to one claimed thread: an idle one, or a new one if none is idle, so a
-//! job never waits for another job to end. A thread that has been idle for a while ends. All are joined.
+//! A pool of reusable threads. A job goes to one claimed thread: an idle one, or a new one if none is idle, so a job
+//! never waits for another job to end. A thread that stays idle ends. All are joined.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,16 +19,16 @@ enum PoolCommand {
     End,
 }
 
-/// A growing and shrinking set of threads.
+/// A set of threads that grows and shrinks.
 #[derive(Clone, Default)]
 pub struct ThreadPool(Arc<Mutex<PoolState>>);
 
 #[derive(Default)]
 struct PoolState {
-    /// Threads that wait for a job; the last one to become idle is claimed first, so that the others can end.
+    /// Idle threads. The one that became idle last is claimed first, so that the others can end.
     idle: Vec<IdleThread>,
     handles: BTreeMap<u64, JoinHandle<()>>,
-    /// Threads that have said they are about to end; joining them takes no time.
+    /// Threads that have announced their end; joining them takes no time.
     ended: Vec<u64>,
     next: u64,
     closed: bool,
@@ -39,22 +39,22 @@ struct IdleThread {
     orders: Sender<PoolCommand>,
 }
 
-/// A thread that waits for its claimer. Dropped without a job, it is idle again.
+/// A thread that waits for a job. Dropping this makes it idle again.
 pub struct ClaimedThread {
     thread: Option<IdleThread>,
     workers: ThreadPool,
 }
 
-/// An idle thread ends after this time. Long enough for the pause between two bursts of short connections.
+/// An idle thread ends after this time, which is longer than the pause between two bursts of short connections.
 const IDLE: Duration = Duration::from_secs(10);
-/// Stack of a worker: the deepest path (a log line of an error, formatted) needs less than a quarter of it.
+/// Stack size of a thread: the deepest path (formatting the log line of an error) needs less than a quarter of it.
 const STACK: usize = 128 * 1024;
 
 impl ThreadPool {
     /// Takes an idle thread or starts one.
     ///
     /// # Errors
-    /// When the system has no thread left, or the program is ending.
+    /// When the system cannot start another thread, or the program is ending.
     pub fn claim(&self) -> io::Result<ClaimedThread> {
         let mut crew = self.0.lock();
         if crew.closed {
@@ -78,10 +78,10 @@ impl ThreadPool {
         Ok(ClaimedThread { thread: Some(IdleThread { id, orders }), workers: self.clone() })
     }
 
-    /// Runs `job` on a thread under this name.
+    /// Runs `job` on a thread with this name.
     ///
     /// # Errors
-    /// Like `claim`; the job is dropped.
+    /// As for `claim`; the job is dropped.
     pub fn run(&self, name: String, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.claim()?.run(name, job);
         Ok(())
@@ -100,10 +100,10 @@ impl ThreadPool {
         handles.into_values().for_each(join);
     }
 
-    /// One thread's life: jobs, and idleness between them.
+    /// The main loop of a thread: jobs, and idle times between them.
     fn work(&self, id: u64, home: &Sender<PoolCommand>, inbox: &Receiver<PoolCommand>) {
         while let PoolCommand::Do(job) = self.next(id, inbox) {
-            // A panic has been reported by the job's own guards; this thread is as good as new.
+            // The job's own guards have reported the panic; the thread remains usable.
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok();
             threads::rename("idle");
             let mut crew = self.0.lock();
@@ -114,15 +114,15 @@ impl ThreadPool {
         }
     }
 
-    /// Waits for the next order; a thread that has been idle for too long gives itself the order to end.
+    /// Waits for the next command. A thread that has been idle for too long stops.
     fn next(&self, id: u64, inbox: &Receiver<PoolCommand>) -> PoolCommand {
         loop {
-            // The thread itself holds a sender, so the only error is that the time is over.
+            // The thread itself holds a sender, so the only possible error is a timeout.
             if let Ok(order) = inbox.recv_timeout(IDLE) {
                 return order;
             }
             let mut crew = self.0.lock();
-            // Whoever has claimed this thread meanwhile has taken it off the list and is about to send.
+            // If it is not in the list, a claimer has taken it and is about to send a job.
             if let Some(at) = crew.idle.iter().position(|idle| idle.id == id) {
                 crew.idle.swap_remove(at);
                 crew.ended.push(id);
@@ -133,14 +133,14 @@ impl ThreadPool {
 }
 
 impl IdleThread {
-    /// The thread waits for exactly one order at a time; the queue has room for it.
+    /// The thread waits for one command at a time, so the queue has room for it.
     fn tell(&self, order: PoolCommand) {
         self.orders.send(order).ok();
     }
 }
 
 impl ClaimedThread {
-    /// Gives the thread its job and name.
+    /// Gives the thread its job and its name.
     pub fn run(mut self, name: String, job: impl FnOnce() + Send + 'static) {
         if let Some(thread) = self.thread.take() {
             thread.tell(PoolCommand::Do(Box::new(move || {

@@ -73,7 +73,7 @@ pub struct Glance {
     finished: bool,
 }
 
-/// No progress for so long: the buffers on the way are full.
+/// No progress for this long means that the buffers on the way are full.
 const STUCK: Duration = Duration::from_millis(25);
 /// What one call of `step` moves at most, each way.
 const TURN: usize = 256 * 1024;

@@ -46,7 +46,7 @@ pub fn ip(words: &str) {
     assert_eq!(ran.code, Some(0), "ip {words}: {}", ran.err);
 }
 
-/// A port that nobody uses. It needs no reservation: nobody else is here.
+/// An unused port. It needs no reservation in this namespace.
 pub fn unused_port() -> u16 {
     Reserved::new().port()
 }

@@ -145,7 +145,7 @@ fn a_quit_closes_them_too() {
     waiting.iter().for_each(|client| assert_eq!(read_rest(client), b""));
 }
 
-/// Clients that nobody has closed: a byte would be read, or the end.
+/// Checks that the clients are not closed: a closed one would read a byte or the end.
 fn waiting(clients: &[TcpStream]) -> usize {
     let waits = |client: &&TcpStream| {
         client.set_nonblocking(true).unwrap();

@@ -26,7 +26,7 @@ impl Backend {
         Backend::echo_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(), name)
     }
 
-    /// Likewise, on a socket that listens already.
+    /// The same, on a socket that already listens.
     pub fn echo_on(listener: TcpListener, name: &'static str) -> Backend {
         Backend::start_on(listener, move |mut stream, greet| {
             let mut buffer = [0; 16 * 1024];

@@ -20,7 +20,7 @@ struct Daemon {
     dir: TempDir,
     words: Vec<String>,
     at: SocketAddr,
-    /// Its port, which the system gives to nobody else.
+    /// Its port, reserved so that the system gives it to no other process.
     _port: Reserved,
 }
 
@@ -141,7 +141,7 @@ fn warnings_are_told_once() {
     let daemon = Daemon::new(&backend).with("source=192.0.2.1");
     let ran = daemon.start();
     assert_eq!(ran.code, Some(0));
-    assert_eq!(ran.err.matches("tester: warning: connections cannot come from 192.0.2.1").count(), 1, "{}", ran.err);
+    assert_eq!(ran.err.matches("tester: warning: cannot use source address 192.0.2.1").count(), 1, "{}", ran.err);
     daemon.stop();
 }
 
@@ -235,7 +235,7 @@ fn the_pid_file_of_a_running_one_is_left_alone() {
     let second = Daemon::new(&backend).with(&format!("pid={}", first.path("run.pid").display()));
     let ran = second.start();
     assert_eq!(ran.code, Some(69));
-    assert!(ran.err.contains(&format!("process {pid} is running, and it is its")), "{}", ran.err);
+    assert!(ran.err.contains(&format!("it belongs to process {pid}, which is running")), "{}", ran.err);
     assert_eq!(first.pid(), pid);
     assert_eq!(served_by(&mut connect(first.at)), "A");
     first.stop();
@@ -271,7 +271,7 @@ fn a_pid_file_that_says_no_number_belongs_to_whoever_has_locked_it() {
     let second = Daemon::new(&backend).with(&format!("pid={}", first.path("run.pid").display()));
     let ran = second.start();
     assert_eq!(ran.code, Some(69));
-    assert!(ran.err.contains("another process is running, and it is its"), "{}", ran.err);
+    assert!(ran.err.contains("it belongs to another process, which is running"), "{}", ran.err);
     assert_eq!(served_by(&mut connect(first.at)), "A");
     kill(pid, Signal::TERM);
     eventually(SOON, "it ends", || !is_running(pid));

@@ -167,7 +167,7 @@ fn without_a_descriptor_for_a_pipe_bulk_transfers_are_copied_to_the_last_byte() 
         prlimit(Pid::from_raw(proxy.pid() as i32), Resource::Nofile, new).unwrap();
     };
     for round in 0..2 {
-        // No new descriptor is to be had, then one, which is half a pipe.
+        // First no descriptor is available, then one, which is half a pipe.
         limit(next + round);
         for (mut from, to) in [(&client, &far), (&far, &client)] {
             let to = to.try_clone().unwrap();

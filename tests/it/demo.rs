@@ -38,7 +38,7 @@ impl Demo {
         Demo { child, lines, seen: String::new(), dir }
     }
 
-    /// Reads on until a line has this in it. A demo that stays goes on writing rows, so this cannot wait for ever.
+    /// Reads until a line contains this. With `--stay` the demo writes rows for ever, so this cannot hang.
     fn read_until(&mut self, words: &str) -> String {
         let deadline = Instant::now() + SOON;
         loop {

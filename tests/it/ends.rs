@@ -66,7 +66,7 @@ impl Deaf {
         Deaf::at(0)
     }
 
-    /// On this port, which nobody listens on.
+    /// On this port, on which no process listens.
     pub fn at(port: u16) -> Deaf {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.set_reuse_address(true).unwrap();

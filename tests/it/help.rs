@@ -1,4 +1,4 @@
-//! Help texts: they fit 80 columns everywhere, and the usage line has everything that must be given.
+//! Help texts fit 80 columns, and the usage line has all required arguments.
 
 use std::process::Command;
 
@@ -19,7 +19,7 @@ fn ask(words: &[&str], columns: Option<&str>) -> Ran {
     run(&mut command)
 }
 
-/// Help is output, but that of fallback is on standard error as ever.
+/// Help goes to standard output; as in the original, that of fallback goes to standard error.
 fn text(words: &[&str], columns: Option<&str>) -> String {
     let ran = ask(words, columns);
     assert_eq!(ran.code, Some(0), "{words:?}: {ran:?}");

@@ -23,7 +23,7 @@ use crate::proxy::Proxy;
 use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::vitals::Vitals;
 
-/// Histories that run at once: so many on each of so many threads.
+/// Histories that run at once: this many on each of this many threads.
 const AT_ONCE: usize = 8;
 const THREADS: usize = 2;
 /// Time in which nobody looked at a history does not count as time in which nothing happened, from here on.
@@ -339,7 +339,7 @@ impl History {
             if to.got > from.sent {
                 return Err(format!("{name}: more arrived than was sent"));
             }
-            // A Unix socket knows no reset: whoever reads there sees an end.
+            // A Unix socket has no reset: the reader sees an end of stream.
             let can_tell = to.is_tcp || in_order;
             if to.saw == Some(Saw::End) && !complete && can_tell && !excused {
                 return Err(format!("{name}: an end in order after {} of {} bytes", to.got, from.sent));

@@ -313,7 +313,7 @@ fn more_clients_than_a_unix_servers_queue_holds_are_all_served() {
     are_held(&proxy, 50);
     drop(open);
     assert!(switch.outcome().contains("Switch OK"));
-    // Nobody has accepted anybody so far: most found the queue full.
+    // The server has accepted no client so far: most found the queue full.
     let serving = thread::spawn(move || {
         for _ in 0..50 {
             let (mut stream, _) = listener.accept().unwrap();

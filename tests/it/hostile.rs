@@ -141,7 +141,7 @@ fn nothing_that_is_sent_to_control_breaks_it() {
     send_and_leave(&proxy, &vec![b'\n'; 1 << 20]);
     send_and_leave(&proxy, &vec![0xff; 1 << 20]);
     send_and_leave(&proxy, "stats;".repeat(10_000).as_bytes());
-    // A hundred say nothing: those who are too many are told so, the others for some seconds are not.
+    // A hundred silent sessions: those above the limit are closed at once, the others after some seconds.
     let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(proxy.control()).unwrap()).collect();
     serves(&proxy, "s");
     silent.iter().for_each(|session| {

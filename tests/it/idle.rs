@@ -35,7 +35,7 @@ fn one_that_does_not_read_what_waits_for_it_sees_no_end_in_order() {
     let server = Server::new();
     let proxy = running(&[&server.address()], |service| service.network.idle_timeout = Some(TIMEOUT));
     let (client, mut far) = (connect(address(&proxy)), server.accept());
-    // Until it fails: nobody reads.
+    // Until it fails: the peer does not read.
     far.set_write_timeout(Some(SOON)).unwrap();
     while far.write_all(&[0; 64 * 1024]).is_ok() {}
     read_until_reset(&client);

@@ -1,4 +1,4 @@
-//! The log: its layout, what is told at which level, rotation, and disks that are full or hang.
+//! The log: its format, what is logged at which level, rotation, and disks that are full or hang.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -240,7 +240,7 @@ fn a_pipe_that_nobody_reads_yet_keeps_lines_for_whoever_comes_and_one_that_nobod
         });
     };
     read_to(&[" started: "]);
-    // Nobody reads now.
+    // The pipe has no reader now.
     proxy.signal(Signal::HUP);
     assert_eq!(served_by(&mut proxy.connect()), "A");
     assert!(proxy.ask("hello unheard").contains("Hello!"));

@@ -1,4 +1,4 @@
-//! Mistakes of a tired operator: each is told in words that help, and nothing else happens.
+//! Mistakes of a tired operator: each causes a helpful message, and has no other effect.
 
 use std::io::Read;
 use std::net::TcpStream;

@@ -52,12 +52,12 @@ fn a_source_that_cannot_be_bound_is_told_once_at_the_start() {
     assert_eq!(program.wait().code(), Some(0));
     let mut told = String::new();
     program.child.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    let words = "connections cannot come from 192.0.2.1, which is ignored: cannot assign requested address";
+    let words = "cannot use source address 192.0.2.1, which is ignored: cannot assign requested address";
     assert_eq!(told, format!("tester: warning: {words}\n"));
     assert_eq!(program.read("log").matches(words).count(), 1);
 }
 
-/// One that listens at a port that is chosen already.
+/// A proxy that listens on a given port.
 fn at(port: u16, backend: &Backend, adjust: impl FnOnce(&mut Service)) -> Service {
     let mut service = service(&[&backend.address()]);
     service.listeners = vec![Endpoint::tcp("127.0.0.1", port)];

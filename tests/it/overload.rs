@@ -16,7 +16,7 @@ use crate::starved::{become_by, is_served, limit, run_as};
 use crate::support::{SOON, allow_descriptors, eventually};
 use crate::vitals::Vitals;
 
-/// Nobody's number, and not that of other tests: what its processes have is counted.
+/// A user id that no other test uses, because the processes of this user are counted.
 const SOMEBODY: u32 = 61_235;
 
 fn with_descriptors(server: &Backend, number: u64) -> Proxy {
@@ -34,7 +34,7 @@ fn served(proxy: &Proxy, number: usize) -> (Vec<TcpStream>, usize) {
     (clients, served.into_iter().filter(|served| *served).count())
 }
 
-/// The first line of the log with these words. Whoever asks control may be faster than the log.
+/// The first line of the log that contains this. Control may answer before the log is written.
 fn line(proxy: &Proxy, words: &str) -> String {
     let mut found = None;
     eventually(SOON, words, || {
@@ -82,7 +82,7 @@ fn hundreds_of_refused_clients_are_a_handful_of_lines_that_tell_their_number() {
         assert!(old.iter().all(is_served), "those who were there before do not notice");
     }
     let first = refused;
-    // The others are told with the next line, which is due after a second.
+    // The number of the others follows in the next line, due after a second.
     eventually(SOON, "all are told of", || {
         assert!(!is_served(&proxy.connect()));
         refused += 1;
@@ -146,7 +146,7 @@ fn with_few_threads_from_the_start_there_is_a_warning_and_everybody_is_served() 
         command.uid(SOMEBODY).gid(SOMEBODY).stdin(Stdio::null());
     });
     let before = Vitals::at_rest(&proxy);
-    line(&proxy, "only 40 threads: control sessions or the switch script may find none");
+    line(&proxy, "only 40 threads: control sessions or the switch script may not get one");
     let (clients, number) = served(&proxy, 200);
     assert_eq!(number, 200, "a client needs no thread");
     drop(clients);

@@ -77,7 +77,7 @@ impl Road {
     }
 }
 
-/// The proxy's system has everything that was written here.
+/// Everything written here has reached the proxy's system.
 fn is_taken(socket: &TcpStream) {
     eventually(SOON, "what was written has been taken", || unacknowledged(socket) == Some(0));
 }
@@ -276,7 +276,7 @@ fn a_server_that_answers_and_closes_in_the_middle_of_an_upload_is_heard() {
         drop(far);
         let (got, failure) = read_slowly(&client);
         assert!(got == pattern(LENGTH), "{family:?}: {} bytes", got.len());
-        // The system tells of a reset once: whoever is first, the reader or the writer.
+        // The system reports a reset once: to the reader or to the writer, whichever is first.
         let told = [failure, Some(upload.join().unwrap())];
         assert!(told.contains(&Some(ErrorKind::ConnectionReset)), "{family:?}: {told:?}");
     }

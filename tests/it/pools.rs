@@ -62,7 +62,7 @@ fn the_fallback_group_is_used_when_the_first_is_gone_and_not_before() {
     assert_eq!(served(&proxy, 3), ["C"; 3]);
     kill(c);
     let mut rest = Vec::new();
-    // Closed, or reset because it had sent something: in either case nobody answers.
+    // Closed, or reset because it had sent something: in both cases without an answer.
     proxy.connect().read_to_end(&mut rest).ok();
     assert!(rest.is_empty());
     eventually(SOON, "the log says why", || proxy.log().contains("closed: no backend took it"));

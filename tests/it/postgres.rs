@@ -263,7 +263,7 @@ fn a_standby_is_known_by_its_name_however_its_connection_string_is_written() {
         "CREATE SCHEMA as_written; CREATE VIEW as_written.pg_stat_wal_receiver AS SELECT status, slot_name, \
          current_setting('primary_conninfo') AS conninfo FROM pg_catalog.pg_stat_wal_receiver",
     );
-    // What pg_basebackup wrote names nobody.
+    // pg_basebackup wrote no application_name.
     is_known_as(&site, "walreceiver");
     let named = [
         ("plain", format!("host=127.0.0.1 port={port} user=postgres application_name=plain")),

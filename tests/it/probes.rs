@@ -59,7 +59,7 @@ fn connect(proxy: &Proxy) -> TcpStream {
     crate::service::connect(*at)
 }
 
-/// Who serves a new client.
+/// The server of a new client.
 fn served(proxy: &Proxy) -> String {
     let (mut stream, mut answer) = (connect(proxy), [0; 3]);
     stream.write_all(b"x").unwrap();

@@ -42,7 +42,7 @@ impl Proxy {
         Proxy::start_with(active, standby, extra, |_| {})
     }
 
-    /// Likewise, with a chance to change how the process is started.
+    /// The same, with a callback that changes how the process is started.
     pub fn start_with(active: &str, standby: &str, extra: &[&str], adjust: impl FnOnce(&mut Command)) -> Proxy {
         let (listening, control, dir) = (Reserved::new(), Reserved::new(), TempDir::new("proxy"));
         let standby = if active == standby { elsewhere(standby) } else { standby.to_owned() };
@@ -143,7 +143,7 @@ impl Proxy {
         self.child.signal(signal);
     }
 
-    /// Stops all its threads while `act` runs: what happens then is told to it all at once.
+    /// Stops all its threads while `act` runs: afterwards it sees everything at once.
     pub fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
         self.child.send(Signal::STOP);
         eventually(SOON, "all threads have stopped", || {

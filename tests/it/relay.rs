@@ -1,4 +1,4 @@
-//! What passes through: every byte, in order, each side's end as it was meant, and nobody at another's pace.
+//! The relay: every byte, in order; each side's end as it was meant; no client slowed down by another.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +13,7 @@ use crate::proxy::Proxy;
 use crate::support::{Reserved, SOON, eventually};
 use crate::vitals::Vitals;
 
-/// A proxy in front of `server`, with a standby where nobody listens.
+/// A proxy in front of `server`, with a standby where no process listens.
 pub fn proxy_for(server: &Server, extra: &[&str]) -> Proxy {
     let nobody = Reserved::new();
     let standby = format!("127.0.0.1:{}", nobody.port());
@@ -79,7 +79,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset() {
     client.write_all(&pattern(200_000)).unwrap();
     reset(client);
     read_until_reset(&far);
-    // And when so many are on the way that the proxy waits for the server to read.
+    // The same with so much data in flight that the proxy waits for the server to read.
     let (client, far) = connected(&proxy, &server);
     fill(&client);
     reset(client);
@@ -207,7 +207,7 @@ fn the_log_counts_bytes_exactly() {
 
 #[test]
 fn a_client_that_never_reads_stalls_nobody() {
-    // Floods whoever asks for it, answers everybody else.
+    // Floods clients that ask for it, and answers all others.
     let server = Backend::start(|mut stream, _| {
         let mut wish = [0];
         stream.read_exact(&mut wish).unwrap();

@@ -41,7 +41,7 @@ fn with_200_idle_clients_and_50_held_ones_nothing_ever_runs() {
         client.write_all(b"x").unwrap();
         client.read_exact(&mut [0; 3]).unwrap();
     }
-    // Whoever asked for the switch has left: rows would be written for them.
+    // The session that typed the switch has left, so no rows are written.
     drop(proxy.begin("switch"));
     eventually(SOON, "the switch waits", || proxy.log().contains("Starting switch"));
     let held: Vec<_> = (0..50).map(|_| proxy.connect()).collect();

@@ -30,8 +30,9 @@ fn the_same_servers_on_both_sides_are_refused_however_they_are_spelled() {
         ("127.0.0.1:9,127.0.0.1:10", "127.0.0.1:10,127.0.0.1:9"),
         ("127.0.0.1:9!127.0.0.1:10", "localhost:9!127.1:10"),
     ] {
-        let words =
-            format!("cbpx: -s/--standby: {standby} serves already, as -a/--active: a switch would move nobody\n");
+        let words = format!(
+            "cbpx: -s/--standby: {standby} is also the active server (-a/--active): a switch would move no client\n"
+        );
         runs(active, standby).failed_with(2, &[&words]);
     }
 }

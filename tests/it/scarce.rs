@@ -22,7 +22,7 @@ use crate::service::{config, running, service};
 use crate::support::{Reserved, SOON, TempDir, eventually};
 use crate::talk::is_turned_away;
 
-/// Who answers a new client of a Unix socket, which needs no port; nobody when it is closed.
+/// The server of a new client of a Unix socket, which needs no port; `None` when it is closed.
 fn answered(path: &Path) -> Option<(UnixStream, String)> {
     let mut client = UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
@@ -45,7 +45,7 @@ fn one_after_the_other(service: &mut Service, path: &Path) {
     service.listeners = vec![Endpoint::Unix(path.into())];
 }
 
-/// Its dial took a port that nobody listened on for its own, and the client talked to itself.
+/// The symptom: a dial used the server's closed port as its own, and the client talked to itself.
 #[test]
 fn a_dial_that_meets_itself_is_a_failed_dial_and_the_port_is_free_at_once() {
     if !is_alone("scarce::a_dial_that_meets_itself_is_a_failed_dial_and_the_port_is_free_at_once") {
@@ -65,7 +65,7 @@ fn a_dial_that_meets_itself_is_a_failed_dial_and_the_port_is_free_at_once() {
         choose_ports_from(other.port(), other.port());
         assert_eq!(answered(&path).unwrap().1, "B", "the next backend is tried");
         choose_ports_from(32_768, 60_999);
-        // Without address reuse: a server that insists on a port nobody has.
+        // Without address reuse: a server that requires the port to be free.
         let server = Socket::new(Domain::for_address(place), Type::STREAM, None).unwrap();
         server.bind(&place.into()).unwrap();
         server.listen(16).unwrap();

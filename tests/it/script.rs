@@ -54,7 +54,7 @@ fn it_is_given_both_backends_in_the_direction_of_the_switch() {
 
 #[test]
 fn it_inherits_environment_and_directory_but_no_input_and_no_descriptor() {
-    // Whoever started the proxy may have left this one open.
+    // The parent process may have left this one open.
     let _left_open = rustix::io::dup(fs::File::open("/dev/zero").unwrap()).unwrap();
     let (proxy, _backends, dir) = with_script(
         "#!/bin/sh\necho $KEPT; pwd -P; cat | wc -c\nfor fd in /proc/$$/fd/*; do readlink $fd; done\n",

@@ -89,7 +89,7 @@ fn sigterm_lets_the_clients_of_all_finish_and_the_process_ends_with_the_last() {
     assert!(program.child.is_running(), "somebody is connected");
     // A server that has not ended keeps its client, whose own end was passed on.
     drop((second, far));
-    // Whoever found out whether somebody new is taken may have been, and has a server that has not even accepted it.
+    // The client that tested for new clients may have been connected, to a server that has not accepted it yet.
     let mut status = None;
     eventually(SOON, "it ends", || {
         servers.iter().for_each(|server| drop(server.try_accept()));

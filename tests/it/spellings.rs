@@ -121,7 +121,7 @@ fn an_address_of_a_link_is_taken_with_its_zone_everywhere() {
     ip("address add fe80::8/64 dev lo nodad");
     let server = std::net::TcpListener::bind("[::]:0").unwrap();
     let port = server.local_addr().unwrap().port();
-    // Who answers, and from where it was asked.
+    // The server that answered, and the address it was asked from.
     let serving = std::thread::spawn(move || {
         for stream in server.incoming() {
             let mut stream = stream.unwrap();

@@ -17,7 +17,7 @@ use crate::proxy::Proxy;
 use crate::support::{SOON, TempDir, eventually, thread_pairs};
 use crate::vitals::Vitals;
 
-/// Nobody's number.
+/// A user id that is otherwise unused.
 const SOMEBODY: u32 = 61_234;
 
 /// Whether this client is served. One that is not has been closed or reset: nobody is left hanging.
@@ -143,7 +143,7 @@ fn running_out_of_threads_keeps_nobody_from_being_served() {
     assert!((most.min(1)..=most).contains(&told), "told {told} times in {:?}", start.elapsed());
     assert!(early.iter().all(is_served), "and those who were there before");
     drop((early, late));
-    // Control has threads that wait for their next job, but not for everybody: who is too many is told.
+    // Control keeps some idle threads; sessions beyond those are told that there are too many.
     let sessions: Vec<_> = (0..20).map(|_| whatever_it_says(&proxy, "hello")).collect();
     assert!(sessions.iter().any(|answer| answer.contains("Hello")), "{sessions:?}");
     // A script needs one; without, the switch fails and everyone stays where they were.

@@ -11,7 +11,7 @@ const HEADINGS: &str = " SWtime Current backend       active in queue ->cps cps-
  ------ --------------------- ------ -------- ----- ----- -------
 ";
 
-/// Starts between A, which echoes, and B, which nobody answers for.
+/// Starts between A, which echoes, and B, which does not listen.
 fn proxy(extra: &[&str]) -> (Proxy, Backend) {
     let backend = Backend::echo("A");
     (Proxy::start(&backend.address(), "127.0.0.1:9", extra), backend)

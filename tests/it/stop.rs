@@ -1,4 +1,4 @@
-//! The end: whenever it is asked for, whoever is connected, held or silent, and nothing is left behind.
+//! The end: at any time, with clients connected, held or silent; nothing is left behind.
 
 use std::fs;
 use std::io::Write;
@@ -128,7 +128,7 @@ fn sigterm_lets_clients_finish_and_takes_nobody_new() {
     far.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_rest(&client), b"answer");
     drop((client, far));
-    // Who had been accepted is served like everybody else.
+    // A client that was accepted is served like all others.
     let mut far = server.accept();
     assert_eq!(read_text(&far, 1), "x");
     assert!(proxy.is_running());

@@ -84,7 +84,7 @@ impl Reserved {
         Reserved::at(Ipv6Addr::LOCALHOST, 0)
     }
 
-    /// This port, which others may have reserved likewise; 0 is any.
+    /// This port, which other tests may have reserved in the same way; 0 means any.
     pub fn at(ip: impl Into<IpAddr>, port: u16) -> Reserved {
         let address = SocketAddr::new(ip.into(), port);
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();

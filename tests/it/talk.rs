@@ -32,7 +32,7 @@ impl Session {
         Session(BufReader::new(stream))
     }
 
-    /// Begins a switch and returns when it has begun: nobody is dialled any more.
+    /// Begins a switch and returns when it has begun: from then on no client is dialled.
     pub fn switch(proxy: &Proxy) -> Session {
         let mut session = Session::send(proxy, b"switch\n");
         session.line_with(" 0.00   ");

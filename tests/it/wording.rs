@@ -82,7 +82,7 @@ fn an_ambiguous_flag_is_told_with_all_that_it_may_be() {
     told(&["ctl", "--t", "3", "hello"]).failed_with(2, &["'--t'", "--to", "--timeout", "cbpx ctl --help"]);
 }
 
-/// Neither a type of a programming language nor a range that nobody means.
+/// Neither a type of a programming language nor a meaningless range.
 #[test]
 fn a_wrong_value_is_told_with_unit_and_range() {
     for (words, expected) in [

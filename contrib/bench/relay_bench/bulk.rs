@@ -1,5 +1,5 @@
-//! As many bytes as go through, one way. When the time is over the client ends its sending side and waits until the
-//! server has told how many bytes there were (see `server`): the time and the CPU time of all of them count.
+//! Bulk transfer in one direction. At the end the client ends its sending and waits until the server has returned its
+//! byte count (see `server`): time and CPU time include all of it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,10 +20,10 @@ pub enum Way {
 struct Flow {
     stream: TcpStream,
     way: Way,
-    /// Bytes sent, including the first, which says what is wanted.
+    /// Bytes sent, including the first one, which selects the mode.
     sent: u64,
     received: u64,
-    /// The last bytes received: the server's count, in the end.
+    /// The last bytes received: finally, the server's count.
     tail: [u8; 8],
 }
 
@@ -101,7 +101,7 @@ impl Flow {
         Ok(false)
     }
 
-    /// How many bytes were moved, if that is what the server says.
+    /// The number of bytes moved, if it matches the server's count.
     fn check(&self) -> io::Result<u64> {
         let moved = match self.way {
             Way::Down => self.received.saturating_sub(8),

@@ -17,18 +17,18 @@ pub struct Figure {
     pub cpu: Option<Cpu>,
 }
 
-/// What the generator does. The number is how many connections do it at once.
+/// The load. The number is the number of simultaneous connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// 64 bytes there and back again, on connections that stay.
+    /// Round trips of 64 bytes on persistent connections.
     Trips(usize),
-    /// Connect, one such trip, close.
+    /// Connect, one round trip, close.
     Requests(usize),
     /// The server sends as much as it can.
     Down(usize),
     /// The client sends as much as it can.
     Up(usize),
-    /// Clients that have made one trip and then say nothing.
+    /// Clients that have made one round trip and are then silent.
     Idle,
     /// A real PostgreSQL under pgbench.
     Sql(Sql),
@@ -52,7 +52,7 @@ pub enum Transaction {
     TpcB,
 }
 
-/// What cbpx aims at.
+/// The goal for cbpx.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     /// At least this times HAProxy's figure.
@@ -63,11 +63,11 @@ pub enum Goal {
     None,
 }
 
-/// How the proxy's CPU time is told.
+/// How the proxy's CPU time is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
     pub unit: &'static str,
-    /// Microseconds of CPU for one unit of work (a trip, a request, a byte) times this is the number shown.
+    /// Factor from microseconds of CPU per unit of work (a trip, a request, a byte) to the number shown.
     pub scale: f64,
     /// At most this times HAProxy's.
     pub goal: Option<f64>,

@@ -1,4 +1,4 @@
-//! Memory for clients that are connected and say nothing.
+//! Memory of clients that are connected and silent.
 //!
 //! A fresh process of the proxy serves one client, which is the zero. Then N clients connect, make one trip and wait.
 //! The figure is the growth of the process's resident memory (the `Pss` of /proc/PID/smaps_rollup, which for a process
@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::load::{Errors, Sample, open};
 use crate::peers::Proxy;
 
-/// Until what was begun for the last client is done.
+/// Time for the work on the last client to finish.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// The rate is KiB per client.

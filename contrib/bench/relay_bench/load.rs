@@ -1,4 +1,4 @@
-//! What all loads share: whom they meet, what they bring back, and how a connection is opened.
+//! What all loads share: their results, and how connections are opened.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use crate::peers::Proxy;
 use crate::server::ECHO;
 
 pub const MESSAGE: usize = 64;
-/// Nothing takes this long on one machine: whoever says nothing for that time has failed.
+/// Nothing takes this long on one machine: a peer that is silent for this time has failed.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One measurement.
@@ -28,7 +28,7 @@ pub struct Sample {
     pub errors: Errors,
 }
 
-/// How many connections failed or lost bytes, and what the first one saw.
+/// The number of connections that failed or lost bytes, and the first error.
 #[derive(Debug, Default)]
 pub struct Errors {
     pub number: u64,
@@ -63,7 +63,7 @@ impl Clock<'_> {
         self.start.elapsed()
     }
 
-    /// `timed` units were done within `time`, `all` of them by now.
+    /// `timed` units were done within `time`, and `all` of them until now.
     pub fn sample(self, timed: u64, time: Duration, all: u64, errors: Errors) -> io::Result<Sample> {
         let cpu = self.proxy.cpu()?.saturating_sub(self.cpu);
         let rate = timed as f64 / time.as_secs_f64();
@@ -71,7 +71,7 @@ impl Clock<'_> {
     }
 }
 
-/// A set of sockets that wait for something.
+/// A set of sockets to wait for.
 pub struct Poll(OwnedFd);
 
 impl Poll {
@@ -87,7 +87,7 @@ impl Poll {
         Ok(epoll::modify(&self.0, socket, EventData::new_u64(at as u64), what)?)
     }
 
-    /// Which sockets stirred; none after `limit`. `events` is room for them, some at a time.
+    /// Sockets with events; none after `limit`. `events` is the buffer, which may not hold all of them.
     pub fn wait<'e>(
         &self,
         limit: Duration,
@@ -106,7 +106,7 @@ impl Poll {
     }
 }
 
-/// Room for the events of one call.
+/// A buffer for the events of one call.
 pub fn room() -> Vec<Event> {
     Vec::with_capacity(256)
 }
@@ -119,7 +119,7 @@ pub fn message(of: usize) -> [u8; MESSAGE] {
     message
 }
 
-/// Connections that have each made one trip, which shows that they lead to the server. Blocking. Opened some at a time,
+/// Connections that have each made one round trip, which shows that they reach the server. Blocking. Opened in batches,
 /// so that no listen queue overflows.
 pub fn open(port: u16, connections: usize) -> io::Result<Vec<TcpStream>> {
     const AT_ONCE: usize = 100;

@@ -1,8 +1,8 @@
 //! What the relay costs: cbpx against HAProxy, nginx, balance, socat and a direct connection, through real sockets on
 //! this machine. Start it with `contrib/bench/relay`.
 //!
-//! The proxies run side by side and take turns, figure by figure and round by round (A B C A B C), so that whatever
-//! else the machine does meets all of them alike. A ratio is taken within each round; the table shows its median.
+//! The proxies run side by side and alternate, figure by figure and round by round (A B C A B C), so that other
+//! activity on the machine affects all of them alike. A ratio is taken within each round; the table shows its median.
 //!
 //! Load generator and servers are a process each, one thread each, epoll and non-blocking sockets: they share the
 //! machine with the proxy and should take little of it. Both copy every byte, as real peers do.
@@ -40,7 +40,8 @@ use clap::Parser;
 use crate::options::Options;
 
 fn main() -> ExitCode {
-    // The program starts itself as its own server: the far end needs a process, so that its CPU is not the generator's.
+    // The program starts itself as its own server: a separate process, so that its CPU time does not count as the
+    // generator's.
     let outcome = if std::env::args().nth(1).as_deref() == Some(server::WORD) { server::serve() } else { measure() };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

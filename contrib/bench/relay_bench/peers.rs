@@ -1,7 +1,7 @@
-//! Who is compared, and how each is started: one process between a port of its own and the server.
+//! The peers that are compared, and how each is started: one process between its own port and the server.
 //!
-//! Logging per connection is off everywhere, limits and timeouts are out of the way, two threads or workers where
-//! there is such a setting. Otherwise the defaults of the package.
+//! Connection logs are off, limits and timeouts are out of the way, and there are two threads or workers where that can
+//! be set. Otherwise the package's defaults apply.
 
 use std::env;
 use std::fs::{self, File};
@@ -50,9 +50,9 @@ pub struct Proxy {
     pub port: u16,
 }
 
-/// The far end, a process of this program.
+/// The server, a process of this program.
 pub struct Server {
-    /// Kept for its end.
+    /// Kept only to be dropped.
     _running: Running,
     pub port: u16,
 }
@@ -102,12 +102,12 @@ impl Kind {
             Kind::Socat => "socat",
         };
         let path = env::var_os("PATH").unwrap_or_default();
-        // Where Debian puts servers, which is not on everybody's path.
+        // Debian installs servers here, which is not in every PATH.
         let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
         folders.map(|folder| folder.join(name)).find(|program| program.is_file())
     }
 
-    /// The program's own word for its version.
+    /// The version that the program reports.
     pub fn version(&self) -> String {
         let (argument, line) = match self {
             Kind::Direct => return String::new(),
@@ -122,12 +122,12 @@ impl Kind {
         String::from_utf8_lossy(&text).lines().nth(line).unwrap_or("?").trim().to_owned()
     }
 
-    /// Whether a client costs it a process. Those that end take their CPU time with them, uncounted.
+    /// Whether it starts a process per client. The CPU time of processes that end is not counted.
     pub fn forks(&self) -> bool {
         matches!(self, Kind::Balance | Kind::Socat)
     }
 
-    /// What is measured of it.
+    /// Whether this load is measured for it.
     pub fn takes_part(&self, load: Load) -> bool {
         match self {
             Kind::Direct => load != Load::Idle,
@@ -169,7 +169,8 @@ impl Proxy {
         }
         let program = peer.kind.program().ok_or_else(|| io::Error::other(format!("no {}", peer.label)))?;
         let port = free_port()?;
-        // The server listens on every loopback address: a proxy of its own address cannot use up another's ports.
+        // The server listens on every loopback address: with its own address for the server, a proxy cannot exhaust
+        // another's ports.
         let backend = format!("127.0.1.{}", 1 + number % 250);
         let dir = dir.join(number.to_string());
         fs::create_dir_all(&dir)?;
@@ -201,7 +202,7 @@ impl Proxy {
 }
 
 fn arguments(command: &mut Command, kind: &Kind, port: u16, backend: &str, dir: &Path) -> io::Result<()> {
-    // Two descriptors for each client, and what HAProxy wants for pipes.
+    // Two descriptors per client, and HAProxy's pipes.
     let clients = (process::descriptor_limit().saturating_sub(200) / 3).min(20_000);
     match kind {
         Kind::Direct => {}

@@ -1,8 +1,8 @@
-//! Short connections: connect, one request, its answer, close; some at once, each followed by the next.
+//! Short connections: connect, one request, its answer, close; several at once, each followed by the next.
 //!
-//! The client closes, so its address and port stay taken for a minute (TIME_WAIT; on loopback Linux gives them out
-//! again after a second). That ports run out is prevented on both sides of the proxy: clients go round 64 destinations
-//! in 127.0.0.0/24, and every proxy reaches the server by an address of its own.
+//! The client closes, so its address and port stay in TIME_WAIT for a minute (on loopback Linux reuses them after a
+//! second). Both sides of the proxy avoid running out of ports: clients rotate over 64 destinations in 127.0.0.0/24,
+//! and every proxy reaches the server by its own address.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,9 +17,9 @@ use crate::load::{Clock, Errors, MESSAGE, PATIENCE, Poll, Sample, message, room}
 use crate::peers::Proxy;
 
 const DESTINATIONS: usize = 64;
-/// A peer that fails this often has nothing to show in this round.
+/// A peer that fails this often has no result in this round.
 const TOO_MANY: u64 = 1000;
-/// What the proxy does after the last close belongs to its CPU time.
+/// The proxy's work after the last close counts as its CPU time.
 const AFTERMATH: Duration = Duration::from_millis(50);
 
 struct Request {
@@ -30,7 +30,7 @@ struct Request {
     got: usize,
 }
 
-/// Connections made and answered within `length`, of `at_once` that go on at any time.
+/// Connections made and answered within `length`, with `at_once` in progress at any time.
 pub fn measure(proxy: &Proxy, at_once: usize, length: Duration) -> io::Result<Sample> {
     let (poll, mut events) = (Poll::new()?, room());
     let mut slots: Vec<Option<Request>> = (0..at_once).map(|_| None).collect();
@@ -85,7 +85,7 @@ impl Request {
             _ => {}
         }
         let mut request = Request { socket, sent: message(number), under_way: false, got: 0 };
-        // On loopback the connection stands by now, as a rule.
+        // On loopback the connection is usually established by now.
         let what = if request.send().unwrap_or(false) { EventFlags::IN } else { EventFlags::OUT };
         poll.add(&request.socket, at, what)?;
         Ok(request)

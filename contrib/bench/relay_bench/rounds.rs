@@ -1,4 +1,4 @@
-//! Who is measured when.
+//! The order of the measurements.
 
 use std::fs;
 use std::io;
@@ -22,12 +22,12 @@ pub struct Plan {
     clients: usize,
 }
 
-/// What one run has found.
+/// The results of one run.
 pub struct Results {
     pub peers: Vec<Peer>,
     pub rounds: usize,
     pub length: Duration,
-    /// Part of the machine (0 to 1) that processes outside this benchmark took while it ran.
+    /// Share of the machine (0 to 1) that other processes used during the run.
     pub others: f64,
     pub rows: Vec<Row>,
 }
@@ -41,7 +41,7 @@ pub struct Row {
 /// The rounds of one peer in one figure.
 #[derive(Default)]
 pub struct Cell {
-    /// In the figure's unit; `None` where a round came to nothing.
+    /// In the figure's unit; `None` for a round without a result.
     pub rates: Vec<Option<f64>>,
     /// CPU time of all rounds, and the units of work it was for. /proc counts in hundredths of a second, which is too
     /// coarse for one round.
@@ -77,14 +77,14 @@ impl Plan {
         })
     }
 
-    /// Far beyond the time this takes.
+    /// An upper bound of the duration.
     pub fn longest(&self) -> Duration {
         let measurements = (self.figures.len() * self.peers.len() * self.rounds) as u32;
         (self.length + Duration::from_secs(2)) * measurements * 2 + Duration::from_secs(60)
     }
 }
 
-/// In the order asked for. Somebody named must be there; by default, whoever is there.
+/// In the order of the options. A peer that is named must be installed; by default, those installed are taken.
 fn peers(options: &Options) -> io::Result<Vec<Peer>> {
     let usual: &[&str] = if options.quick {
         &["haproxy", "cbpx"]
@@ -178,7 +178,7 @@ pub fn run(plan: Plan) -> io::Result<Results> {
     }
     eprint!("\r{:30}\r", "");
     let busy = process::machine()?.saturating_sub(machine);
-    // Everything else is a child of this process, running or ended.
+    // All else is a child of this process, running or ended.
     let own = process::cpu(std::process::id())?.saturating_sub(before);
     let processors = std::thread::available_parallelism()?.get() as f64;
     let others = busy.saturating_sub(own).as_secs_f64() / (began.elapsed().as_secs_f64() * processors);
@@ -212,7 +212,7 @@ impl Cell {
 }
 
 impl Results {
-    /// Where HAProxy's figures are.
+    /// The index of HAProxy.
     pub fn anchor(&self) -> Option<usize> {
         self.peers.iter().position(|peer| peer.kind == Kind::Haproxy)
     }

@@ -1,7 +1,7 @@
-//! The far end: echo, source and sink behind one port. The first byte a client sends says which it wants.
+//! The server: echo, source and sink on one port. The first byte from a client selects the mode.
 //!
-//! A source sends until the client ends its sending side, a sink reads until then; both then tell how many bytes that
-//! were, as 8 bytes, and close. So every lost byte is noticed, and half-close is part of every bulk figure.
+//! A source sends until the client ends its sending, a sink reads until then; both then send their byte count as 8
+//! bytes, and close. So every lost byte is detected, and half-close is part of every bulk figure.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,13 +20,13 @@ pub const ECHO: u8 = b'E';
 pub const SOURCE: u8 = b'S';
 pub const SINK: u8 = b'K';
 
-/// Of one read and one write in bulk: large enough that the number of system calls does not matter, small enough for
-/// the cache.
+/// Bytes per read and write in bulk mode: large enough that the number of system calls does not matter, small enough
+/// for the cache.
 pub const CHUNK: usize = 256 * 1024;
 
 const LISTENER: u64 = u64::MAX;
 const PARENT: u64 = u64::MAX - 1;
-/// As many connections as are accepted before others are served again.
+/// Number of connections accepted before others are served again.
 const ACCEPTS: usize = 64;
 
 struct Client {
@@ -98,7 +98,7 @@ impl Server {
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
         for _ in 0..ACCEPTS {
             let Ok(accepted) = rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) else {
-                // Nobody left in the queue, or one that has gone.
+                // The queue is empty, or a client has hung up.
                 return Ok(());
             };
             let stream = TcpStream::from(accepted);
@@ -116,7 +116,7 @@ impl Server {
 
     fn step(&mut self, at: usize, flags: EventFlags) -> io::Result<()> {
         let Some(client) = &mut self.clients[at] else { return Ok(()) };
-        // A client's failure is that client's alone; the generator counts it.
+        // A failure affects only this client; the generator counts it.
         match client.step(flags, &mut self.buffer).unwrap_or(Next::Close) {
             Next::Wait => {}
             Next::WaitFor(what) => {
@@ -193,7 +193,7 @@ impl Client {
     }
 }
 
-/// No room is no failure.
+/// A full buffer is not an error.
 pub fn some(written: io::Result<usize>) -> io::Result<usize> {
     match written {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(0),

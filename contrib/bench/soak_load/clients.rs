@@ -1,5 +1,5 @@
-//! The clients of the soak. Those that behave must see every answer, byte for byte, from the server that is active, and
-//! no error; those that do not must harm nobody else, and what they do to a connection must reach the server as that.
+//! The clients of the soak test. Well-behaved clients must get every answer, byte for byte, from the active server,
+//! without an error. The others must not affect them, and the server must see what they do to a connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -19,19 +19,19 @@ pub enum Habit {
     Short,
     /// Small questions on one connection, for a while.
     Long,
-    /// Much, in both directions at the same time.
+    /// Large transfers, in both directions at the same time.
     Bulk,
     /// Ask, end the sending side, read to the end.
     HalfClose,
     /// The server ends its side first.
     ServerEndsFirst,
-    /// One side or the other lets the bytes wait.
+    /// One side pauses while bytes are waiting.
     Slow,
     /// Ask for much and read none of it, then close.
     NeverRead,
     /// Reset the connection anywhere.
     Reset,
-    /// Connect and leave without a word.
+    /// Connect and hang up without a byte.
     Leave,
     /// The server resets the connection.
     ServerResets,
@@ -51,14 +51,14 @@ pub const CREW: [(Habit, usize); 10] = [
     (Habit::ServerResets, 2),
 ];
 
-/// A crew that does not behave would otherwise fill the queue of whoever does.
+/// Otherwise badly behaved clients would fill the queue of the others.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// One client.
 pub struct Client<'a> {
     pub habit: Habit,
     pub to: SocketAddr,
-    /// Of the servers, in the order of the ledger.
+    /// Names of the servers, in the order of the ledger.
     pub names: [u8; 2],
     pub ledger: &'a Ledger,
     pub stop: &'a AtomicBool,
@@ -66,14 +66,14 @@ pub struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Until it is told to stop.
+    /// Runs until it is told to stop.
     pub fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
             match self.once() {
                 Ok(bytes) => self.ledger.count(bytes),
                 Err(broken) => {
                     self.ledger.fault(&format!("client ({:?}): {broken}", self.habit));
-                    // Not to fill the screen when nothing works any more.
+                    // Limits the output when nothing works any more.
                     thread::sleep(PAUSE);
                 }
             }
@@ -130,8 +130,8 @@ impl Client<'_> {
             Habit::ServerEndsFirst => {
                 let task = self.task(Work::EndFirst, 300_000, 300_000);
                 match self.upload_to_a_server_that_has_ended(&stream, task, era) {
-                    // A switch does not wait for what is sent to a server that has ended, and that it came is the
-                    // server's to check.
+                    // A switch does not wait for data sent to a server that has ended its side; that server checks
+                    // whether it arrived.
                     Err(Broken::Ended(_) | Broken::Failed(_)) if self.ledger.may_have_switched_since(era) => Ok(0),
                     outcome => outcome.map(|()| task.up + task.down),
                 }

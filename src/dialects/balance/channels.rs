@@ -1,25 +1,25 @@
-//! Destinations as balance has them: `HOST[:PORT[:MAXC]]`, groups ended by `!` (turns) or `%` (by the client's
-//! address).
+//! Destinations in balance's syntax: `HOST[:PORT[:MAXC]]`, in groups that end with `!` (round robin) or `%` (hash of
+//! the client's address).
 
 use crate::config::{Backend, Failover, FailurePolicy, Group, Policy, Upstream};
 use crate::endpoint::{self, Endpoint, is_six};
 
-/// Groups there may be. All exist from the start; those without a channel are passed over.
+/// Number of groups. All exist from the start; groups without a channel are skipped.
 pub const GROUPS: usize = 16;
-/// Destinations and separators on one command line.
+/// Maximum number of destinations and separators on one command line.
 const WORDS: usize = 63;
 
-/// What concerns all groups alike.
+/// Defaults that all groups share.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelDefaults {
-    /// The port of a destination that names none.
+    /// Used by destinations that name no port.
     pub port: u16,
-    /// Of groups that go by the client's address.
+    /// Used by groups that hash the client's address.
     pub hash_failover: Failover,
     pub failure_policy: FailurePolicy,
 }
 
-/// Why destinations are not used.
+/// Why a list of destinations is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelError {
     /// More than 63 words.
@@ -27,16 +27,16 @@ pub enum ChannelError {
     TooManyGroups(usize),
     /// The group at this index has no destination.
     EmptyGroup(usize),
-    /// No host.
+    /// The destination has no host.
     Address(String),
     /// The destination, and its third field.
     Limit(String, String),
 }
 
-/// Reads the words after the port. Returns also what is to be told about them.
+/// Parses the words after the port. Also returns warnings about them.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// Reports the first mistake.
 pub fn read(words: &[String], common: ChannelDefaults) -> Result<(Upstream, Vec<String>), ChannelError> {
     if words.len() > WORDS {
         return Err(ChannelError::TooMany(words.len()));
@@ -74,15 +74,14 @@ fn empty(policy: Policy, common: ChannelDefaults) -> Group {
     Group { policy, failover, failure_policy: common.failure_policy, backends: Vec::new() }
 }
 
-/// One destination. Fields after the third one are ignored, and so is a third one that is no number, as they always
-/// were.
+/// Parses one destination. As in balance, fields after the third are ignored, and so is a third that is not a number.
 fn backend(word: &str, own_port: u16, warnings: &mut Vec<String>) -> Result<Backend, ChannelError> {
     let (host, rest) = split_host(word).ok_or_else(|| ChannelError::Address(word.to_owned()))?;
     let mut fields = rest.split(':');
     let port = match fields.next().unwrap_or_default() {
         "" => own_port,
         text => port(text).unwrap_or_else(|| {
-            warnings.push(format!("'{word}': no service is called '{text}': nobody is reached on port 0"));
+            warnings.push(format!("'{word}': no service is called '{text}': port 0 cannot be reached"));
             0
         }),
     };
@@ -102,7 +101,7 @@ fn backend(word: &str, own_port: u16, warnings: &mut Vec<String>) -> Result<Back
     Ok(Backend { endpoint: Endpoint::tcp(host, port), limit, enabled: true })
 }
 
-/// The host and what follows its colon. IPv6 is read in brackets, and bare where it cannot be `HOST::MAXC`.
+/// Splits the host from the fields after it. IPv6 may be in brackets, or bare unless it can be read as `HOST::MAXC`.
 fn split_host(word: &str) -> Option<(&str, &str)> {
     let (host, rest) = if let Some(bracketed) = word.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']')?;
@@ -119,14 +118,14 @@ fn split_host(word: &str) -> Option<(&str, &str)> {
     usable.then_some((host, rest))
 }
 
-/// `fe::16` is the host `fe` with at most 16 connections, as it always was; nothing else that looks like an IPv6
-/// address could be meant otherwise.
+/// As in balance, `fe::16` is the host `fe` with at most 16 connections. Everything else that looks like an IPv6
+/// address is one.
 fn is_host_and_limit(word: &str) -> bool {
     let limit = word.split_once("::").filter(|(host, limit)| !host.is_empty() && !limit.contains(':'));
     limit.is_some_and(|(host, limit)| !host.contains(':') && limit.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// A port by number (modulo 65536, as it always was) or by the name of its service; never 0.
+/// A port number (modulo 65536, as in balance) or the name of a service; never 0.
 pub fn port(text: &str) -> Option<u16> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         let number: u64 = text.parse().ok()?;
@@ -154,7 +153,7 @@ mod tests {
         upstream.groups.into_iter().filter(|group| !group.backends.is_empty()).collect()
     }
 
-    /// The only destination of a line.
+    /// Parses a line with one destination.
     fn one(word: &str) -> (String, Option<u32>) {
         let groups = groups(word);
         assert_eq!((groups.len(), groups[0].backends.len()), (1, 1), "{word}");
@@ -197,7 +196,7 @@ mod tests {
             ("[::1]::3", "[::1]:8080", Some(3)),
             ("2001:db8::5", "[2001:db8::5]:8080", None),
             ("fe80::1:2", "[fe80::1:2]:8080", None),
-            // These always were a host and its limit.
+            // As in balance, these are a host and its limit.
             ("fe::16", "fe:8080", Some(16)),
             ("10::1", "10:8080", Some(1)),
         ] {

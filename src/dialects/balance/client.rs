@@ -1,5 +1,5 @@
-//! `-i` and `-c`: a client of the running instance, which is found by its port and address. The instance finds all
-//! words; here they are passed on.
+//! `-i` and `-c`: a client of the running instance, which it finds by port and address. It passes commands on
+//! unchanged; the instance interprets them.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,53 +12,53 @@ use super::UNAVAILABLE;
 use super::control::{SHELL, STOP_FAILED};
 use crate::observe::words::system_words;
 
-/// Where an instance is to be found.
+/// Identifies an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceSocket {
     pub directory: PathBuf,
     pub port: u16,
-    /// As it was typed; `None` is everywhere.
+    /// As typed; `None` means all addresses.
     pub bind: Option<String>,
 }
 
-/// What is wanted of an instance.
+/// What to send to the instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstanceCommand {
     /// One command.
     Command(String),
-    /// One after the other, from standard input.
+    /// Commands from standard input, one after the other.
     Shell,
 }
 
-/// A wish for one instance.
+/// A request to one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceRequest {
     pub at: InstanceSocket,
     pub wish: InstanceCommand,
-    /// Tell on standard error who is asked.
+    /// Name the instance's socket on standard error.
     pub trace: bool,
 }
 
-/// Why a command could not be passed on: lines for standard error, and the exit status.
+/// Why a request failed: lines for standard error, and the exit status.
 #[derive(Debug)]
 pub struct InstanceError {
     pub words: Vec<String>,
     pub status: u8,
 }
 
-/// The address in the name of an instance that was not given one.
+/// The address in the socket's name when an instance was started without `-b`.
 const EVERYWHERE: &str = "0.0.0.0";
-/// An instance answers at once; one that is stopping may take some seconds.
+/// Longest wait for an answer. An instance normally answers at once; while it stops it may take some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl InstanceSocket {
-    /// Its control socket.
+    /// Path of the instance's control socket.
     pub fn socket(&self) -> PathBuf {
         let bind = self.bind.as_deref().unwrap_or(EVERYWHERE);
         self.directory.join(format!("balance.{}.{bind}.sock", self.port))
     }
 
-    /// The options that find each running instance, in no order.
+    /// The `-b` and port options of every running instance, in no particular order.
     fn others(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
         let entries = entries.flatten().filter(|entry| UnixStream::connect(entry.path()).is_ok());
@@ -68,17 +68,17 @@ impl InstanceSocket {
     }
 }
 
-/// The options for the instance whose socket has this name.
+/// The options that select the instance with this socket name.
 fn options(name: &str) -> Option<String> {
     let (port, bind) = name.strip_prefix("balance.")?.strip_suffix(".sock")?.split_once('.')?;
     Some(if bind == EVERYWHERE { port.to_owned() } else { format!("-b {bind} {port}") })
 }
 
 impl InstanceRequest {
-    /// Passes everything on until the instance has said all.
+    /// Sends the request and copies the answer until the instance closes the connection.
     ///
     /// # Errors
-    /// When there is no such instance, or it could not be stopped.
+    /// When no such instance runs, or it failed to stop.
     pub fn run(&self) -> Result<(), InstanceError> {
         let path = self.at.socket();
         let stream = match UnixStream::connect(&path) {
@@ -86,14 +86,14 @@ impl InstanceRequest {
             Err(cause) => return Err(self.nobody(&cause)),
         };
         if self.trace {
-            // Nobody may be reading there.
+            // A closed standard error must not stop the request.
             writeln!(io::stderr(), "balance: talking to {}", path.display()).ok();
         }
         match &self.wish {
             InstanceCommand::Command(command) if command.trim().is_empty() => Ok(()),
             InstanceCommand::Command(command) => {
                 stream.set_read_timeout(Some(PATIENCE)).ok();
-                // If nobody reads it, there is no answer either.
+                // If this write fails, the read below gets no answer either.
                 writeln!(&stream, "{command}").ok();
                 stream.shutdown(Shutdown::Write).ok();
                 copy(&stream)
@@ -101,7 +101,7 @@ impl InstanceRequest {
             InstanceCommand::Shell => {
                 writeln!(&stream, "{SHELL}").ok();
                 if let Ok(typed) = stream.try_clone() {
-                    // Left behind: it sits in a read of standard input, and owns nothing.
+                    // Not joined: this thread blocks in a read of standard input, and owns nothing.
                     std::thread::spawn(move || pass_on(&typed));
                 }
                 copy(&stream)
@@ -122,13 +122,13 @@ impl InstanceRequest {
     }
 }
 
-/// Standard input to the instance, to its end.
+/// Copies standard input to the instance until end of input.
 fn pass_on(stream: &UnixStream) {
     io::copy(&mut io::stdin(), &mut &*stream).ok();
     stream.shutdown(Shutdown::Write).ok();
 }
 
-/// What the instance says to standard output, as it comes.
+/// Copies the instance's output to standard output as it arrives.
 fn copy(mut stream: &UnixStream) -> Result<(), InstanceError> {
     let mut out = io::stdout();
     let mut last = Vec::new();
@@ -140,7 +140,7 @@ fn copy(mut stream: &UnixStream) -> Result<(), InstanceError> {
                 last.extend_from_slice(&received[..length]);
                 last.drain(..last.len().saturating_sub(STOP_FAILED.len() + 1));
                 if out.write_all(&received[..length]).and_then(|()| out.flush()).is_err() {
-                    // Nobody wants to know any more.
+                    // Standard output was closed: the user no longer reads.
                     return Ok(());
                 }
             }
@@ -149,7 +149,7 @@ fn copy(mut stream: &UnixStream) -> Result<(), InstanceError> {
                 let words = format!("balance: no answer within {} s", PATIENCE.as_secs());
                 return Err(InstanceError { words: vec![words], status: UNAVAILABLE });
             }
-            // The instance has ended, and what it had to say was read.
+            // The instance has ended, and its output was read.
             Err(_) => break,
         }
     }

@@ -1,5 +1,5 @@
-//! The words of balance 3.54: backends are channels, counted within their group from 0. Any prefix of a word will do,
-//! but for `kill`; the table's order says whose prefix it is. What cannot be carried out changes nothing.
+//! The commands of balance 3.54. Backends are called channels and numbered from 0 within their group. Any prefix of a
+//! command is accepted, except for `kill`; the first match in the table wins. A command that fails changes nothing.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::endpoint::{self, Endpoint};
 use crate::engine::messages::CoordinatorHandle;
 use crate::engine::resolve::Unlearned;
 
-/// The line with which a shell begins: the session is kept open then, and asks for one command after the other.
+/// The first line of a shell: it keeps the session open, with a prompt before each command.
 pub const SHELL: &str = "-i";
 /// The answer to `kill` when it did not work.
 pub const STOP_FAILED: &str = "shutdown failed.";
@@ -28,17 +28,17 @@ const ENDING: &str = "too late: the program is ending";
 pub(super) const GROUPS: i64 = 16;
 /// Of one group.
 const CHANNELS: usize = 64;
-/// Bytes of a line at the prompt.
+/// Maximum length of a line at the prompt, in bytes.
 const LONGEST: usize = 127;
-/// How long the listeners may take to close.
+/// Longest wait for the listeners to close.
 const STOPPING: Duration = Duration::from_secs(5);
 
-/// One session.
+/// State of one session.
 #[derive(Debug)]
 pub struct Channels {
-    /// The current one.
+    /// The current group.
     group: usize,
-    /// There is a prompt.
+    /// Whether the session prompts.
     shell: bool,
     hash_failover: Failover,
 }
@@ -46,7 +46,7 @@ pub struct Channels {
 pub(super) type Sent = io::Result<()>;
 type CommandFn = fn(&mut Channels, &Context, &[i64], &[&str], &mut Terminal<'_>) -> Sent;
 
-/// A word. It is given its arguments twice: as numbers, and as they were typed.
+/// One command. It gets its arguments twice: as numbers and as typed.
 struct BalanceRow {
     name: &'static str,
     arguments: &'static str,
@@ -54,38 +54,33 @@ struct BalanceRow {
     run: CommandFn,
 }
 
-/// All words, in the order in which their prefixes are looked for.
+/// All commands, in the order in which prefixes are matched.
 const ROWS: &[BalanceRow] = &[
     BalanceRow { name: "quit", arguments: "", help: "leave the shell", run: quit },
     BalanceRow { name: "show", arguments: "", help: "show all channels and their counters", run: show },
     BalanceRow { name: "help", arguments: "", help: "list the commands", run: help },
     BalanceRow { name: "?", arguments: "", help: "the same", run: help },
     BalanceRow { name: KILL, arguments: "", help: "stop accepting; the whole word is needed", run: kill },
-    BalanceRow { name: "disable", arguments: "N", help: "give channel N no more clients", run: disable },
+    BalanceRow { name: "disable", arguments: "N", help: "assign no more clients to channel N", run: disable },
     BalanceRow { name: "group", arguments: "G", help: "make group G the current one", run: group },
-    BalanceRow { name: "reset", arguments: "N", help: "count sent, rcvd and totalc of channel N from 0", run: reset },
-    BalanceRow { name: "enable", arguments: "N", help: "give channel N clients again", run: enable },
-    BalanceRow { name: "create", arguments: "HOST PORT", help: "a new channel, disabled", run: create },
+    BalanceRow { name: "reset", arguments: "N", help: "reset sent, rcvd and totalc of channel N", run: reset },
+    BalanceRow { name: "enable", arguments: "N", help: "assign clients to channel N again", run: enable },
+    BalanceRow { name: "create", arguments: "HOST PORT", help: "create a channel, disabled", run: create },
     BalanceRow {
         name: "assign",
         arguments: "N HOST PORT",
-        help: "move the disabled channel N to another server",
+        help: "change the address of channel N (must be disabled)",
         run: assign,
     },
-    BalanceRow {
-        name: "maxc",
-        arguments: "N M",
-        help: "channel N gets at most M clients at once; 0: any number",
-        run: maxc,
-    },
+    BalanceRow { name: "maxc", arguments: "N M", help: "limit channel N to M clients at once; 0: no limit", run: maxc },
     BalanceRow { name: "mrtg-bytes", arguments: "G N", help: "bytes of a channel, for MRTG", run: mrtg_bytes },
     BalanceRow { name: "mrtg-conns", arguments: "G N", help: "connections of a channel, for MRTG", run: mrtg_conns },
     BalanceRow { name: "version", arguments: "", help: "show the version and the limits", run: version },
-    BalanceRow { name: "hash", arguments: "", help: "the current group goes by the client's address", run: hash },
-    BalanceRow { name: "rr", arguments: "", help: "the channels of the current group take turns", run: round_robin },
+    BalanceRow { name: "hash", arguments: "", help: "hash client addresses in the current group", run: hash },
+    BalanceRow { name: "rr", arguments: "", help: "use round robin in the current group", run: round_robin },
 ];
 
-/// Ends the service for everybody, so a slip of the finger is not enough.
+/// Ends the service for everyone, so a typing mistake must not trigger it.
 const KILL: &str = "kill";
 
 fn find(word: &str) -> Option<&'static BalanceRow> {
@@ -125,7 +120,7 @@ impl Channels {
         GroupId { upstream: UpstreamId(0), index: self.group }
     }
 
-    /// The channel of the current group.
+    /// A channel of the current group.
     fn channel(&self, context: &Context, number: i64) -> Option<BackendView> {
         channel(context, self.group as i64, number)
     }
@@ -137,12 +132,12 @@ impl CommandSet for Channels {
     }
 
     fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult> {
-        // Whatever was answered, the question was understood.
+        // The command was understood, whatever its outcome.
         self.obey(context, line, terminal).map(|()| CommandResult::Done)
     }
 }
 
-/// What atoi(3) makes of it: a number may be followed by anything, and anything else is 0.
+/// Converts like atoi(3): ignores what follows the number; no number is 0.
 fn leading_number(text: &str) -> i64 {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -275,7 +270,7 @@ fn assign(
     })
 }
 
-/// A place for a channel, or why it cannot be used.
+/// Resolves the address of a channel, or explains why it cannot be used.
 fn learn(context: &Context, host: &str, port: &str) -> Result<EndpointId, String> {
     let endpoint = endpoint(host, port).ok_or_else(|| BAD_ADDRESS.to_owned())?;
     context.addresses.learn(&endpoint).map_err(|why| match why {

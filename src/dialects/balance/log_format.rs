@@ -1,5 +1,5 @@
-//! Few words, for somebody who looks on: what has gone wrong, and with tracing which backend is tried for each client
-//! and how that ends.
+//! balance's log, for somebody who watches standard error: failures, and with `-d` the channel tried for each client
+//! and the result.
 
 use std::io;
 use std::time::Instant;
@@ -37,7 +37,7 @@ impl LogFormat for BalanceLog {
                     }
                 }
                 DialFailure::Local => warn!(target: TARGET, "cannot serve a client: {}", cause(context)),
-                DialFailure::Cancelled => debug!(target: TARGET, "{}: called off", place(context, backend)),
+                DialFailure::Cancelled => debug!(target: TARGET, "{}: cancelled", place(context, backend)),
             },
             ClientNote::Ended(why) => ended(why, context),
             ClientNote::Arrived | ClientNote::Requeued | ClientNote::Paused => {}

@@ -1,5 +1,5 @@
-//! The command line of balance 3.54: `cbpx balance`, or a link of that name. The destinations are in `channels`, the
-//! options in `options`; `-i` and `-c` talk to a running instance, see `client`.
+//! The command line of balance 3.54: `cbpx balance`, or a link of that name. `channels` parses the destinations,
+//! `options` the options; `client` implements `-i` and `-c`, which talk to a running instance.
 
 mod channels;
 mod client;
@@ -24,13 +24,13 @@ use crate::config::{
 };
 use crate::endpoint::Endpoint;
 
-/// Exit statuses, as sysexits.h has them.
+/// Exit statuses, from sysexits.h.
 const USAGE: u8 = 64;
 const BAD_ADDRESS: u8 = 65;
 const UNAVAILABLE: u8 = 69;
 const SYSTEM: u8 = 71;
 
-/// Where control sockets lie, unless the environment says otherwise.
+/// Directory of the control sockets, unless the environment overrides it.
 const DIRECTORY: &str = "/var/run/balance";
 const DIRECTORY_VARIABLE: &str = "BALANCE_RUNDIR";
 
@@ -47,37 +47,36 @@ engine of cbpx.
 
   PORT       port to listen on, or the name of a service
   HOST[:PORT[:MAXC]]
-             a server; an empty PORT is the own port, an empty MAXC (or 0) no
-             limit; IPv6 in brackets: [::1]:80
+             a server with at most MAXC connections; PORT is by default the port
+             listened on, MAXC unlimited (0); IPv6 in brackets: [::1]:80
   !          the servers before it take turns; those after it are used only if
              none before it is available
-  %          the same, but each client gets its server by its address
+  %          the same, but the client's address selects the server
 
-  -a         a server that cannot be connected to is disabled until somebody
+  -a         disable a server that cannot be connected to, until an operator
              enables it
-  -b ADDR    listen there (default 0.0.0.0); needed again with -i and -c
-  -B ADDR    connect to servers from there
+  -b ADDR    listen on ADDR (default 0.0.0.0); repeat it with -i and -c
+  -B ADDR    connect to servers from ADDR
   -c COMMAND send one command to the running instance
-  -d         tell on standard error which server is tried, and how that ends
+  -d         log on standard error which server is tried, and the result
   -f         stay in the foreground
   -H         a % group tries its other servers before the next group
   -i         send commands to the running instance, one after the other; `help`
              lists them
-  -M         accepted and ignored: where the state was kept makes no difference
-             any more
-  -p         show all that passes on standard output (with -f)
+  -M         accepted and ignored: it selected where the state was kept
+  -p         show all transferred bytes on standard output (with -f)
   -t SEC     give up connecting to a server after SEC seconds (default 5)
-  -T SEC     close a connection when nothing has passed either way for SEC
-             seconds (default: never)
+  -T SEC     close a connection after SEC seconds without a byte in either
+             direction (default: never)
   -6         listen on ::, for IPv6 and IPv4
   --thread_pairs N
              at most N clients at once have a pair of threads of their own; the others share threads (default 256)
 
-Of an option that is repeated the last one counts.
+If an option is repeated, the last one counts.
 Limits: 16 groups, 63 servers and separators on the command line, 64 servers in
 a group.
-SIGTERM, SIGINT and SIGHUP end it: nobody is accepted any more, whoever is
-connected goes on; a second one cuts them.
+After SIGTERM, SIGINT or SIGHUP it accepts no more clients and exits when all
+connections have ended; a second signal resets them.
 -i and -c use the Unix socket balance.PORT.ADDR.sock in /var/run/balance, or in
 $BALANCE_RUNDIR.
 Exit status: 0 started, or the command was carried out; 64 usage; 65 a server
@@ -85,10 +84,10 @@ has no address; 69 an empty group, too many groups, or no running instance; 71
 the address cannot be listened on, or the system refused something else.
 ";
 
-/// Reads the arguments, the program's name first.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Explains what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     let options = match options::read(arguments.get(1..).unwrap_or_default()) {
         Ok(options) => options,
@@ -150,12 +149,12 @@ fn unusable(why: &ChannelError) -> Usage {
     }
 }
 
-/// The longest queue the system allows: listen(2) shortens what is longer.
+/// The system's maximum: listen(2) caps larger values.
 const BACKLOG: i32 = i32::MAX;
 const CONNECT_TIMEOUT: u32 = 5;
-/// Each client had a process of its own, and none waited for another's dial.
+/// The original had one process per client, so no client waited for another's dial.
 const MAX_DIALS: usize = 4096;
-/// A peer that has vanished must not keep one of a server's places for ever.
+/// Frees a server's connection slot after its peer has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 fn serve(

@@ -1,4 +1,4 @@
-//! The options as getopt(3) reads them: bundled (`-df`), values attached (`-b127.0.0.1`) or separate, before, between
+//! Options as getopt(3) reads them: bundled (`-df`), with values attached (`-b127.0.0.1`) or separate, before, between
 //! or after the other words; `--` ends them.
 
 use std::ffi::OsString;
@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use crate::endpoint::bare_host;
 use crate::settings;
 
-/// What was typed.
+/// The parsed options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BalanceOptions {
     /// `-a`
@@ -39,21 +39,21 @@ pub struct BalanceOptions {
     pub words: Vec<String>,
 }
 
-/// What is not run as usual.
+/// Why the options do not start a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BalanceOptionError {
     /// `--help`
     Help,
     /// `--version`
     Version,
-    /// What is wrong.
+    /// Explains the mistake.
     Wrong(String),
 }
 
-/// Reads the arguments after the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// When the options ask for something else, or are wrong.
+/// When they ask for help or the version, or are wrong.
 pub fn read(arguments: &[OsString]) -> Result<BalanceOptions, BalanceOptionError> {
     let mut options = BalanceOptions::default();
     let mut rest = arguments.iter().map(|argument| argument.to_string_lossy().into_owned());
@@ -74,7 +74,8 @@ pub fn read(arguments: &[OsString]) -> Result<BalanceOptions, BalanceOptionError
 }
 
 impl BalanceOptions {
-    /// The letters of one argument. One that takes a value takes what follows it in there, else the next argument.
+    /// Parses the letters of one argument. The value of an option is the rest of the argument, or else the next
+    /// argument.
     fn bundle(&mut self, letters: &str, rest: &mut impl Iterator<Item = String>) -> Result<(), BalanceOptionError> {
         for (at, letter) in letters.char_indices() {
             match letter {
@@ -83,7 +84,7 @@ impl BalanceOptions {
                 'f' => self.foreground = true,
                 'H' => self.hash_failover = true,
                 'i' => self.shell = true,
-                // Where the state lies is of no concern any more.
+                // It chose where the state is kept, which no longer matters.
                 'M' => {}
                 'p' => self.show_bytes = true,
                 '6' => self.dual_stack = true,

@@ -1,5 +1,4 @@
-//! The words of the program's own log. Every line about a client carries its id and address, so that one `grep` shows a
-//! connection's life.
+//! cbpx's own log. Every line about a client has its id and address, so that one `grep` shows the whole connection.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::rate_limit::RateLimit;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct CbpxLog {
-    /// Lines that tell of a shortage.
+    /// Limits lines about a lack of resources.
     not_served: RateLimit,
     no_port: RateLimit,
     closed: RateLimit,
@@ -211,7 +210,7 @@ fn changed(change: Change, context: &LogContext<'_>) {
     }
 }
 
-/// What failed last, if that is why.
+/// The last error, if the connection ended because of it.
 fn cause_of(why: CloseReason, info: &ConnectionInfo) -> String {
     match why {
         CloseReason::NoBackend | CloseReason::NoRoom | CloseReason::ClientFailed | CloseReason::BackendFailed => {

@@ -19,7 +19,7 @@ use crate::config::{
 use crate::endpoint::{Endpoint, bare_host};
 use crate::settings::{self, SettingRow};
 
-/// What was typed. Values are read in `Config`'s terms afterwards, all of them, so that every mistake is told at once.
+/// The arguments as typed. They are all checked later, so that one run reports every mistake.
 #[derive(Debug, Parser)]
 #[command(
     name = "cbpx",
@@ -37,29 +37,29 @@ struct CbpxArguments {
     /// Port to listen on
     #[arg(short, long, value_name = "PORT", allow_negative_numbers = true)]
     port: Option<String>,
-    /// Server that serves at the start. Several take turns: A,B. After a `!` come those for when all before it are
-    /// gone: A,B!C
+    /// Server that clients use at first. Several share the clients: A,B. Servers after a `!` are used only if all
+    /// before it are down: A,B!C
     #[arg(short, long, value_name = "HOST:PORT")]
     active: Option<String>,
-    /// Server that `switch` moves to, or several, likewise
+    /// Server that `switch` moves the clients to; several as for -a
     #[arg(short, long, value_name = "HOST:PORT")]
     standby: Option<String>,
-    /// Longest time a switch may take, script included, in seconds
+    /// Longest duration of a switch, including its script, in seconds
     #[arg(short = 't', long, value_name = "SEC", allow_negative_numbers = true)]
     switch_max_time: Option<String>,
-    /// A switch fails when a client arrives while so many are held
+    /// A switch fails when a client arrives while N are held
     #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
     max_queued_conns: Option<String>,
-    /// The most clients connected at once; the others wait; 0 is no limit
+    /// Maximum number of clients connected at once; others wait; 0: no limit
     #[arg(short = 'o', long, value_name = "N", allow_negative_numbers = true)]
     max_open_conns: Option<String>,
-    /// Port for remote control; without it there is a console
+    /// Port for remote control; without it, commands are read from the terminal
     #[arg(aliases = ["rc", "rc_"], short, long, value_name = "PORT", allow_negative_numbers = true)]
     rc_port: Option<String>,
     /// Length of the listen queue [default: 4096]
     #[arg(short = 'b', long, value_name = "N", allow_negative_numbers = true)]
     listen_backlog: Option<String>,
-    /// First size of a relay buffer, in bytes [default: 2048]
+    /// Initial size of a relay buffer, in bytes [default: 2048]
     #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true)]
     net_buffer_size: Option<String>,
     /// At most so many clients at once have a pair of threads of their own; the others share threads [default: 256]
@@ -68,14 +68,14 @@ struct CbpxArguments {
     /// Interval of the progress rows of `switch`, in seconds [default: 0.1]
     #[arg(short = 'w', long, value_name = "SEC", allow_negative_numbers = true)]
     switch_loop_wait: Option<String>,
-    /// Log file, appended to; SIGHUP opens it again [default: cbpx.log]
+    /// Log file, opened for appending; SIGHUP reopens it [default: cbpx.log]
     #[arg(short = 'f', long, value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// DEBUG, INFO, WARNING or ERROR [default: INFO]
     #[arg(short = 'l', long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Program that a switch runs once the last client has left: exit 0 lets it succeed. Of several servers it is given
-    /// the first
+    /// Program that a switch runs after the last client has left; the switch succeeds if it exits with 0. It gets the
+    /// first server of each list
     #[arg(short = 'x', long, value_name = "SCRIPT")]
     switch_script: Option<PathBuf>,
     /// Address to listen on; `::` takes IPv4 and IPv6 [default: 0.0.0.0]
@@ -87,28 +87,28 @@ struct CbpxArguments {
     /// Unix socket for remote control, mode 0600
     #[arg(long, value_name = "PATH")]
     rc_socket: Option<PathBuf>,
-    /// Longest time for connecting to a backend, in seconds [default: 5]
+    /// Longest time for connecting to a server, in seconds [default: 5]
     #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
     connect_timeout: Option<String>,
-    /// After SIGTERM, clients may go on for so many seconds [default: 6]
+    /// Time for clients to finish after SIGTERM, in seconds [default: 6]
     #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
     grace: Option<String>,
-    /// A connection silent for so many seconds is probed, to find peers that have vanished; 0 is never [default: 60]
+    /// Probe a connection after SEC seconds of silence, to detect peers that have vanished; 0: never [default: 60]
     #[arg(long, value_name = "SEC", allow_negative_numbers = true)]
     keepalive: Option<String>,
     /// Threads that accept clients [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     listeners: Option<String>,
-    /// One line for each client that has gone, in the layout of web servers; SIGHUP opens it again
+    /// Write one line per closed client, in the format of web servers; SIGHUP reopens the file
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
-    /// The original ignored these without a word; here they are told
+    /// The original ignored surplus words silently; cbpx warns about them
     #[arg(hide = true)]
     surplus: Vec<String>,
 }
 
-/// Dials under way at once: enough to fill a link, and what a server that never answers can tie up at most. It does not
-/// protect a short accept queue: connected is not accepted.
+/// Maximum number of dials in progress: enough to fill a link, and a bound on what an unresponsive server ties up. It
+/// does not protect a short accept queue, because a connected client need not have been accepted.
 const MAX_DIALS: usize = 64;
 
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
@@ -117,21 +117,21 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
         Err(e) => return refused(&e, &CbpxArguments::command()),
     };
     let config = Box::new(typed.config()?);
-    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no flag"));
+    let surplus = typed.surplus.iter().map(|word| format!("'{word}' is ignored: it belongs to no option"));
     let warnings = surplus.chain(shared(&config.services[0].upstreams)).collect();
     Ok(Parsed::Serve { config, warnings })
 }
 
-/// What a value is, for messages.
+/// Describes a value in messages.
 struct Measure<'a> {
     kind: &'a str,
-    /// Follows a range, with a space before it.
+    /// Follows the range, with a space before it.
     unit: &'a str,
-    /// What is taken besides the range, likewise.
+    /// A further accepted value; follows the unit.
     also: &'a str,
 }
 
-/// Collects what is wrong while values are read.
+/// Collects mistakes while values are parsed.
 #[derive(Default)]
 struct Mistakes {
     missing: Vec<&'static str>,
@@ -139,7 +139,7 @@ struct Mistakes {
 }
 
 impl Mistakes {
-    /// Notes that a required flag is missing.
+    /// Records a mistake if a required flag is missing.
     fn required<'a>(&mut self, value: Option<&'a str>, flag: &'static str) -> Option<&'a str> {
         if value.is_none() {
             self.missing.push(flag);
@@ -164,13 +164,13 @@ impl Mistakes {
         self.within(flag, text, &Measure { kind: "a port number", unit: "", also }, [1, 65_535])
     }
 
-    /// Of these things, in the plural.
+    /// A whole number of `things` (a plural).
     fn count(&mut self, flag: &str, text: &str, things: &str, range: [i64; 2]) -> Option<i64> {
         let (kind, unit) = (format!("a whole number of {things}"), format!(" {things}"));
         self.within(flag, text, &Measure { kind: &kind, unit: &unit, also: "" }, range)
     }
 
-    /// A value of this kind within the range, both ends included.
+    /// A value of this kind within the range, both bounds included.
     fn within<T>(&mut self, flag: &str, text: &str, measure: &Measure<'_>, [low, high]: [T; 2]) -> Option<T>
     where
         T: FromStr + PartialOrd + Display,
@@ -199,15 +199,15 @@ impl Mistakes {
     }
 }
 
-/// The longest time tcp(7) takes, in seconds.
+/// The longest keepalive time that tcp(7) accepts, in seconds.
 const MAX_KEEPALIVE: i64 = 32_767;
-/// One thread accepts tens of thousands of clients a second.
+/// One thread accepts tens of thousands of clients per second, so more are never needed.
 const MAX_LISTENERS: i64 = 64;
 
 impl CbpxArguments {
     fn config(&self) -> Result<Config, Usage> {
         let mut mistakes = Mistakes::default();
-        // Port 0 counts as no port given, as it always has.
+        // As in the original, port 0 counts as missing.
         let port = self.port.as_deref().filter(|port| port.parse() != Ok(0));
         let port = mistakes.required(port, "-p/--port").map(str::to_owned);
         let port = port.and_then(|port| mistakes.port("-p/--port", &port, ""));
@@ -216,7 +216,7 @@ impl CbpxArguments {
         if let (Some(active), Some(standby)) = (&active, &standby)
             && active.is_same_as(standby)
         {
-            let words = format!("{standby} serves already, as -a/--active: a switch would move nobody");
+            let words = format!("{standby} is also the active server (-a/--active): a switch would move no client");
             mistakes.note("-s/--standby", Err::<(), _>(words));
         }
         let settings = self.settings(&mut mistakes);
@@ -273,7 +273,7 @@ impl CbpxArguments {
         }
     }
 
-    /// How it listens and connects.
+    /// How the service listens and connects.
     fn network(&self, mistakes: &mut Mistakes) -> Option<Network> {
         let backlog = self.listen_backlog.as_deref().unwrap_or("4096");
         let backlog = mistakes.count("-b/--listen_backlog", backlog, "connections", [1, 65_535]);
@@ -328,7 +328,7 @@ impl CbpxArguments {
 
     fn control(&self, mistakes: &mut Mistakes) -> Option<Control> {
         let mut listeners = Vec::new();
-        // Whatever is below 1 is none, as it always has been.
+        // As in the original, any value below 1 means no remote control.
         let port = match self.rc_port.as_deref().map(|text| (text, text.parse::<i64>())) {
             None | Some((_, Ok(i64::MIN..=0))) => 0,
             Some((text, Ok(_) | Err(_))) => mistakes.port("-r/--rc_port", text, ", or 0 for the console")?,
@@ -342,8 +342,8 @@ impl CbpxArguments {
     }
 }
 
-/// Servers of both sets: allowed, because sets may be exchanged one server at a time, and told, because a switch that
-/// is to empty them does not.
+/// Warns about servers in both lists. This is allowed, because a list may be replaced server by server; but a switch
+/// does not empty such a server.
 fn shared(upstreams: &[Upstream]) -> Option<String> {
     let [active, standby] = upstreams else { return None };
     let shared: Vec<_> = active.shared_with(standby).map(ToString::to_string).collect();
@@ -351,7 +351,7 @@ fn shared(upstreams: &[Upstream]) -> Option<String> {
     (!shared.is_empty()).then(|| format!("{} {words}", shared.join(", ")))
 }
 
-/// The optional settings' values; the required ones are overwritten.
+/// Defaults of the optional settings; the required ones are overwritten.
 const DEFAULTS: Settings = Settings {
     switch_max_time: Duration::ZERO,
     max_queued: 0,
@@ -361,7 +361,7 @@ const DEFAULTS: Settings = Settings {
     thread_pairs: settings::THREAD_PAIRS,
 };
 
-/// An address or a name to listen on; IPv6 with or without brackets.
+/// An address or a name to listen on. IPv6 may be in brackets.
 fn host(address: &str, port: i64) -> Result<Endpoint, String> {
     let host = bare_host(address).ok_or_else(|| format!("'{address}' is not an address"))?;
     let port = u16::try_from(port).map_err(|_| format!("{port} is not a port"))?;

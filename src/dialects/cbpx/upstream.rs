@@ -1,21 +1,21 @@
-//! A set of servers as an operator types it: `A`, `A,B` (they take turns), `A,B!C` (C when neither A nor B is to be
-//! had). What is read is shown again as it was typed, but for spaces.
+//! A list of servers as typed: `A`, `A,B` (A and B share the clients), `A,B!C` (C only if neither A nor B is
+//! available). It is shown as it was typed, without spaces.
 
 use std::time::Duration;
 
 use crate::config::{FailurePolicy, Group, Upstream};
 use crate::endpoint::Endpoint;
 
-/// A server that refused is passed over for so long while there is another: a dead one does not cost every other client
-/// the connect timeout, one that was restarted has clients again soon.
+/// How long a server that refused is used only if no other is available. A dead server thus costs few clients the
+/// connect timeout, and a restarted one soon gets clients again.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
-/// Reads one.
+/// Parses one list.
 ///
 /// # Errors
-/// What is wrong with which server of it.
+/// Names the server and what is wrong with it.
 pub fn parse(text: &str) -> Result<Upstream, String> {
-    // Alone, there is nobody to pass it over for.
+    // A single server has no alternative.
     let failure_policy =
         if text.contains([',', '!']) { FailurePolicy::AvoidFor(FAILED_FOR) } else { FailurePolicy::Ignore };
     let server = |server: &str| match server.trim() {

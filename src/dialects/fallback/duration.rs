@@ -1,4 +1,4 @@
-//! Durations as Go writes them: numbers with a unit, one after the other (`300ms`, `1h2m3.5s`). `0` needs no unit.
+//! Parses Go's durations: numbers with units, concatenated (`300ms`, `1h2m3.5s`). `0` needs no unit.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ const UNITS: &[(&str, u64)] = &[
     ("h", 3_600_000_000_000),
 ];
 
-/// The longest: 2^63 - 1 nanoseconds, about 292 years.
+/// Go's maximum: 2^63 - 1 nanoseconds, about 292 years.
 const MOST: u128 = i64::MAX as u128;
 
-/// Reads one.
+/// Parses one.
 ///
 /// # Errors
-/// What would have been a duration.
+/// Describes a valid duration.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is not a duration (a number with a unit: 100ms, 5s, 1m30s, 2h; or 0)");
     let (negative, mut rest) = match text.strip_prefix('-') {
@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() && rest != "0" {
         let (part, after) = one(rest).ok_or_else(bad)?;
         nanoseconds = nanoseconds.saturating_add(part);
-        // A bare 0 may stand alone only.
+        // A `0` without a unit must stand alone.
         rest = if after == "0" { return Err(bad()) } else { after };
     }
     if nanoseconds > MOST {
@@ -46,7 +46,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::new((nanoseconds / 1_000_000_000) as u64, (nanoseconds % 1_000_000_000) as u32))
 }
 
-/// The nanoseconds of the first number with its unit, and what follows.
+/// The nanoseconds of the first number with its unit, and the rest of the text.
 fn one(text: &str) -> Option<(u128, &str)> {
     let (whole, rest) = digits(text);
     let (fraction, rest) = match rest.strip_prefix('.') {
@@ -60,9 +60,9 @@ fn one(text: &str) -> Option<(u128, &str)> {
     let (unit, rest) = rest.split_at(end);
     let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
     let unit = u128::from(*unit);
-    // Too long a number saturates, and is refused as too large.
+    // A number that overflows saturates, and is then rejected as too large.
     let whole = if whole.is_empty() { 0 } else { whole.parse().unwrap_or(MOST + 1) };
-    // Digits beyond a part of 10^18 are below a nanosecond of any unit.
+    // Further digits are worth less than a nanosecond in any unit.
     let fraction = &fraction[..fraction.len().min(18)];
     let part = fraction.parse::<u128>().unwrap_or(0) * unit / 10_u128.pow(fraction.len() as u32);
     Some((whole.saturating_mul(unit).saturating_add(part), rest))

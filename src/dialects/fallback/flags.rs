@@ -1,43 +1,43 @@
-//! Flags as Go's programs take them: `-flag`, `--flag`, `-flag=value`, `-flag value`; a boolean takes a value only
-//! after `=`. They end at the first word that is no flag, or at `--`. Knows the syntax, and no flag.
+//! Parses flags as Go programs do: `-flag`, `--flag`, `-flag=value`, `-flag value`; a boolean takes a value only after
+//! `=`. Flags end at the first word that is not a flag, or at `--`. Knows the syntax only, not the flags.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// What a flag takes.
+/// The kind of value that a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlagValue {
-    /// A boolean: nothing, or `=true`, `=false`.
+    /// A boolean: no value, or `=true` or `=false`.
     Nothing,
-    /// A value, by this name in the help.
+    /// A value, with its name in the help.
     Value(&'static str),
 }
 
-/// One flag of a program that collects what was typed in a `T`.
+/// One flag. `T` collects the values.
 pub struct Flag<T> {
     pub name: &'static str,
     pub takes: FlagValue,
-    /// As it would be typed; empty is none.
+    /// As typed; empty: no default.
     pub default: &'static str,
-    /// For the help.
+    /// Description for the help.
     pub about: &'static str,
-    /// Takes over the value. The error does not repeat the flag.
+    /// Stores the value. The caller adds the flag's name to the error.
     pub store: fn(&mut T, &OsStr) -> Result<(), String>,
 }
 
-/// What was asked for.
+/// The result of parsing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ParsedFlags<'a> {
     /// `-h` or `-help`.
     Help,
-    /// All flags are stored; these words are left.
+    /// All flags are stored; these words remain.
     Rest(&'a [OsString]),
 }
 
-/// Reads all flags.
+/// Parses all flags.
 ///
 /// # Errors
-/// The first mistake.
+/// Reports the first mistake.
 pub fn read<'a, T>(flags: &[Flag<T>], words: &'a [OsString], into: &mut T) -> Result<ParsedFlags<'a>, String> {
     let mut rest = words;
     while let Some((word, after)) = rest.split_first() {
@@ -77,7 +77,7 @@ pub fn read<'a, T>(flags: &[Flag<T>], words: &'a [OsString], into: &mut T) -> Re
     Ok(ParsedFlags::Rest(rest))
 }
 
-/// What follows the `-` or `--` of a flag; `None` for a word that is no flag. `-` alone is none.
+/// The part after the `-` or `--` of a flag; `None` if the word is not a flag. A lone `-` is not.
 fn body(word: &OsStr) -> Option<&[u8]> {
     let one = word.as_bytes().strip_prefix(b"-")?;
     match one.strip_prefix(b"-") {
@@ -87,10 +87,10 @@ fn body(word: &OsStr) -> Option<&[u8]> {
     }
 }
 
-/// A boolean, in each of the ways in which Go writes it.
+/// Parses a boolean, in every form that Go accepts.
 ///
 /// # Errors
-/// What would have been one.
+/// Describes a valid one.
 pub fn boolean(value: &OsStr) -> Result<bool, String> {
     match value.as_bytes() {
         b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True" => Ok(true),
@@ -99,10 +99,10 @@ pub fn boolean(value: &OsStr) -> Result<bool, String> {
     }
 }
 
-/// An integer, in decimal or with one of Go's prefixes `0x`, `0o`, `0b` and `0`.
+/// Parses an integer, in decimal or with one of Go's prefixes `0x`, `0o`, `0b` and `0`.
 ///
 /// # Errors
-/// What would have been one.
+/// Describes a valid one.
 pub fn integer(value: &OsStr) -> Result<i64, String> {
     let text = value.to_string_lossy();
     let (negative, digits) = match text.strip_prefix('-') {
@@ -119,7 +119,7 @@ pub fn integer(value: &OsStr) -> Result<i64, String> {
     Ok(if negative { -number } else { number })
 }
 
-/// All flags, one below the other, for a terminal of 80 columns.
+/// Help on all flags, for a terminal of 80 columns.
 pub fn help<T>(flags: &[Flag<T>]) -> String {
     let mut text = String::new();
     for flag in flags {
@@ -176,7 +176,7 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    /// What a line stores, and what it leaves.
+    /// Checks what a line stores, and which words remain.
     fn reads(line: &str, on: Option<bool>, value: Option<&str>, rest: &str) {
         let (typed, mut got) = (words(line), Got::default());
         let asked = read(FLAGS, &typed, &mut got).unwrap_or_else(|words| panic!("{line}: {words}"));

@@ -1,10 +1,10 @@
-//! Durations as Go writes them: `0s`, `350ms`, `1.83s`, `1h2m3.5s`. To the millisecond; what is shorter, to the
-//! nanosecond.
+//! Formats durations as Go does: `0s`, `350ms`, `1.83s`, `1h2m3.5s`. Rounded to the millisecond; shorter durations to
+//! the nanosecond.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Shows it so.
+/// `Display` writes the Go form.
 #[derive(Clone, Copy, Debug)]
 pub struct GoDuration(pub Duration);
 
@@ -30,7 +30,7 @@ impl fmt::Display for GoDuration {
     }
 }
 
-/// So many thousandths, without zeros at the end.
+/// A number of thousandths, shown without trailing zeros.
 struct Thousandths(u64);
 
 impl fmt::Display for Thousandths {

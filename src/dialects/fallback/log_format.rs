@@ -1,8 +1,7 @@
-//! The words of tcp_fallback's log. A backend is called what it was called on the command line; times are in the zone
-//! that was the system's when the program started.
+//! tcp_fallback's log. A backend has the name it has on the command line; times are in the system's zone at the start.
 //!
-//! Keeps what the core, which has no clock, does not know: how long each backend was away, and when it was last heard
-//! of.
+//! Records what the core, which has no clock, cannot know: how long each backend was down, and when it was last used or
+//! probed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,22 +26,22 @@ use crate::observe::words::system_words;
 pub struct FallbackLog {
     zone: TimeZone,
     backends: BTreeMap<BackendId, BackendHistory>,
-    /// The backend each client was given last.
+    /// The last backend assigned to each client.
     given: BTreeMap<ClientId, BackendId>,
-    /// Whose failure is being told: what fails under a client is not probed at once.
+    /// True while a failure under a client is logged: that backend is not probed at once.
     under_a_client: bool,
-    /// What was said to be listened on.
+    /// The addresses already logged as listened on.
     listening: Option<String>,
 }
 
-/// What is known about a backend beside the core's counters.
+/// What is known about a backend in addition to the core's counters.
 #[derive(Clone, Copy, Debug)]
 struct BackendHistory {
-    /// Since when it has failed.
+    /// When it failed, if it has.
     failed: Option<Instant>,
-    /// Of all outages that are over.
+    /// Sum of the outages that are over.
     downtime: Duration,
-    /// Its last use or probe; after it failed under a client, when it will be probed.
+    /// Its last use or probe; after a failure under a client, the time of its next probe.
     last: Timestamp,
 }
 
@@ -116,7 +115,7 @@ impl LogFormat for FallbackLog {
                 }
             }
             ProcessEvent::Listening { service, at } => {
-                // As it was typed, unless the system chose the port: then one needs to know which. Once for all
+                // The address as typed, unless the system chose the port: then the actual one. One line for all
                 // addresses of a name.
                 let typed = service.listeners.iter().map(ToString::to_string).find(|typed| !typed.ends_with(":0"));
                 let shown = typed.unwrap_or_else(|| at.to_string());
@@ -146,8 +145,8 @@ impl FallbackLog {
         self.backends.entry(backend).or_insert_with(new)
     }
 
-    /// Before it came to this backend, all that are listed before it and have failed were passed over: or, when this is
-    /// not its first, those after the one that refused it.
+    /// Logs the failed backends that were skipped before this one: from the start of the list, or, if the client was
+    /// refused, from the backend that refused it.
     fn assigned(&mut self, client: ClientId, backend: BackendId, context: &LogContext<'_>) {
         let before = self.given.insert(client, backend);
         if !log::log_enabled!(target: TARGET, Level::Debug) {
@@ -219,7 +218,7 @@ impl FallbackLog {
         say(Level::Info, format_args!("Backend is back {name}, downtime: {outage}"));
     }
 
-    /// A line for each backend.
+    /// One line per backend.
     fn tally(&mut self, backends: &[(&str, BackendView)]) {
         for (name, view) in backends {
             let BackendHistory { failed, downtime, last } = *self.past(view.id);
@@ -239,13 +238,13 @@ impl FallbackLog {
         }
     }
 
-    /// As Go shows a time.
+    /// Formats a time as Go does.
     fn time(&self, at: Timestamp) -> impl fmt::Display + use<> {
         at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f %z %Z").to_string()
     }
 }
 
-/// How often a backend that has failed is probed.
+/// How often a failed backend is probed.
 fn probed_every(service: &Service) -> Option<Duration> {
     let mut groups = service.upstreams.iter().flat_map(|upstream| &upstream.groups);
     groups.find_map(|group| match group.failure_policy {

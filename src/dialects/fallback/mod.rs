@@ -1,7 +1,7 @@
-//! The command line of tcp_fallback: each client goes to the first backend of a list that takes connections.
+//! The command line of tcp_fallback: each client goes to the first backend of a list that accepts connections.
 //!
-//! What is taken, with its defaults, exit statuses and meanings, is what the original takes; a flag that has no meaning
-//! here any more is accepted and says so in the help.
+//! Flags, defaults and exit statuses are those of the original. A flag that no longer has a meaning is accepted, and
+//! the help says so.
 
 mod duration;
 mod flags;
@@ -21,7 +21,7 @@ use crate::config::{
 use crate::endpoint::Endpoint;
 use crate::settings;
 
-/// What was typed. Zero is none, as it is typed.
+/// The arguments as typed; 0 means none.
 #[derive(Debug)]
 struct FallbackArguments {
     timeout: Duration,
@@ -53,42 +53,42 @@ impl Default for FallbackArguments {
     }
 }
 
-/// The defaults are those of [`FallbackArguments`], which a test holds them to.
+/// A test compares these defaults with those of [`FallbackArguments`].
 const FLAGS: &[Flag<FallbackArguments>] = &[
     Flag {
         name: "timeout",
         takes: FlagValue::Value("DURATION"),
         default: "5s",
-        about: "Longest time for connecting to a backend, for clients and probes; 0s is as long as the system's.",
+        about: "Longest time for connecting to a backend, for clients and probes; 0s: the system's limit.",
         store: |typed, value| time(value, Duration::ZERO).map(|time| typed.timeout = time),
     },
     Flag {
         name: "probe-delay",
         takes: FlagValue::Value("DURATION"),
         default: "30s",
-        about: "A backend that has failed is probed after this time, and again each time it has passed; 0s is never.",
+        about: "Interval at which a failed backend is probed; 0s: never.",
         store: |typed, value| time(value, SHORTEST).map(|time| typed.probe_delay = time),
     },
     Flag {
         name: "stats",
         takes: FlagValue::Value("DURATION"),
         default: "15m0s",
-        about: "Interval of the STATS lines in the log; 0s is none.",
+        about: "Interval of the STATS lines in the log; 0s: none.",
         store: |typed, value| time(value, SHORTEST).map(|time| typed.stats = time),
     },
     Flag {
         name: "grace",
         takes: FlagValue::Value("DURATION"),
         default: "0s",
-        about: "After SIGINT or SIGTERM nobody else is accepted, the address is free at once, and clients may go on for so \
-                long; 0s is without a limit. Another signal cuts them. (New; the original cut them at once.)",
+        about: "Time for clients to finish after SIGINT or SIGTERM; 0s: no limit. No more clients are accepted, and the \
+                address is free at once. Another signal resets the clients. (New; the original did so at once.)",
         store: |typed, value| time(value, Duration::ZERO).map(|time| typed.grace = time),
     },
     Flag {
         name: "logfile",
         takes: FlagValue::Value("FILE"),
         default: "",
-        about: "Log to the end of this file (created with mode 0640) instead of standard error. SIGHUP opens it again; \
+        about: "Log to the end of this file (created with mode 0640) instead of standard error. SIGHUP reopens it; \
                 without this flag SIGHUP ends the program.",
         store: |typed, value| {
             typed.logfile = file(value);
@@ -99,21 +99,21 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
         name: "syslog",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log to the system's logger, without the time, which it adds itself. Wins over -logfile.",
+        about: "Log to the system's logger, without the time, which it adds itself. Overrides -logfile.",
         store: |typed, value| flags::boolean(value).map(|on| typed.syslog = on),
     },
     Flag {
         name: "quiet",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log nothing. Wins over -syslog and -logfile.",
+        about: "Log nothing. Overrides -syslog and -logfile.",
         store: |typed, value| flags::boolean(value).map(|on| typed.quiet = on),
     },
     Flag {
         name: "debug",
         takes: FlagValue::Nothing,
         default: "",
-        about: "Log more, in lines that begin with DEBUG.",
+        about: "Log details, in lines that begin with DEBUG.",
         store: |typed, value| flags::boolean(value).map(|on| typed.debug = on),
     },
     Flag {
@@ -142,15 +142,15 @@ const FLAGS: &[Flag<FallbackArguments>] = &[
     },
 ];
 
-/// An empty name is none, as it is by default.
+/// An empty name means none, as by default.
 fn file(value: &OsStr) -> Option<PathBuf> {
     Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// What happens more often than this leaves no time for clients.
+/// Shorter intervals would leave no time for clients.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A duration, or 0 for none, of at least this much.
+/// Parses a duration of at least `least`, or 0 for none.
 fn time(value: &OsStr, least: Duration) -> Result<Duration, String> {
     let text = value.to_string_lossy();
     let time = duration::parse(&text)?;
@@ -160,15 +160,15 @@ fn time(value: &OsStr, least: Duration) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// What scripts and the system's logger know it as, whatever was typed to start it.
+/// The name that scripts and the system's logger know, whatever link started it.
 const NAME: &str = "tcp_fallback";
-/// Exit status without enough arguments, and of what keeps it from starting.
+/// Exit status when arguments are missing or the program cannot start.
 const NOT_STARTED: u8 = 1;
 
-/// Reads what was typed: first the program, which is a link or the dialect's name.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with it, for exit status 2.
+/// Explains what is wrong with them, for exit status 2.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     let program = match called {
@@ -178,10 +178,10 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     read(program, arguments.get(1..).unwrap_or_default())
 }
 
-/// The name of the dialect, as a subcommand.
+/// The name of the dialect as a subcommand.
 const DIALECT: &str = "fallback";
 
-/// Reads what follows `program`, which is what the user typed to get here.
+/// Parses the arguments after `program`, which is what the user typed.
 fn read(program: &str, words: &[OsString]) -> Result<Parsed, Usage> {
     let mut typed = FallbackArguments::default();
     let rest = match flags::read(FLAGS, words, &mut typed) {
@@ -206,7 +206,7 @@ fn read(program: &str, words: &[OsString]) -> Result<Parsed, Usage> {
     Ok(Parsed::Serve { config, warnings })
 }
 
-/// One that cannot be used is one that fails. Without a host it is on this machine.
+/// Parses a backend. A malformed one counts as unreachable. Without a host it is on this machine.
 fn backend(text: &str) -> Backend {
     let endpoint = match text.parse() {
         Ok(endpoint) => endpoint,
@@ -223,11 +223,10 @@ fn usage(program: &str) -> String {
     format!(
         "{program} (tcp_fallback ver 0.1; {} {})\n\n\
          Usage: {program} [flags] LOCAL:PORT REMOTE:PORT...\n\n\
-         Each client of LOCAL:PORT is passed on to the first REMOTE, in this order,\n\
-         that takes connections. LOCAL may be left out (:PORT) for all addresses of this\n\
-         machine. A flag is typed as -flag VALUE, -flag=VALUE or with two dashes; flags\n\
-         come first; of one that is repeated the last one counts. A DURATION needs a\n\
-         unit: 100ms, 5s, 1h30m.\n\n{}",
+         Connects each client of LOCAL:PORT to the first REMOTE of the list that accepts\n\
+         connections. :PORT listens on all addresses of this machine. Flags come first,\n\
+         as -flag VALUE, -flag=VALUE or with two dashes; if one is repeated, the last one\n\
+         counts. A DURATION needs a unit: 100ms, 5s, 1h30m.\n\n{}",
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_VERSION"),
         flags::help(FLAGS).trim_end()
@@ -260,7 +259,7 @@ impl FallbackArguments {
                 when_full: WhenFull::Wait,
                 retry: RetryPolicy { most: 1, pause: Duration::ZERO },
                 seed: 0,
-                // Whoever waits for a backend that never answers must not keep others from one that does.
+                // Clients that wait for an unresponsive backend must not delay the others.
                 max_dials: usize::MAX,
                 grace: no_longer_than(self.grace),
             }],
@@ -297,7 +296,7 @@ const FIRST_BUFFER: usize = 2048;
 
 fn network(connect_timeout: Duration) -> Network {
     Network {
-        // As Go's: the system's maximum.
+        // Go uses the system's maximum.
         backlog: i32::MAX,
         accept_threads: 1,
         share_port: false,
@@ -324,7 +323,7 @@ mod tests {
         super::read("tcp_fallback", &words(line))
     }
 
-    /// The configuration of a line that is to be run, and the warnings.
+    /// Parses a line that is to be run; returns its configuration and warnings.
     fn runs(line: &str) -> (Config, Vec<String>) {
         match read(line) {
             Ok(Parsed::Serve { config, warnings }) => (*config, warnings),

@@ -1,16 +1,16 @@
-//! Where to listen and where to connect: the path of a Unix socket, or an IPv4 or IPv6 address with or without a port.
+//! Addresses to listen on and connect to: the path of a Unix socket, or an IPv4 or IPv6 address with or without a port.
 
 use std::path::PathBuf;
 
 use crate::endpoint::{Endpoint, is_six, split_port};
 
-/// Of an address that has none.
+/// The default port.
 pub const PORT: u16 = 80;
 
-/// Reads one. A `/` makes it a path. An IPv6 address with a port is in brackets, unless it can be read in one way only.
+/// Parses one. A `/` makes it a path. IPv6 with a port needs brackets unless it can be read in one way only.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Explains what is wrong with it.
 pub fn read(text: &str) -> Result<Endpoint, String> {
     let wrong = |because: &str| format!("'{text}' {because}");
     if text.contains('/') {
@@ -31,7 +31,7 @@ pub fn read(text: &str) -> Result<Endpoint, String> {
 
 const SHAPES: &str = "is none of ADDR, ADDR:PORT, [IPV6]:PORT and the path of a Unix socket";
 
-/// An IPv4 address in any spelling that the system takes, or the name of a host.
+/// An IPv4 address in any form that the system accepts, or a host name.
 fn is_four_or_name(text: &str) -> bool {
     let looks_like_four = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let could_be_a_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))

@@ -1,5 +1,4 @@
-//! The words of an error log beside an access log: what has gone wrong, and when the program started, was told
-//! something and ended. What becomes of each client is in the access log.
+//! fproxy's error log: failures, signals, start and end. The access log tells how each client ended.
 
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use crate::rate_limit::RateLimit;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct FproxyLog {
-    /// Lines that come for every client when they come.
+    /// Limits lines that a failing backend would cause for every client.
     refused: RateLimit,
     unserved: RateLimit,
     closed: RateLimit,
@@ -37,7 +36,7 @@ impl LogFormat for FproxyLog {
         match note {
             BackendNote::Failed => warn!(
                 target: TARGET,
-                "backend {} has failed and is passed over while there is another",
+                "backend {} has failed and is used only if no other is available",
                 context.backend(backend)
             ),
             BackendNote::Back => {
@@ -63,7 +62,7 @@ impl LogFormat for FproxyLog {
             ProcessEvent::BindFailed { at, cause, .. } => {
                 error!(target: TARGET, "cannot listen on {at}: {}", system_words(cause));
             }
-            // Nobody asks a program with this log format for one.
+            // This dialect has no timer for it.
             ProcessEvent::Tally { .. } => {}
             ProcessEvent::Started { listening, room } => {
                 let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -114,7 +113,7 @@ impl FproxyLog {
                 }
             }
             CloseReason::Panicked => error!(target: TARGET, "{client}closed: {why}"),
-            // Everyday things, which the access log has.
+            // Normal endings are in the access log.
             CloseReason::HungUp
             | CloseReason::ClientEnded
             | CloseReason::BackendEnded
@@ -126,7 +125,7 @@ impl FproxyLog {
     }
 }
 
-/// Whom a line is about, as web servers put it.
+/// The client that a line is about, in the format of web servers.
 fn client(context: &LogContext<'_>) -> String {
     context.info.map(|info| format!("[client {}] ", info.peer)).unwrap_or_default()
 }

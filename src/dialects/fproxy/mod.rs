@@ -1,5 +1,5 @@
-//! The command line of fproxy V0.41: `cbpx fproxy`, or a link of that name. The words are read in `options`, where to
-//! listen and connect in `address`. What the original leaves open is decided here and told in the help.
+//! The command line of fproxy V0.41: `cbpx fproxy`, or a link of that name. `options` parses the options, `address` the
+//! addresses. Where the original leaves behaviour open, this module decides, and the help says so.
 
 mod address;
 pub mod log_format;
@@ -23,10 +23,10 @@ const ACCESS_LOG: &str = "/var/log/fproxy.log";
 const ERROR_LOG: &str = "/var/log/fproxy.err";
 const PID_FILE: &str = "/var/run/fproxy.pid";
 
-/// Reads the arguments, the program's name first.
+/// Parses the arguments, which begin with the program's name.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Explains what is wrong with them.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     match options::read(arguments.get(1..).unwrap_or_default()) {
         Ok(options) => {
@@ -49,8 +49,8 @@ fn usage(words: &str) -> Usage {
 fn help() -> String {
     format!(
         "\
-Spreads TCP connections over servers by how much they have had: the command line
-of fproxy V0.41 on the engine of cbpx.
+Spreads TCP connections over servers by their load so far: the command line of
+fproxy V0.41 on the engine of cbpx.
 
 usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
               [--access_log FILE] [--share] [--thread_pairs N]
@@ -59,25 +59,25 @@ usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
 
   CLUSTER    where to listen: an IPv4 or IPv6 address, a name, or the path of a
              Unix socket (with a '/' in it)
-  BACKEND    a server, likewise; any mix. The port is {port} unless given; IPv6
-             with a port: [ADDR]:PORT
+  BACKEND    a server, in the same notation; kinds may be mixed. The default port
+             is {port}; IPv6 with a port: [ADDR]:PORT
 
-  -oFILE     access log: a line for each client that has gone
+  -oFILE     access log: one line per closed client
              (default {ACCESS_LOG})
   -eFILE     error log (default {ERROR_LOG})
   -pFILE     pid file (default {PID_FILE})
-  -f, -d     foreground: no access log, error log or pid file; errors go to
-             standard error
+  -f, -d     stay in the foreground: no access log, error log or pid file; errors
+             go to standard error
   -yN        connect to a server once the client has sent N bytes, at most
              {MOST_FIRST_BYTES} (default 0: at once)
-  -tSEC      close a client when nothing has passed either way for SEC seconds
-             (default 0: never)
-  -gSEC      a server that could not be connected to is used again after SEC
-             seconds (default {FAILED_FOR})
-  -s0        servers take turns
-  -s1        the server that has had the fewest connections so far
-  -s2        the server that has had the fewest bytes in and out so far
-  -s3        the server that has had the least connection time so far
+  -tSEC      close a connection after SEC seconds without a byte in either
+             direction (default 0: never)
+  -gSEC      after a failed connect, use a server again after SEC seconds
+             (default {FAILED_FOR})
+  -s0        choose servers in turn (round robin)
+  -s1        choose the server with the fewest connections so far
+  -s2        choose the server with the fewest bytes in and out so far
+  -s3        choose the server with the least connection time so far
   -s4        all three in equal parts (the default)
   --access_log FILE
              access log in the foreground, too; in the background it goes before
@@ -89,16 +89,16 @@ usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
              others share threads (default {pairs})
   -h, --help, --version
 
-Of an option that is repeated the last one counts.
+If an option is repeated, the last one counts.
 A server that refuses, or does not answer within {connect} seconds, has failed. The
-client is given another one and does not notice; when all have failed they are
-tried all the same, and the client is closed if none takes it. One that returns
-starts with what the others have had at least. A side that has ended its sending
-may go on receiving.
-SIGHUP opens both logs again. SIGTERM, SIGQUIT and SIGINT: nobody is accepted
-any more, whoever is connected goes on, as long as it takes; a second one cuts
-them.
-Errors at the start are told before it leaves the terminal.
+client gets another server and only sees a delay. When all have failed they are
+still tried, and the client is closed if none accepts it. A server that returns
+starts with the least load of the others. A peer that has ended its sending can
+still receive.
+SIGHUP reopens both logs. After SIGTERM, SIGQUIT or SIGINT it accepts no more
+clients and exits when all connections have ended, without a time limit; a second
+signal resets them.
+Errors at the start are reported before it leaves the terminal.
 Exit status: 0 started, or ended when told to; 1 could not start or go on; 2
 usage.
 ",
@@ -108,7 +108,7 @@ usage.
     )
 }
 
-/// Files that are given and not written.
+/// Warns about files that are named but not written.
 fn warnings(options: &FproxyOptions) -> Vec<String> {
     let given = [("-o", &options.access_log), ("-e", &options.error_log), ("-p", &options.pid_file)]
         .into_iter()
@@ -118,12 +118,12 @@ fn warnings(options: &FproxyOptions) -> Vec<String> {
     given.filter(|_| options.foreground).collect()
 }
 
-/// The longest queue the system allows: listen(2) shortens what is longer.
+/// The system's maximum: listen(2) caps larger values.
 const BACKLOG: i32 = i32::MAX;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients that wait for a server that does not answer must not keep the others from theirs.
+/// Clients that wait for an unresponsive server must not delay the others.
 const MAX_DIALS: usize = 4096;
-/// A peer that has vanished must not stay for ever.
+/// Frees the connection of a peer that has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 fn config(options: &FproxyOptions) -> Result<Config, String> {

@@ -1,5 +1,5 @@
-//! The words as they are typed: values are attached to their letter, options may stand anywhere before `--`, and of one
-//! that is given twice the last one counts.
+//! Options as typed: values are attached to their letter, options may stand anywhere before `--`, and the last one of a
+//! repeated option counts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::config;
 use crate::settings;
 
-/// What was typed.
+/// The parsed options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FproxyOptions {
     /// `-o`
@@ -20,13 +20,13 @@ pub struct FproxyOptions {
     pub foreground: bool,
     /// `-y`, in bytes
     pub first_bytes: usize,
-    /// `-t`, in seconds; 0 is never
+    /// `-t`, in seconds; 0: never
     pub idle: u64,
     /// `-g`, in seconds
     pub failed_for: u64,
     /// `-s`
     pub strategy: Strategy,
-    /// `--access_log`: in the foreground, too
+    /// `--access_log`, also in the foreground
     pub lasting_access_log: Option<PathBuf>,
     /// `--share`
     pub share: bool,
@@ -34,11 +34,11 @@ pub struct FproxyOptions {
     pub thread_pairs: usize,
     /// Before `--`: where to listen.
     pub clusters: Vec<String>,
-    /// After it: whom to send clients to.
+    /// Words after `--`: the backends.
     pub backends: Vec<String>,
 }
 
-/// By what a backend is chosen.
+/// The measure by which a backend is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     RoundRobin,
@@ -48,22 +48,22 @@ pub enum Strategy {
     Mix,
 }
 
-/// What is not run as usual.
+/// Why the options do not start a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FproxyOptionError {
     /// `-h`, `--help`
     Help,
     /// `--version`
     Version,
-    /// What is wrong.
+    /// Explains the mistake.
     Wrong(String),
 }
 
-/// More might never be there at once.
+/// A socket is certain to hold this many bytes; it may never hold more.
 pub const MOST_FIRST_BYTES: u64 = config::MOST_FIRST_BYTES as u64;
-/// A year.
+/// One year, in seconds.
 pub const MOST_SECONDS: u64 = 31_536_000;
-/// Seconds.
+/// Default of `-g`, in seconds.
 pub const FAILED_FOR: u64 = 60;
 
 impl Default for FproxyOptions {
@@ -86,10 +86,10 @@ impl Default for FproxyOptions {
     }
 }
 
-/// Reads the arguments after the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// When they ask for something else, or are wrong.
+/// When they ask for help or the version, or are wrong.
 pub fn read(arguments: &[OsString]) -> Result<FproxyOptions, FproxyOptionError> {
     let mut options = FproxyOptions::default();
     let words = arguments.iter().map(text).collect::<Result<Vec<_>, _>>()?;
@@ -124,7 +124,7 @@ fn text(argument: &OsString) -> Result<String, FproxyOptionError> {
 }
 
 impl FproxyOptions {
-    /// A letter with what is attached to it.
+    /// Parses a letter and the value attached to it.
     fn short(&mut self, option: &str) -> Result<(), FproxyOptionError> {
         let mut letters = option.chars();
         let letter = letters.next().unwrap_or_default();
@@ -144,7 +144,7 @@ impl FproxyOptions {
                     1 => Strategy::Connections,
                     2 => Strategy::Bytes,
                     3 => Strategy::Time,
-                    // The range has been checked.
+                    // The range check excludes larger values.
                     _ => Strategy::Mix,
                 }
             }
@@ -156,7 +156,7 @@ impl FproxyOptions {
         Ok(())
     }
 
-    /// A name with its value behind `=`, or in the next word.
+    /// Parses a long option with its value after `=`, or in the next word.
     fn long(&mut self, option: &str, rest: &mut impl Iterator<Item = String>) -> Result<(), FproxyOptionError> {
         let (name, attached) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -211,7 +211,7 @@ fn number(letter: char, value: &str, most: u64, unit: &str) -> Result<u64, Fprox
             "-{letter} needs a number attached to it, between 0 and {most}{unit}"
         )));
     }
-    // A sign is none of a number's digits.
+    // `parse` would accept a sign.
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     let number = value.parse::<u64>().ok().filter(|number| digits && *number <= most);
     number.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! What a configuration file means: options, mappings and a warning for each thing that is left out.
+//! Interprets a configuration file: options, mappings, and a warning for each line that is ignored.
 
 use std::fmt;
 
@@ -6,23 +6,23 @@ use super::ini::{Ini, IniEntry, IniMistake, Section};
 use crate::endpoint::{Endpoint, bare_host, split_port};
 use crate::settings;
 
-/// What a file comes to.
+/// The result of parsing a file.
 #[derive(Debug)]
 pub struct ParsedFile {
     pub options: PumpkinOptions,
     pub mappings: Vec<Mapping>,
-    /// Each names its line.
+    /// Each has its line number.
     pub warnings: Vec<String>,
 }
 
 /// `[options]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PumpkinOptions {
-    /// Names are looked up once, before anything starts.
+    /// Look names up once, before anything starts.
     pub pre_resolve_workers: bool,
-    /// Within [`BUFFERS`].
+    /// Initial size of a relay buffer in bytes, within [`BUFFERS`].
     pub buffer_size: usize,
-    /// A port that cannot be listened on is an error, instead of something to try again.
+    /// Fail at the start if a port cannot be bound, instead of retrying.
     pub strict_start: bool,
     /// See `Settings::thread_pairs`.
     pub thread_pairs: usize,
@@ -36,7 +36,7 @@ pub struct Mapping {
     pub workers: Vec<Endpoint>,
 }
 
-/// Why no mapping can be made of a file.
+/// Why a file is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FileError {
     Malformed(IniMistake),
@@ -63,20 +63,20 @@ impl Default for PumpkinOptions {
     }
 }
 
-/// The sizes a buffer may have, as everywhere in this program.
+/// Allowed buffer sizes in bytes, as in all dialects.
 const BUFFERS: [usize; 2] = [1024, 65_536];
-/// A host that is shorter is taken for a mistake, as ever.
+/// As in the original, a shorter host counts as a mistake.
 const SHORTEST_HOST: usize = 3;
 
-/// Reads a file's text. `look_up` gives the address of a name, and is only asked if the file wants that.
+/// Parses a file's text. `look_up` returns the address of a name, and is called only if the file asks for it.
 ///
 /// # Errors
-/// When the text has not the form, or no mappings.
+/// When the text is malformed or has no mappings.
 pub fn read(text: &str, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<ParsedFile, FileError> {
     let ini = Ini::parse(text).map_err(FileError::Malformed)?;
     let mut warnings = Vec::new();
     for section in ini.sections().iter().filter(|section| !["options", "mappings"].contains(&&*section.name)) {
-        warnings.push(format!("line {}: there is no section [{}]; it is ignored", section.line, section.name));
+        warnings.push(format!("line {}: unknown section [{}], ignored", section.line, section.name));
     }
     let options =
         ini.section("options").map_or_else(PumpkinOptions::default, |section| options(section, &mut warnings));
@@ -147,7 +147,7 @@ fn buffer_size(value: &str, line: usize, size: &mut usize, warnings: &mut Vec<St
     }
 }
 
-/// `None`, and a warning, if it cannot be used.
+/// Returns `None` and adds a warning if the mapping cannot be used.
 fn mapping(
     entry: &IniEntry,
     resolve: &impl Fn(Endpoint) -> Option<Endpoint>,
@@ -178,7 +178,7 @@ fn mapping(
     Some(Mapping { local, workers })
 }
 
-/// `PORT` or `ADDR:PORT`. The system chooses when the port is 0.
+/// `PORT` or `ADDR:PORT`. For port 0 the system chooses one.
 fn local(key: &str) -> Result<Endpoint, String> {
     let invalid = || format!("Invalid mapping: {key}");
     let (host, port) = match split_port(key) {
@@ -192,7 +192,7 @@ fn local(key: &str) -> Result<Endpoint, String> {
     }
 }
 
-/// `HOST:PORT`; an IPv6 address is in brackets.
+/// `HOST:PORT`; IPv6 needs brackets.
 fn worker(text: &str) -> Result<Endpoint, String> {
     let invalid = || format!("Invalid Worker {text}");
     let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
@@ -221,18 +221,18 @@ fn one_line(value: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Reads it; names whose first letter is `x` have no address.
+    /// Parses it. Names that begin with `x` have no address.
     fn of(text: &str) -> ParsedFile {
         read(text, |worker| Some(worker.clone()).filter(|worker| !worker.to_string().starts_with('x'))).unwrap()
     }
 
-    /// All mappings as `LOCAL=WORKER,...`.
+    /// All mappings, as `LOCAL=WORKER,...`.
     fn shown(read: &ParsedFile) -> Vec<String> {
         let workers = |mapping: &Mapping| mapping.workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         read.mappings.iter().map(|mapping| format!("{}={}", mapping.local, workers(mapping))).collect()
     }
 
-    /// One mapping, in line 2, which has these warnings.
+    /// Checks a file with one mapping, in line 2, and its warnings.
     fn one(line: &str, mappings: &[&str], warnings: &[&str]) {
         let read = of(&format!("[mappings]\n{line}\n"));
         assert_eq!(shown(&read), mappings, "{line}");
@@ -352,10 +352,8 @@ mod tests {
     fn unknown_sections_and_keys_are_told_with_their_line() {
         let read = of("[mappings]\n80=host:1\n[options]\nbuffer_size=4096\nbufer_size=1\n[Mappings]\n81=host:1\n");
         assert_eq!(shown(&read).len(), 1);
-        let expected = [
-            "line 6: there is no section [Mappings]; it is ignored",
-            "line 5: there is no key 'bufer_size' in [options]; it is ignored",
-        ];
+        let expected =
+            ["line 6: unknown section [Mappings], ignored", "line 5: unknown key 'bufer_size' in [options], ignored"];
         assert_eq!(read.warnings, expected);
     }
 

@@ -1,17 +1,16 @@
-//! A configuration file of sections, keys and values, with the number of every line: so that whatever is wrong with it
-//! can be told where it is.
+//! Parses a configuration file of sections, keys and values, and keeps line numbers so that messages can name the line.
 //!
-//! The form is the one Python's `configparser` reads, but for one thing: where a line has a `=` it is split there, so
-//! that a key may have a `:` in it; `:` separates only on lines without `=`. The crates for such files (configparser,
-//! rust-ini) keep no line numbers and let a repeated key pass, which here is an error: hence this small reader.
+//! The format is that of Python's `configparser`, with one exception: a line with a `=` is split there, so that a key
+//! may contain `:`; `:` separates only on lines without `=`. The crates for such files (configparser, rust-ini) keep no
+//! line numbers and accept a repeated key, which is an error here.
 
 use std::fmt;
 
-/// A file that was read.
+/// A parsed file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ini(Vec<Section>);
 
-/// `[name]` and what follows it.
+/// `[name]` and the entries after it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Section {
     pub name: String,
@@ -19,16 +18,16 @@ pub struct Section {
     pub entries: Vec<IniEntry>,
 }
 
-/// `key = value`; the key in lower case.
+/// `key = value`; the key is in lower case.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IniEntry {
     pub key: String,
-    /// Of a value that goes on in indented lines: all of them, separated by line breaks.
+    /// A value continued on indented lines has all of them, separated by line breaks.
     pub value: String,
     pub line: usize,
 }
 
-/// What is wrong with a file, and where.
+/// A mistake and its line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IniMistake {
     line: usize,
@@ -42,10 +41,10 @@ impl fmt::Display for IniMistake {
 }
 
 impl Ini {
-    /// Reads a whole file.
+    /// Parses a whole file.
     ///
     /// # Errors
-    /// The first line that is wrong.
+    /// Reports the first mistake.
     pub fn parse(text: &str) -> Result<Ini, IniMistake> {
         let mut reader = IniReader { sections: Vec::new(), open: None };
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -71,7 +70,7 @@ impl Ini {
 
 struct IniReader {
     sections: Vec<Section>,
-    /// How far the key of the last entry was indented, while its value may go on.
+    /// Indentation of the last key, while its value may continue.
     open: Option<usize>,
 }
 
@@ -92,7 +91,7 @@ impl IniReader {
             entry.value.push_str(text);
             return Ok(());
         }
-        // An IPv6 address in brackets may be a key.
+        // A line may begin with an IPv6 address in brackets as its key.
         if let (Some(rest), false) = (text.strip_prefix('['), text.contains("]:") && text.contains('=')) {
             let Some((name, after)) = rest.split_once(']') else {
                 return mistake(format!("'{text}' has no ']'"));
@@ -130,7 +129,7 @@ impl IniReader {
     }
 }
 
-/// The value with `%` where it has `%%`.
+/// The value with `%%` replaced by `%`.
 fn without_percent(entry: &IniEntry) -> Result<String, IniMistake> {
     let mut value = String::new();
     let mut rest = entry.value.as_str();

@@ -1,5 +1,4 @@
-//! The words of PumpkinLB's log: a listener for each mapping, and every worker that does not take a client, with who is
-//! tried instead.
+//! PumpkinLB's log: each listener, each worker that refuses a client, and the worker tried next.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use crate::observe::words::system_words;
 /// The log format.
 #[derive(Debug, Default)]
 pub struct PumpkinLog {
-    /// The worker that has refused a client, until it is given the next.
+    /// The worker that refused each client, until the client is assigned another.
     refused: BTreeMap<ClientId, BackendId>,
 }
 

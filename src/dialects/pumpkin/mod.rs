@@ -1,7 +1,7 @@
-//! The command line and the configuration file of PumpkinLB: each port has servers that take turns.
+//! The command line and the configuration file of PumpkinLB: each port has workers that take turns.
 //!
-//! What can be used of a file is used: every mapping, worker and key that cannot be is a warning, and only a file
-//! without anything to listen on is an error. Reads that one file, and looks up names when the file says so.
+//! A mapping, worker or key that cannot be used causes a warning and is ignored; a file with nothing to listen on is an
+//! error. Reads that one file, and looks up names if the file asks for it.
 
 mod file;
 mod ini;
@@ -23,28 +23,28 @@ use crate::endpoint::{Address, Endpoint};
 use crate::observe::words::system_words;
 use crate::settings;
 
-/// What it is called in what it says, whatever was typed to start it.
+/// The name in its messages, whatever link started it.
 const NAME: &str = "PumpkinLB";
-/// What is typed after `cbpx`.
+/// The subcommand of `cbpx`.
 const SUBCOMMAND: &str = "pumpkin";
-/// Of whatever keeps it from starting.
+/// Exit status when the program cannot start.
 const NOT_STARTED: u8 = 1;
 
-/// A worker that has failed is passed over for so long, where there is another.
+/// How long a failed worker is used only if no other is available.
 const FORGET_AFTER: Duration = Duration::from_secs(5);
-/// For one worker. After that the client is given the next.
+/// Connect timeout per worker; then the client is offered to the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A client that all have refused is offered to them again after a pause, for half a minute.
+/// A client that all workers refused is offered again after each pause, for 30 s.
 const ROUNDS: RetryPolicy = RetryPolicy { most: 600, pause: Duration::from_millis(50) };
-/// How often binding is tried again.
+/// Interval between attempts to bind a port.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
-/// For clients that are connected when the program is told to stop.
+/// Time for connected clients to finish after a signal to stop.
 const GRACE: Duration = Duration::from_secs(6);
 
-/// Reads what follows the name under which it was called.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// What is wrong with the arguments or the file.
+/// Explains what is wrong with the arguments or the file.
 pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     let (name, words) = arguments.split_first().map_or((NAME.into(), arguments), |(name, words)| {
         (Path::new(name).file_name().unwrap_or(name).to_string_lossy(), words)
@@ -109,7 +109,7 @@ fn read(path: &Path, pairs: Option<usize>, look_up: impl Fn(&Endpoint) -> Option
     }
 }
 
-/// The address of a name, as the original takes it: the first one, of IPv4 if there is such.
+/// The address of a name, chosen as in the original: the first IPv4 address, else the first.
 fn look_up(worker: &Endpoint) -> Option<Endpoint> {
     let tcp = |address| match address {
         Address::Tcp(address) => Some(address),
@@ -120,7 +120,7 @@ fn look_up(worker: &Endpoint) -> Option<Endpoint> {
     first.map(|address| Endpoint::from(*address))
 }
 
-/// `None` without a mapping.
+/// Returns `None` without a mapping.
 fn config(options: &PumpkinOptions, mappings: Vec<Mapping>) -> Option<Config> {
     let services: Vec<_> = mappings.into_iter().map(|mapping| service(options, mapping)).collect();
     (!services.is_empty()).then(|| Config {
@@ -181,7 +181,7 @@ fn service(options: &PumpkinOptions, mapping: Mapping) -> Service {
         when_full: WhenFull::Wait,
         retry: ROUNDS,
         seed: u64::from(std::process::id()),
-        // Whoever waits for a worker that never answers must not keep others from one that does.
+        // Clients that wait for an unresponsive worker must not delay the others.
         max_dials: usize::MAX,
         grace: GRACE,
     }
@@ -206,7 +206,7 @@ mod tests {
         words
     }
 
-    /// What a file with this text comes to; names are not asked for.
+    /// The configuration of a file with this text; names are not looked up.
     fn of(text: &str) -> Config {
         let read = file::read(text, |worker| Some(worker.clone())).unwrap();
         config(&read.options, read.mappings).unwrap()

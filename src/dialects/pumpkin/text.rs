@@ -1,6 +1,6 @@
-//! What the program tells about itself.
+//! Texts for `--help`, `--help-config` and `--version`.
 
-/// One line.
+/// The usage line.
 pub fn usage(program: &str) -> String {
     format!("Usage: {program} CONFIG, or {program} --help | --help-config | --version")
 }
@@ -28,10 +28,10 @@ pub fn help(program: &str) -> String {
 }
 
 pub fn help_config() -> String {
-    "A configuration file has sections of lines KEY=VALUE or KEY: VALUE. Where a line\n\
-     has a '=' it is split there. Keys are case-insensitive, lines that begin with #\n\
-     or ; are comments, indented lines go on with the value before, '%' is written\n\
-     '%%'. A repeated key is an error; unknown ones are told and ignored.\n\n\
+    "A configuration file has sections of lines KEY=VALUE or KEY: VALUE. A line with\n\
+     a '=' is split there. Keys are case-insensitive, lines that begin with # or ;\n\
+     are comments, indented lines continue the previous value, '%' is written '%%'.\n\
+     A repeated key is an error; an unknown key causes a warning and is ignored.\n\n\
      [options]                 may be left out\n\
      \x20 pre_resolve_workers=1   1 or true: names of workers are looked up once, at the\n\
      \x20                         start, and a worker without an address is left out.\n\
@@ -46,7 +46,7 @@ pub fn help_config() -> String {
      \x20                         own at once, 0 to 65536; the others share threads\n\n\
      [mappings]                one line for each port to listen on\n\
      \x20 PORT=HOST:PORT,HOST:PORT,...         on all IPv4 addresses\n\
-     \x20 ADDR:PORT=HOST:PORT,HOST:PORT,...    on this one; [ADDR]:PORT if it is IPv6\n\n\
+     \x20 ADDR:PORT=HOST:PORT,HOST:PORT,...    on this address; IPv6: [ADDR]:PORT\n\n\
      Example:\n\n\
      \x20 [options]\n\
      \x20 buffer_size=4096\n\n\

@@ -1,4 +1,4 @@
-//! Who is given which channel.
+//! Which channel a client gets.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
@@ -99,7 +99,7 @@ fn only_configured_destinations_are_ever_used() {
     assert_eq!((old.connections(), new.connections()), (1, 1));
 }
 
-/// Who serves each of 12 client addresses.
+/// The servers of 12 client addresses.
 fn homes(balance: &Balance) -> BTreeMap<Ipv4Addr, String> {
     let clients = (1..=12).map(|last| Ipv4Addr::new(127, 0, 0, last));
     clients.map(|ip| (ip, served(&mut balance.connect_from(ip)).expect("served"))).collect()

@@ -268,10 +268,10 @@ fn kill_needs_the_whole_word_and_is_an_orderly_stop() {
     let port = balance.port().to_string();
     let ran = balance.control(&["-c", "kill", &port]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "shutdown complete, exiting.\n"));
-    // At once: no master, and nobody listens.
+    // At once: there is no master, and the port is closed.
     balance.control(&["-c", "show", &port]).failed_with(69, &["no master process, exiting."]);
     assert!(TcpStream::connect(balance.addr()).is_err());
-    // Whoever is connected goes on, and the next instance has the port already.
+    // The connected client continues, and the next instance already has the port.
     let next = Backend::echo("next");
     let after = Balance::start_at(Reserved::at(Ipv4Addr::UNSPECIFIED, balance.port()), &[], &[&next.address()]);
     assert_eq!(served(&mut after.connect()).as_deref(), Some("next"));

@@ -68,7 +68,7 @@ impl Balance {
         self.dir.path().join("run").join(format!("balance.{}.{}.sock", self.port(), self.bind))
     }
 
-    /// The answer to one command, asked as `-c` does; `None` when nobody is there.
+    /// The answer to one command, sent as `-c` does; `None` without an instance.
     fn asked(&self, command: &str) -> Option<String> {
         answer(&self.socket(), command)
     }
@@ -179,7 +179,7 @@ pub fn served(client: &mut TcpStream) -> Option<String> {
     Some(answer.trim_end_matches(":who?").to_owned())
 }
 
-/// Who serves so many new clients, one after the other; each has gone before the next one comes.
+/// The servers of this many new clients, one after the other; each has left before the next one connects.
 pub fn each_served(balance: &Balance, clients: usize) -> Vec<Option<String>> {
     let one = |_| {
         let mut client = balance.connect();

@@ -127,7 +127,7 @@ fn capital_b_is_the_address_the_servers_see() {
     let balance = Balance::start(&["-B", "127.0.0.77"], &[&server.address()]);
     let _client = balance.connect();
     assert_eq!(server.accept().peer_addr().unwrap().ip().to_string(), "127.0.0.77");
-    // One that is not of this machine is ignored, as it always was.
+    // As before, an address that is not local is ignored.
     let balance = Balance::start(&["-B", "192.0.2.1"], &[&server.address()]);
     let _client = balance.connect();
     assert_eq!(server.accept().peer_addr().unwrap().ip().to_string(), "127.0.0.1");

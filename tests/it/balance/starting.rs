@@ -186,7 +186,7 @@ fn a_destination_that_is_the_listener_itself_is_refused() {
     }
 }
 
-/// `-T`: a connection on which nothing passes is reset, and that is told on standard error.
+/// `-T`: an idle connection is reset, and this is logged on standard error.
 #[test]
 fn an_idle_connection_is_closed_after_capital_t_seconds() {
     let a = Backend::echo("A");

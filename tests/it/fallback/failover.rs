@@ -1,4 +1,4 @@
-//! Who gets which server: the first that works, the next when it fails, the first again when it is back.
+//! Which server a client gets: the first that works, the next when it fails, the first again when it is back.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -150,7 +150,7 @@ fn without_a_host_it_listens_on_all_addresses_of_both_kinds() {
 
 #[test]
 fn ipv6_and_names_work_on_both_sides() {
-    // A port that nobody else is given.
+    // A port that is not given to another process.
     let port = Reserved::new();
     let six = TcpListener::bind(("::1", port.port())).unwrap();
     let address = six.local_addr().unwrap().to_string();

@@ -147,7 +147,7 @@ fn a_profile_that_cannot_be_written_to_its_file_is_told_with_status_1() {
     let dir = TempDir::new("profile");
     let fifo = dir.path().join("fifo");
     assert_eq!(run(std::process::Command::new("mkfifo").arg(&fifo)).code, Some(0));
-    // Nobody reads there: it does not wait for that.
+    // The FIFO has no reader, and the proxy does not wait for one.
     fails_to_start(fifo.to_str().unwrap()).failed_with(1, &["cannot open CPU profile", "fifo: "]);
 
     let server = Backend::echo("s");

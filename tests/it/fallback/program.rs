@@ -27,7 +27,7 @@ impl Fallback {
         Fallback::start_at("127.0.0.1:PORT", flags, remotes)
     }
 
-    /// Likewise, to listen here; `PORT` is a port of its own.
+    /// The same, on this address; `PORT` is replaced by a reserved port.
     pub fn start_at(local: &str, flags: &[&str], remotes: &[&str]) -> Fallback {
         let started = Fallback::spawn(local, flags, remotes, |_| {});
         started.says("Listening on ");
@@ -72,7 +72,7 @@ impl Fallback {
         self.says_times(token, 1).remove(0)
     }
 
-    /// Waits for so many lines with this in them, at least.
+    /// Waits for at least this many lines that contain this.
     pub fn says_times(&self, token: &str, times: usize) -> Vec<String> {
         let mut found = Vec::new();
         eventually(SOON, &format!("it says '{token}' {times} times"), || {
@@ -121,7 +121,7 @@ fn read_lines(from: impl Read, into: &Mutex<Vec<String>>) {
     }
 }
 
-/// A port on which nobody answers, and somebody may listen later: until then connections are refused.
+/// A port on which a server may listen later: until then connections are refused.
 pub struct Absent(Reserved);
 
 impl Absent {

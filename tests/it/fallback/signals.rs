@@ -115,7 +115,7 @@ fn a_logfile_is_appended_to_with_mode_0640_and_opened_again_on_sighup() {
     fs::rename(&log, &old).unwrap();
     catches(fallback.pid(), Signal::TERM);
     fallback.signal(Signal::HUP);
-    // In the new one, as in the original's: whoever rotates logs reads there that it has worked.
+    // In the new file, as in the original: it tells the operator that the rotation has worked.
     eventually(SOON, "the new file begins with it", || read(&log).contains(" SIGHUP received, re-opening logfile"));
     assert!(!read(&old).contains("SIGHUP"));
     assert_eq!(served_by(&mut fallback.connect()), "s");

@@ -68,7 +68,7 @@ fn s3_gives_whoever_has_had_the_least_time() {
     let proxy = start(&["-s3"], &backends);
     let mut long = proxy.connect();
     assert_eq!(served_by(&mut long), "A");
-    // One that comes and goes while the other stays.
+    // A client that comes and goes while another stays.
     assert_eq!(proxy.serves(), "B");
     drop(long);
     proxy.has_accesses(2);

@@ -33,7 +33,7 @@ impl Fproxy {
         Fproxy::start_in(TempDir::new("fproxy"), options, backends)
     }
 
-    /// Likewise, in this directory.
+    /// The same, in this directory.
     pub fn start_in(dir: TempDir, options: &[&str], backends: &[&str]) -> Fproxy {
         let port = Reserved::new();
         let mut command = fproxy(dir.path());
@@ -60,7 +60,7 @@ impl Fproxy {
         connect(self.addr())
     }
 
-    /// Who serves a new client, which has gone, and is in the access log, when this returns.
+    /// The server of a new client, which has left and is in the access log when this returns.
     pub fn serves(&self) -> String {
         let before = self.accesses().len();
         let mut client = self.connect();
@@ -74,7 +74,7 @@ impl Fproxy {
         lines(&self.path("access.log"))
     }
 
-    /// Waits until so many clients have gone.
+    /// Waits until this many clients have left.
     pub fn has_accesses(&self, number: usize) -> Vec<String> {
         eventually(SOON, "the access log tells of it", || self.accesses().len() >= number);
         self.accesses()

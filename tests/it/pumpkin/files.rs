@@ -139,8 +139,8 @@ fn what_is_unknown_or_wrong_in_the_options_is_told_and_the_rest_holds() {
     for told in [
         "WARNING: line 2: buffer_size must be a number of bytes above 0 (given: 0); 4096 is used\n",
         "WARNING: line 3: pre_resolve_workers must be 1, true, 0 or false (given: maybe); 1 is used\n",
-        "WARNING: line 4: there is no key 'nosuch' in [options]; it is ignored\n",
-        "WARNING: line 5: there is no section [extra]; it is ignored\n",
+        "WARNING: line 4: unknown key 'nosuch' in [options], ignored\n",
+        "WARNING: line 5: unknown section [extra], ignored\n",
     ] {
         assert!(pumpkin.err().contains(told), "{told}: {}", pumpkin.err());
     }

@@ -74,7 +74,7 @@ impl Pumpkin {
         });
     }
 
-    /// Likewise, on standard error.
+    /// The same, on standard error.
     pub fn warns(&self, token: &str, times: usize) {
         eventually(SOON, &format!("'{token}' {times} times on standard error"), || {
             self.err().matches(token).count() >= times

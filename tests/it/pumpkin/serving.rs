@@ -61,14 +61,14 @@ fn defect_11_a_client_that_does_not_read_stalls_nobody_and_fills_no_memory() {
     let pumpkin = Pumpkin::start(1, &format!("[mappings]\nP0={}\n", server.address()));
     let mut client = pumpkin.connect(0);
     let mut far = server.accept();
-    // Downwards until it stops: nobody reads there.
+    // Server to client until it stops: the client does not read.
     far.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut sent = 0;
     while let Ok(length) = far.write(&[1; 64 * 1024]) {
         sent += length;
         assert!(sent < MOST, "it has taken {sent} bytes that nobody reads");
     }
-    // Upwards it goes on.
+    // The other direction continues.
     client.write_all(b"still here").unwrap();
     let mut heard = [0; 10];
     far.read_exact(&mut heard).unwrap();

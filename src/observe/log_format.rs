@@ -11,8 +11,8 @@ use crate::config::Service;
 use crate::core::msg::{BackendId, BackendNote, BackendView, ClientId, ClientNote, ServiceNote, UpstreamId};
 use crate::endpoint::{Address, Endpoint};
 
-/// Lines of a log format have this target: in styles other than [`LogStyle::Origin`] nobody else's are written, except
-/// warnings and errors.
+/// Lines of a log format have this target. In styles other than [`Origin`](crate::config::LogStyle::Origin) only these
+/// are written, and warnings and errors of the rest of the program.
 pub const TARGET: &str = concat!(env!("CARGO_PKG_NAME"), "::log_format");
 
 /// Finds the words. A format says nothing of a group of notes, or of probes, unless it implements the method.

@@ -1,4 +1,5 @@
-//! Streams, listeners and the accept loop, over TCP and Unix sockets alike, with the socket options this program needs.
+//! Streams, listeners and the accept loop, over TCP and Unix sockets alike, with the socket options this program needs;
+//! and what error numbers mean to it.
 
 pub mod acceptor;
 pub mod errno;

@@ -103,7 +103,7 @@ fn options(section: &Section, warnings: &mut Vec<String>) -> PumpkinOptions {
                     warnings.push(format!("line {line}: thread_pairs {words}; {used} is used"));
                 }
             },
-            _ => warnings.push(format!("line {line}: there is no key '{key}' in [options]; it is ignored")),
+            _ => warnings.push(format!("line {line}: unknown key '{key}' in [options], ignored")),
         }
     }
     if !section.entries.iter().any(|entry| entry.key == "buffer_size") {

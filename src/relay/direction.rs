@@ -54,8 +54,17 @@ pub struct Resources {
     pub idle_timeout: Option<Duration>,
     /// Where everything that passes is shown. It is copied then, whatever its amount.
     pub display: Option<DumpHandle>,
-    /// Where it is told how many bytes were read, before they are passed on: for another thread.
-    pub taken: Option<Arc<AtomicU64>>,
+    /// What another thread is told of each read before the bytes are passed on.
+    pub taken: Option<Taken>,
+}
+
+/// What is noted when bytes have been read and are about to be passed on.
+#[derive(Debug)]
+pub enum Taken {
+    /// How many bytes there were in all.
+    Count(Arc<AtomicU64>),
+    /// How many bytes of the other direction had been taken by then.
+    Other { count: Arc<AtomicU64>, answered: Arc<AtomicU64> },
 }
 
 /// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
@@ -161,8 +170,10 @@ impl Direction {
     }
 
     fn tell_taken(&self, length: usize, resources: &Resources) {
-        if let Some(taken) = &resources.taken {
-            taken.store(self.moved + length as u64, Ordering::Release);
+        match &resources.taken {
+            None => {}
+            Some(Taken::Count(count)) => count.store(self.moved + length as u64, Ordering::Release),
+            Some(Taken::Other { count, answered }) => answered.store(count.load(Ordering::Acquire), Ordering::Relaxed),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Connection {
     pub flow: Arc<ByteCounters>,
     /// Bytes of the client that were read; those that are being passed on included.
     pub up_taken: Arc<AtomicU64>,
+    /// `up_taken` when the backend's last bytes were read: what it had sent by then may be an answer to these.
+    pub answered: Arc<AtomicU64>,
     began: Instant,
     /// When a byte was passed on last, in microseconds after the beginning. Kept only where idle clients are closed.
     moved_at: AtomicU64,
@@ -84,6 +86,7 @@ impl Connection {
             up_is_stuck: AtomicBool::new(false),
             flow,
             up_taken: Arc::default(),
+            answered: Arc::default(),
             began: Instant::now(),
             moved_at: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -201,11 +204,15 @@ impl Connection {
             }
         }
         state.reason.ended(from);
-        let told = to.end_writing();
         // What the backend has answered was taken before, though the thread that has passed it on may not have said so
-        // yet.
-        let up = self.up_taken.load(Ordering::Acquire);
-        let parting = state.closing.ended(from, up, Instant::now());
+        // yet. Asked before the client hears of the end: what it makes of that must not change the answer.
+        let taken = self.up_taken.load(Ordering::Acquire);
+        let had = match from {
+            Which::Client => taken,
+            Which::Backend => taken.saturating_sub(self.unheard(taken, own)),
+        };
+        let told = to.end_writing();
+        let parting = state.closing.ended(from, had, Instant::now());
         self.attention.store(true, Ordering::Release);
         let both_ended = parting.is_some();
         self.part(&mut state, parting);
@@ -219,6 +226,17 @@ impl Connection {
             self.fail(&mut state, from, cause);
         }
         End::InOrder
+    }
+
+    /// Bytes of the client that the backend has not had when it ends. That is asked only if they are the last ones that
+    /// were taken either way: an exchange that the backend has ended with an answer costs no system call.
+    fn unheard(&self, taken: u64, backend: &Stream) -> u64 {
+        if taken <= self.answered.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let stuck = self.up_is_stuck.load(Ordering::Relaxed);
+        let kept = if stuck { taken.saturating_sub(self.flow.up.load(Ordering::Relaxed)) } else { 0 };
+        kept + backend.undelivered().map_or(0, u64::from)
     }
 
     /// A read of this side has failed: what it had sent has been passed on.
@@ -260,6 +278,16 @@ impl Connection {
     /// whether its own side can still fail; `None` at the end.
     pub fn attend(&self, own: Which) -> Option<(Option<Instant>, bool)> {
         let mut state = self.state.lock();
+        let look = self.due(&mut state);
+        state.parting.is_none().then(|| (look, !state.closing.has_failed(own)))
+    }
+
+    /// The same, for a thread that may have more to pass on.
+    pub fn do_what_is_due(&self) -> Option<Instant> {
+        self.due(&mut self.state.lock())
+    }
+
+    fn due(&self, state: &mut State) -> Option<Instant> {
         if state.parting.is_some() {
             return None;
         }
@@ -269,17 +297,16 @@ impl Connection {
         }
         let now = Instant::now();
         if std::mem::take(&mut state.asked) && state.closing.is_dismissible() {
-            let info = self.info(&state);
+            let info = self.info(state);
             let parting = state.closing.close_gracefully(&info);
-            self.part(&mut state, parting);
+            self.part(state, parting);
         }
         if state.parting.is_none() && state.closing.next_look().is_some_and(|at| at <= now) {
-            let info = self.info(&state);
+            let info = self.info(state);
             let parting = state.closing.look(&info, now);
-            self.part(&mut state, parting);
+            self.part(state, parting);
         }
-        let next = (state.closing.next_look(), !state.closing.has_failed(own));
-        state.parting.is_none().then_some(next)
+        state.closing.next_look()
     }
 
     /// Reports whether a switchover needs to wait for this client, if that has changed. One thread reports at a time;
@@ -337,7 +364,9 @@ impl Connection {
         self.attention.store(true, Ordering::Release);
         match parting {
             Some(_) => self.part(state, parting),
-            None => self.wake_both(state),
+            // The other side is not read any more, but its reading half stays open: one that still sends would be reset
+            // by the system otherwise, before it has had the rest.
+            None => self.wake(state),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::net::wait_for;
 use crate::observe::dump::DumpSource;
 use crate::relay::RelayConfig;
 use crate::relay::closing::Which;
-use crate::relay::direction::{Direction, Progress, RelayError, Resources};
+use crate::relay::direction::{Direction, Progress, RelayError, Resources, Taken};
 use crate::relay::peer::Peer;
 use crate::relay::report::Reporter;
 
@@ -30,6 +30,8 @@ pub struct Copier {
     to: Peer,
     direction: Direction,
     resources: Resources,
+    /// When the connection is to be looked at, at the latest, although nothing has happened.
+    look: Option<Instant>,
 }
 
 /// How long a large buffer or a pipe waits for its next use: the pause between two transfers of one client.
@@ -51,7 +53,11 @@ impl Copier {
             Which::Backend => DumpSource::Backend,
         };
         let mut resources = Resources::new(Arc::clone(&config.pipes), config.idle_timeout, config.display.clone());
-        resources.taken = (own == Which::Client).then(|| Arc::clone(&connection.up_taken));
+        let count = Arc::clone(&connection.up_taken);
+        resources.taken = Some(match own {
+            Which::Client => Taken::Count(count),
+            Which::Backend => Taken::Other { count, answered: Arc::clone(&connection.answered) },
+        });
         resources.first_size = config.first_size.load(Ordering::Relaxed);
         Copier {
             connection,
@@ -61,6 +67,7 @@ impl Copier {
             to: peer(own.other()),
             direction: Direction::from(sender),
             resources,
+            look: None,
         }
     }
 
@@ -99,10 +106,12 @@ impl Copier {
     }
 
     /// Whether there is more to pass on.
-    fn moves(&self) -> bool {
+    fn moves(&mut self) -> bool {
         if !self.connection.attention.load(Ordering::Acquire) {
             return true;
         }
+        // The other thread may be waiting in a read, so it cannot be relied on to do this.
+        self.look = self.connection.do_what_is_due();
         let moves = self.connection.moves(self.own);
         self.connection.report_dismissible(&*self.reporter);
         moves
@@ -133,7 +142,7 @@ impl Copier {
         } else {
             vec![waker, PollFd::new(&*self.from.stream, PollFlags::IN)]
         };
-        wait_for(&mut fds, idle_at.into_iter().chain(tidy_at).min())?;
+        wait_for(&mut fds, idle_at.into_iter().chain(tidy_at).chain(self.look).min())?;
         let happened = !fds[1].revents().is_empty();
         let from_state = fds.get(2).map_or(PollFlags::empty(), PollFd::revents);
         if happened && stuck {

@@ -70,7 +70,8 @@ engine of cbpx.
              direction (default: never)
   -6         listen on ::, for IPv6 and IPv4
   --thread_pairs N
-             at most N clients at once have a pair of threads of their own; the others share threads (default 256)
+             at most N clients at once have a pair of threads of their own; the
+             others share threads (default 256)
 
 If an option is repeated, the last one counts.
 Limits: 16 groups, 63 servers and separators on the command line, 64 servers in

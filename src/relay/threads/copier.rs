@@ -195,10 +195,10 @@ impl Copier {
         self.resources.idle_timeout.map(|timeout| self.connection.idle_at(timeout))
     }
 
-    /// Others may have passed something on since the time was read.
+    /// The other thread may have passed something on since the time was read, so the connection looks again.
     fn expire(&self) {
-        if self.idle_at().is_some_and(|at| at <= Instant::now()) {
-            self.connection.idle();
+        if let Some(timeout) = self.resources.idle_timeout {
+            self.connection.idle(timeout);
         }
     }
 

@@ -111,7 +111,7 @@ fn a_profile_is_written_at_the_end_and_tells_where_the_time_went() {
     assert!(names.iter().any(|name| name.contains("cbpx::relay")), "{names:#?}");
     let threads: Vec<_> =
         profile.sample.iter().flat_map(|sample| &sample.label).map(|label| text(&profile, label.str)).collect();
-    assert!(threads.iter().any(|name| name.starts_with("relay-")), "{threads:?}");
+    assert!(threads.iter().any(|name| name.starts_with("client-")), "{threads:?}");
     assert_eq!(fs::read_dir(&spill).unwrap().count(), 0, "nothing is left in the temporary directory");
     assert!(fallback.count("profiler") == 0, "{:?}", fallback.lines());
 }

@@ -196,6 +196,8 @@ fn redis_goes_there_and_back_and_no_client_notices() {
 fn a_redis_switch_that_fails_leaves_everything_as_it_was() {
     let site = site();
     site.first.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    // It counts its replicas once a second.
+    eventually(super::LONG, "the replica is counted", || site.first.takes_writes());
     let read_only =
         |value: &'static str| move |second: &Redis| drop(second.ask(&["CONFIG", "SET", "replica-read-only", value]));
     super::leaves_everything_as_it_was(&site, read_only("no"), read_only("yes"), "is not replica-read-only");

@@ -4,23 +4,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
-
 use super::connection::{Connection, Outcome};
-use super::deadlines::Deadlines;
 use super::mailbox::{Mailbox, WorkerCommand};
 use crate::core::msg::{ClientId, CloseReason};
 use crate::memory::give_back_memory;
-use crate::net::Stream;
+use crate::net::{Deadlines, Events, Poller, Stream};
 use crate::relay::RelayConfig;
 use crate::relay::closing::Which;
 use crate::relay::direction::Resources;
@@ -29,12 +22,11 @@ use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
 /// What the thread owns.
 pub struct Worker {
-    /// Where events come from.
-    set: OwnedFd,
+    /// Where commands and events come from.
     mailbox: Mailbox,
     reporter: Arc<dyn Reporter>,
     connections: HashMap<ClientId, Connection>,
-    deadlines: Deadlines,
+    deadlines: Deadlines<ClientId>,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
     /// What has not been reported yet.
@@ -46,21 +38,14 @@ pub struct Worker {
     first_size: Arc<AtomicUsize>,
 }
 
-/// Stands for the mailbox among the sockets' tokens, which are below: clients are counted from 0.
-const WAKER: u64 = u64::MAX;
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
 /// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
 const BATCH: usize = 256;
 
 impl Worker {
-    /// # Errors
-    /// When there is no descriptor.
-    pub fn new(mailbox: Mailbox, reporter: Arc<dyn Reporter>, config: RelayConfig) -> io::Result<Worker> {
-        let set = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&set, mailbox.waker(), EventData::new_u64(WAKER), EventFlags::IN | EventFlags::ET)?;
-        Ok(Worker {
-            set,
+    pub fn new(mailbox: Mailbox, reporter: Arc<dyn Reporter>, config: RelayConfig) -> Worker {
+        Worker {
             mailbox,
             reporter,
             connections: HashMap::new(),
@@ -70,7 +55,7 @@ impl Worker {
             resources: Resources::new(config.pipes, config.idle_timeout, config.display),
             tidy_at: None,
             first_size: config.first_size,
-        })
+        }
     }
 
     /// Works until it is told to stop; whoever is left then is cut.
@@ -78,7 +63,7 @@ impl Worker {
     /// # Errors
     /// Only a defect here can make waiting fail.
     pub fn run(mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(BATCH);
+        let mut events = Events::new(BATCH);
         loop {
             loop {
                 let commands = self.mailbox.collect();
@@ -109,8 +94,9 @@ impl Worker {
             }
             self.wait(&mut events)?;
             self.resources.first_size = self.first_size.load(Ordering::Relaxed);
-            for (client, role, events) in events.iter().filter_map(told) {
-                self.attend(client, |connection, context| connection.stirred(role, events, context));
+            for (token, flags) in events.iter() {
+                let (client, role) = socket(token);
+                self.attend(client, |connection, context| connection.stirred(role, flags, context));
             }
             self.fire();
             for _ in 0..self.yielding.len() {
@@ -122,24 +108,16 @@ impl Worker {
         }
     }
 
-    /// The one place that waits: for an event or the next alarm.
-    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        let left = if self.yielding.is_empty() {
-            let connections = &self.connections;
-            let waits = |client, at| connections.get(&client).is_some_and(|connection| connection.waits_for(at));
-            let deadline = self.deadlines.next(connections.len(), waits);
-            let next = deadline.into_iter().chain(self.tidy_at).min();
-            next.map(|at| at.saturating_duration_since(Instant::now()))
-        } else {
-            Some(Duration::ZERO)
-        };
-        let timeout =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
-        events.clear();
-        match epoll::wait(&self.set, spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(e) => Err(e.into()),
+    /// The one place that waits: for an event or the next deadline.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let poller = self.mailbox.poller();
+        if !self.yielding.is_empty() {
+            return poller.take(events);
         }
+        let connections = &self.connections;
+        let waits = |client, at| connections.get(&client).is_some_and(|connection| connection.waits_for(at));
+        let deadline = self.deadlines.next_awaited(connections.len(), waits);
+        poller.wait(events, deadline.into_iter().chain(self.tidy_at).min())
     }
 
     /// Does what it is time for.
@@ -162,7 +140,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(&client) else { return };
         let mut context = WorkerContext {
             client,
-            set: &self.set,
+            poller: self.mailbox.poller(),
             resources: &mut self.resources,
             deadlines: &mut self.deadlines,
             reports: &mut self.reports,
@@ -197,9 +175,9 @@ impl Worker {
 /// What a link may use of its thread's.
 pub struct WorkerContext<'a> {
     pub client: ClientId,
-    set: &'a OwnedFd,
+    poller: &'a Poller,
     pub resources: &'a mut Resources,
-    deadlines: &'a mut Deadlines,
+    deadlines: &'a mut Deadlines<ClientId>,
     reports: &'a mut Vec<Report>,
 }
 
@@ -209,7 +187,7 @@ impl WorkerContext<'_> {
     /// # Errors
     /// When the system has no room for one more.
     pub fn watch(&self, stream: &Stream, role: Which) -> io::Result<()> {
-        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, role)), EVENTS)?)
+        self.poller.add(stream, token(self.client, role), EVENTS)
     }
 
     /// Whether a switchover needs to wait for the link has changed.
@@ -224,11 +202,10 @@ impl WorkerContext<'_> {
     }
 }
 
-/// What an event is about; `None` for the waker.
-fn told(event: &Event) -> Option<(ClientId, Which, EventFlags)> {
-    let token = event.data.u64();
+/// The socket that a token stands for.
+fn socket(token: u64) -> (ClientId, Which) {
     let role = if token & 1 == 0 { Which::Client } else { Which::Backend };
-    (token != WAKER).then_some((ClientId(token >> 1), role, event.flags))
+    (ClientId(token >> 1), role)
 }
 
 fn token(client: ClientId, role: Which) -> u64 {

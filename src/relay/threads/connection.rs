@@ -3,18 +3,16 @@
 //! first three methods under that.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::dial::{self, Dialled, Wish};
 use super::sockets::{Sockets, Stopped};
 use crate::core::msg::{ClientId, CloseReason};
-use crate::net::Stream;
+use crate::net::{Stream, Waker};
 use crate::relay::closing::{Closing, Facts, Parting, Which};
 use crate::relay::dial::Dial;
 use crate::relay::reason::{Reason, part_from};
@@ -25,7 +23,7 @@ use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
 pub struct Connection {
     client: ClientId,
     /// Readable when a thread that waits in poll(2) is to look at the state.
-    waker: OwnedFd,
+    waker: Waker,
     /// Not only bytes are to be passed on: the state is to be looked at before each step.
     pub attention: AtomicBool,
     /// Bytes of the client were read and cannot be written to the backend.
@@ -79,7 +77,7 @@ impl Connection {
     pub fn new(client: ClientId, flow: Arc<ByteCounters>) -> io::Result<Connection> {
         Ok(Connection {
             client,
-            waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            waker: Waker::new()?,
             attention: AtomicBool::new(false),
             up_is_stuck: AtomicBool::new(false),
             flow,
@@ -155,7 +153,7 @@ impl Connection {
         sockets
     }
 
-    pub fn waker(&self) -> &OwnedFd {
+    pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
@@ -264,8 +262,7 @@ impl Connection {
             return None;
         }
         if std::mem::take(&mut state.rung) {
-            // It was readable, so this does not fail.
-            rustix::io::read(&self.waker, &mut [0; 8]).ok();
+            self.waker.reset();
         }
         let now = Instant::now();
         if std::mem::take(&mut state.asked) && state.closing.is_dismissible() {
@@ -372,8 +369,7 @@ impl Connection {
 
     fn wake(&self, state: &mut State) {
         state.rung = true;
-        // Fails when the counter is full: after 2^64 times.
-        rustix::io::write(&self.waker, &1_u64.to_ne_bytes()).ok();
+        self.waker.wake();
     }
 
     /// Some system calls: for moments that are rare.

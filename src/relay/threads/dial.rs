@@ -1,14 +1,13 @@
 //! The dial of a client that has threads of its own: waited for in poll(2), until somebody does not want it any more.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
 use crate::core::msg::DialFailure;
 use crate::endpoint::Address;
-use crate::net::{Stream, wait_until};
+use crate::net::{Stream, Waker, wait_until};
 use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
 
 /// What somebody else wants of a dial.
@@ -30,7 +29,7 @@ pub enum Dialled {
 }
 
 /// Waits for the dial. The waker is readable when there is a wish.
-pub fn wait(mut dial: Dial, waker: &OwnedFd, wish: impl Fn() -> Option<Wish>) -> Dialled {
+pub fn wait(mut dial: Dial, waker: &Waker, wish: impl Fn() -> Option<Wish>) -> Dialled {
     let mut wakeup = Wakeup::Clock;
     loop {
         let until = match dial.step(wakeup, Instant::now()) {

@@ -58,15 +58,15 @@ pub struct Resources {
     pub taken: Option<Arc<AtomicU64>>,
 }
 
-/// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
+/// How far a direction, a pair of them or a whole connection has come after a turn. `E`: what is told at its end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// For an event.
+pub enum Progress<E> {
+    /// It waits for an event.
     Waits,
     /// It has had its turn and could go on: others first.
     Yields,
-    /// The reading side ended its stream, and everything it sent was passed on.
-    Ended,
+    /// There will be no other turn.
+    Ended(E),
 }
 
 /// Which side ended a direction.
@@ -120,7 +120,9 @@ impl Direction {
         Direction { sender, moved: 0, pending: Pending::Nothing, size: 0, full: 0 }
     }
 
-    /// Moves bytes until there are none, there is no room, or the turn is over.
+    /// Moves bytes until there are none, there is no room, or the turn is over. No byte is lost between the sides: what
+    /// was read was written or is kept. Ends when the reading side has ended its stream and everything it sent was passed
+    /// on.
     ///
     /// # Errors
     /// Which side failed. The bytes kept are lost with the connection, which the caller makes visible.
@@ -129,7 +131,7 @@ impl Direction {
         from: &mut Peer,
         to: &mut Peer,
         resources: &mut Resources,
-    ) -> Result<Progress, RelayError> {
+    ) -> Result<Progress<()>, RelayError> {
         let limit = self.moved + TURN as u64;
         loop {
             match self.step(from, to, resources)? {
@@ -143,13 +145,18 @@ impl Direction {
     ///
     /// # Errors
     /// See `advance`.
-    pub fn step(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<Progress, RelayError> {
+    pub fn step(
+        &mut self,
+        from: &mut Peer,
+        to: &mut Peer,
+        resources: &mut Resources,
+    ) -> Result<Progress<()>, RelayError> {
         if !self.unload(to, resources)? || !from.readable {
             return Ok(Progress::Waits);
         }
         Ok(match self.load(from, to, resources)? {
             ReadOutcome::Some => Progress::Yields,
-            ReadOutcome::End => Progress::Ended,
+            ReadOutcome::End => Progress::Ended(()),
         })
     }
 

@@ -39,17 +39,6 @@ pub struct Pair {
     over: bool,
 }
 
-/// What is to be done about a pair after its turn.
-#[derive(Debug)]
-pub enum PairProgress {
-    /// Wait for an event.
-    Waits,
-    /// Give it another turn when others have had theirs.
-    Yields,
-    /// Close both sockets and report.
-    Over(CloseSummary),
-}
-
 impl Pair {
     pub fn new(client: Stream, backend: Stream, flow: Arc<ByteCounters>) -> Pair {
         Pair {
@@ -73,8 +62,9 @@ impl Pair {
         }
     }
 
-    /// Moves what can be moved, in both directions, and looks at how it ends when that is due.
-    pub fn advance(&mut self, resources: &mut Resources) -> PairProgress {
+    /// Moves what can be moved, in both directions, and looks at how it ends when that is due. At its end the owner closes
+    /// both sockets and reports.
+    pub fn advance(&mut self, resources: &mut Resources) -> Progress<CloseSummary> {
         let sent = self.up.moved;
         let (mut up, mut down) = (Progress::Waits, Progress::Waits);
         if self.closing.moves(Which::Client) {
@@ -100,22 +90,22 @@ impl Pair {
         self.flow.up.store(self.up.moved, Ordering::Relaxed);
         self.flow.down.store(self.down.moved, Ordering::Relaxed);
         if self.over {
-            return PairProgress::Over(self.end(resources));
+            return Progress::Ended(self.end(resources));
         }
-        if up == Progress::Yields || down == Progress::Yields { PairProgress::Yields } else { PairProgress::Waits }
+        if up == Progress::Yields || down == Progress::Yields { Progress::Yields } else { Progress::Waits }
     }
 
     /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were
     /// passed on before the turn.
     fn after(
         &mut self,
-        outcome: Result<Progress, RelayError>,
+        outcome: Result<Progress<()>, RelayError>,
         from: Which,
         sent: u64,
         resources: &Resources,
-    ) -> Progress {
+    ) -> Progress<()> {
         match outcome {
-            Ok(Progress::Ended) => {
+            Ok(Progress::Ended(())) => {
                 self.direction(from).show_end(resources);
                 self.pass_on_end(from, sent);
             }
@@ -133,7 +123,7 @@ impl Pair {
             }
             Err(RelayError::Writing(e)) => self.fail(from.other(), e),
         }
-        Progress::Ended
+        Progress::Ended(())
     }
 
     fn pass_on_end(&mut self, from: Which, sent: u64) {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Outcome};
+use super::connection::Connection;
 use super::mailbox::{Mailbox, WorkerCommand};
 use crate::core::msg::{ClientId, CloseReason};
 use crate::memory::give_back_memory;
 use crate::net::{Deadlines, Events, Poller, Stream};
 use crate::relay::RelayConfig;
 use crate::relay::closing::Which;
-use crate::relay::direction::Resources;
+use crate::relay::direction::{Progress, Resources};
 use crate::relay::peer::EVENTS;
 use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
@@ -79,7 +79,7 @@ impl Worker {
                             self.attend(client, Connection::start);
                         }
                         WorkerCommand::CancelDial(client) => {
-                            self.attend(client, |connection, _| connection.cancel_dial())
+                            self.attend(client, |connection, context| connection.cancel_dial(context))
                         }
                         WorkerCommand::CloseGracefully(client) => {
                             self.attend(client, |connection, context| connection.close_gracefully(context))
@@ -136,7 +136,11 @@ impl Worker {
     }
 
     /// Lets `act` do something with a client, if it is still here, and does what follows.
-    fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Connection, &mut WorkerContext<'_>) -> Outcome) {
+    fn attend(
+        &mut self,
+        client: ClientId,
+        act: impl FnOnce(&mut Connection, &mut WorkerContext<'_>) -> Progress<Report>,
+    ) {
         let Some(connection) = self.connections.get_mut(&client) else { return };
         let mut context = WorkerContext {
             client,
@@ -146,33 +150,21 @@ impl Worker {
             reports: &mut self.reports,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| act(connection, &mut context)))
-            .unwrap_or(Outcome::Over(CloseSummary { why: CloseReason::Panicked, up: 0, down: 0, cause: None }));
-        let report = match outcome {
-            Outcome::Waits => return,
-            Outcome::Yields => return self.yielding.push_back(client),
-            Outcome::Connected(address) => return self.reports.push(Report::Connected(client, address)),
-            Outcome::DialFailed { failure, cause } => {
-                match self.connections.remove(&client).and_then(Connection::into_client) {
-                    Some(stream) => Report::DialFailed { client, stream, failure, cause },
-                    // Cannot be, and must not keep a client for ever if it is.
-                    None => Report::Closed(
-                        client,
-                        CloseSummary { why: CloseReason::Panicked, up: 0, down: 0, cause: Some(cause) },
-                    ),
-                }
-            }
-            Outcome::Over(ending) => {
+            .unwrap_or_else(|_| Progress::Ended(Report::Closed(client, CloseSummary::of_none(CloseReason::Panicked))));
+        match outcome {
+            Progress::Waits => {}
+            Progress::Yields => self.yielding.push_back(client),
+            Progress::Ended(report) => {
                 // The sockets are closed before anybody is told so.
                 self.connections.remove(&client);
                 give_back_memory(&mut self.connections);
-                Report::Closed(client, ending)
+                self.reports.push(report);
             }
-        };
-        self.reports.push(report);
+        }
     }
 }
 
-/// What a link may use of its thread's.
+/// What a connection may use of its thread's.
 pub struct WorkerContext<'a> {
     pub client: ClientId,
     poller: &'a Poller,
@@ -182,7 +174,7 @@ pub struct WorkerContext<'a> {
 }
 
 impl WorkerContext<'_> {
-    /// From now on the link is told what happens on this socket.
+    /// From now on the connection is told what happens on this socket.
     ///
     /// # Errors
     /// When the system has no room for one more.
@@ -190,13 +182,12 @@ impl WorkerContext<'_> {
         self.poller.add(stream, token(self.client, role), EVENTS)
     }
 
-    /// Whether a switchover needs to wait for the link has changed.
-    pub fn tell_dismissible(&mut self, dismissible: bool) {
-        let report = if dismissible { Report::Dismissible(self.client) } else { Report::Resumed(self.client) };
+    /// A report that is not the connection's last one.
+    pub fn report(&mut self, report: Report) {
         self.reports.push(report);
     }
 
-    /// The link will be told when this time has come.
+    /// The connection will be told when this time has come.
     pub fn wake_at(&mut self, at: Instant) {
         self.deadlines.set(at, self.client);
     }

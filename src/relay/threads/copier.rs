@@ -85,7 +85,7 @@ impl Copier {
             match outcome {
                 Ok(Progress::Yields) => {}
                 Ok(Progress::Waits) => self.wait()?,
-                Ok(Progress::Ended) => match self.connection.ended(self.own) {
+                Ok(Progress::Ended(())) => match self.connection.ended(self.own) {
                     End::InOrder => self.direction.show_end(&self.resources),
                     End::Failed => self.direction.show_failure(&self.resources),
                     End::Woken => {}

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::core::msg::DialFailure;
 use crate::endpoint::Address;
 use crate::net::{Stream, Waker, wait_until};
-use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
+use crate::relay::dial::{Dial, DialProgress, Wakeup, blame, cancelled};
 
 /// What somebody else wants of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +54,10 @@ impl Wish {
     /// The end of the dial.
     pub fn assigned(self) -> Dialled {
         match self {
-            Wish::Cancel => Dialled::Failed {
-                failure: DialFailure::Cancelled,
-                cause: io::Error::other("called off by a switchover"),
-            },
+            Wish::Cancel => {
+                let (failure, cause) = cancelled();
+                Dialled::Failed { failure, cause }
+            }
             Wish::Reset => Dialled::Reset,
         }
     }

@@ -205,5 +205,5 @@ impl Task {
 
 fn closed_while_dialling(client: ClientId, stream: Stream, why: CloseReason) -> Report {
     drop(stream);
-    Report::Closed(client, CloseSummary { why, up: 0, down: 0, cause: None })
+    Report::Closed(client, CloseSummary::of_none(why))
 }

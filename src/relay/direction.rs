@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use super::peer::Peer;
 use super::pipes::{self, Pipe, Pipes};
-use crate::observe::dump::{DumpHandle, DumpSource};
+use crate::core::msg::PeerRole;
+use crate::observe::dump::DumpHandle;
 
 /// A direction's progress.
 #[derive(Debug)]
 pub struct Direction {
-    sender: DumpSource,
+    sender: PeerRole,
     /// Bytes passed on.
     pub moved: u64,
     pending: Pending,
@@ -69,7 +70,7 @@ pub enum Progress<E> {
     Ended(E),
 }
 
-/// Which side ended a direction.
+/// PeerRole side ended a direction.
 #[derive(Debug)]
 pub enum RelayError {
     Reading(io::Error),
@@ -116,7 +117,7 @@ impl Resources {
 
 impl Direction {
     /// What this one sends.
-    pub fn from(sender: DumpSource) -> Direction {
+    pub fn from(sender: PeerRole) -> Direction {
         Direction { sender, moved: 0, pending: Pending::Nothing, size: 0, full: 0 }
     }
 
@@ -125,7 +126,7 @@ impl Direction {
     /// on.
     ///
     /// # Errors
-    /// Which side failed. The bytes kept are lost with the connection, which the caller makes visible.
+    /// PeerRole side failed. The bytes kept are lost with the connection, which the caller makes visible.
     pub fn advance(
         &mut self,
         from: &mut Peer,

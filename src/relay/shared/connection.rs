@@ -10,9 +10,8 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 
 use super::worker::WorkerContext;
-use crate::core::msg::{CloseReason, DialFailure};
+use crate::core::msg::{CloseReason, DialFailure, PeerRole};
 use crate::net::Stream;
-use crate::relay::closing::Which;
 use crate::relay::dial::{Dial, DialProgress, Wakeup, blame, cancelled};
 use crate::relay::direction::Progress;
 use crate::relay::pair::Pair;
@@ -60,7 +59,7 @@ impl Connection {
     pub fn start(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         if let ConnectionState::Dialling { dial, .. } = &self.stage
             && let Some(stream) = dial.stream()
-            && let Err(cause) = context.watch(stream, Which::Backend)
+            && let Err(cause) = context.watch(stream, PeerRole::Backend)
         {
             return self.dial_failed(DialFailure::Local, cause, context);
         }
@@ -68,7 +67,7 @@ impl Connection {
     }
 
     /// Something has happened on a socket.
-    pub fn stirred(&mut self, role: Which, events: EventFlags, context: &mut WorkerContext<'_>) -> Progress<Report> {
+    pub fn stirred(&mut self, role: PeerRole, events: EventFlags, context: &mut WorkerContext<'_>) -> Progress<Report> {
         match &mut self.stage {
             ConnectionState::Dialling { .. } => {
                 let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
@@ -187,7 +186,7 @@ impl Connection {
             }
             DialProgress::WaitsAnew(until) => {
                 if let Some(stream) = dial.stream()
-                    && let Err(cause) = context.watch(stream, Which::Backend)
+                    && let Err(cause) = context.watch(stream, PeerRole::Backend)
                 {
                     return self.dial_failed(DialFailure::Local, cause, context);
                 }
@@ -195,7 +194,7 @@ impl Connection {
                 Progress::Waits
             }
             DialProgress::Connected(backend, address) => {
-                if let Err(cause) = context.watch(client, Which::Client) {
+                if let Err(cause) = context.watch(client, PeerRole::Client) {
                     return self.dial_failed(DialFailure::Local, cause, context);
                 }
                 self.due = None;
@@ -203,7 +202,7 @@ impl Connection {
                     mem::replace(&mut self.stage, ConnectionState::Over)
                 {
                     let mut pair = Box::new(Pair::new(client, backend, flow));
-                    pair.note(Which::Backend, events);
+                    pair.note(PeerRole::Backend, events);
                     self.stage = ConnectionState::Paired(pair);
                 }
                 self.stirred = context.resources.idle_timeout.map(|_| Instant::now());

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::mailbox::{Mailbox, WorkerCommand};
-use crate::core::msg::{ClientId, CloseReason};
+use crate::core::msg::{ClientId, CloseReason, PeerRole};
 use crate::memory::give_back_memory;
 use crate::net::{Deadlines, Events, Poller, Stream};
 use crate::relay::RelayConfig;
-use crate::relay::closing::Which;
 use crate::relay::direction::{Progress, Resources};
 use crate::relay::peer::EVENTS;
 use crate::relay::report::{CloseSummary, Job, Report, Reporter};
@@ -89,7 +88,7 @@ impl Worker {
                         }
                     }
                 }
-                // Which may bring new orders.
+                // PeerRole may bring new orders.
                 self.reporter.report(&mut self.reports);
             }
             self.wait(&mut events)?;
@@ -178,7 +177,7 @@ impl WorkerContext<'_> {
     ///
     /// # Errors
     /// When the system has no room for one more.
-    pub fn watch(&self, stream: &Stream, role: Which) -> io::Result<()> {
+    pub fn watch(&self, stream: &Stream, role: PeerRole) -> io::Result<()> {
         self.poller.add(stream, token(self.client, role), EVENTS)
     }
 
@@ -194,14 +193,14 @@ impl WorkerContext<'_> {
 }
 
 /// The socket that a token stands for.
-fn socket(token: u64) -> (ClientId, Which) {
-    let role = if token & 1 == 0 { Which::Client } else { Which::Backend };
+fn socket(token: u64) -> (ClientId, PeerRole) {
+    let role = if token & 1 == 0 { PeerRole::Client } else { PeerRole::Backend };
     (ClientId(token >> 1), role)
 }
 
-fn token(client: ClientId, role: Which) -> u64 {
+fn token(client: ClientId, role: PeerRole) -> u64 {
     match role {
-        Which::Client => client.0 << 1,
-        Which::Backend => client.0 << 1 | 1,
+        PeerRole::Client => client.0 << 1,
+        PeerRole::Backend => client.0 << 1 | 1,
     }
 }

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 
 use super::dial::{self, Dialled, Wish};
 use super::sockets::{Sockets, Stopped};
-use crate::core::msg::{ClientId, CloseReason};
+use crate::core::msg::{ClientId, CloseReason, PeerRole};
 use crate::net::{Stream, Waker};
-use crate::relay::closing::{Closing, Facts, Parting, Which};
+use crate::relay::closing::{Closing, Facts, Parting};
 use crate::relay::dial::Dial;
 use crate::relay::reason::{Reason, part_from};
 use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
@@ -51,8 +51,8 @@ struct State {
     stopped: Option<Stopped>,
     /// A switchover asks whether it can go on without this client.
     asked: bool,
-    /// The waker is readable.
-    rung: bool,
+    /// The waker is readable: somebody has woken the threads.
+    woken: bool,
     /// Threads that are at work.
     threads: u8,
     /// What was reported last: see [`Closing::is_dismissible`].
@@ -93,7 +93,7 @@ impl Connection {
                 parting: None,
                 stopped: None,
                 asked: false,
-                rung: false,
+                woken: false,
                 threads: 2,
                 dismissible: false,
                 reporting: false,
@@ -168,14 +168,14 @@ impl Connection {
     }
 
     /// Whether bytes of this side are still to be passed on.
-    pub fn moves(&self, from: Which) -> bool {
+    pub fn moves(&self, from: PeerRole) -> bool {
         let mut state = self.state.lock();
         state.closing.sent(self.flow.up.load(Ordering::Relaxed));
         state.parting.is_none() && state.closing.moves(from)
     }
 
     /// A read of this side has returned its end. Passes it on, if it is one.
-    pub fn ended(&self, from: Which) -> End {
+    pub fn ended(&self, from: PeerRole) -> End {
         let mut state = self.state.lock();
         if state.parting.is_some() || !state.closing.moves(from) {
             return End::Woken;
@@ -220,21 +220,21 @@ impl Connection {
     }
 
     /// A read of this side has failed: what it had sent has been passed on.
-    pub fn reading_failed(&self, from: Which, cause: io::Error) {
+    pub fn reading_failed(&self, from: PeerRole, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, from, cause);
         state.closing.written(Instant::now());
     }
 
     /// A write to this side has failed.
-    pub fn writing_failed(&self, to: Which, cause: io::Error) {
+    pub fn writing_failed(&self, to: PeerRole, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, to, cause);
     }
 
     /// A poll of this side, which is not being read, says that it has failed. The error is asked for under the lock:
     /// who reads an end afterwards finds the failure noted.
-    pub fn poll_failed(&self, role: Which) {
+    pub fn poll_failed(&self, role: PeerRole) {
         let mut state = self.state.lock();
         let error = state.sockets.as_ref().and_then(|sockets| sockets.of(role).connection_error().unwrap_or_default());
         if let Some(cause) = error {
@@ -256,12 +256,12 @@ impl Connection {
 
     /// A thread that has nothing more to pass on does what is due. Returns when it is to come again at the latest, and
     /// whether its own side can still fail; `None` at the end.
-    pub fn attend(&self, own: Which) -> Option<(Option<Instant>, bool)> {
+    pub fn attend(&self, own: PeerRole) -> Option<(Option<Instant>, bool)> {
         let mut state = self.state.lock();
         if state.parting.is_some() {
             return None;
         }
-        if std::mem::take(&mut state.rung) {
+        if std::mem::take(&mut state.woken) {
             self.waker.reset();
         }
         let now = Instant::now();
@@ -312,7 +312,7 @@ impl Connection {
             return None;
         }
         if let (Some(parting), Some(sockets)) = (state.parting, state.sockets.take()) {
-            for (role, farewell) in [(Which::Client, parting.client), (Which::Backend, parting.backend)] {
+            for (role, farewell) in [(PeerRole::Client, parting.client), (PeerRole::Backend, parting.backend)] {
                 let (was_told, stopped) = (state.closing.has_ended(role.other()), state.stopped);
                 part_from(sockets.of(role), farewell, || was_told && sockets.has_ended(role, stopped));
             }
@@ -325,7 +325,7 @@ impl Connection {
     // With the lock.
 
     /// What the side had sent is still passed on; the other one is not read any more.
-    fn fail(&self, state: &mut State, role: Which, cause: io::Error) {
+    fn fail(&self, state: &mut State, role: PeerRole, cause: io::Error) {
         if state.parting.is_some() {
             return;
         }
@@ -357,7 +357,7 @@ impl Connection {
 
     /// A thread that reads finds the end of what has arrived, one that polls finds the waker.
     fn wake_both(&self, state: &mut State) {
-        let in_order = state.closing.has_ended(Which::Client) && state.closing.has_ended(Which::Backend);
+        let in_order = state.closing.has_ended(PeerRole::Client) && state.closing.has_ended(PeerRole::Backend);
         if let Some(sockets) = &state.sockets
             && !in_order
             && state.stopped.is_none()
@@ -368,7 +368,7 @@ impl Connection {
     }
 
     fn wake(&self, state: &mut State) {
-        state.rung = true;
+        state.woken = true;
         self.waker.wake();
     }
 

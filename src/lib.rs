@@ -76,7 +76,7 @@
 //! | `memory` | gives the memory of large tables back | nothing |
 //! | `rate_limit` | one log line a second for what happens thousands of times | nothing |
 //! | `threads` | the names of threads; a pool of threads that are reused | nothing |
-//! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike | endpoint, rate_limit, threads |
+//! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike; waiting: poller, waker, deadlines | endpoint, rate_limit, threads |
 //! | `observe` | counters, the log, the access log, the dump; all fed by what the core notes | config, core, endpoint, threads |
 //! | `relay` | carries an assigned client, from its dial to its end | core, endpoint, memory, net, observe, rate_limit, threads |
 //! | [`engine`] | every effect on behalf of a service: dispatcher (the core behind its lock), held clients, coordinator, script, probes | children, config, core, endpoint, memory, net, observe, relay, threads |

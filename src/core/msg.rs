@@ -267,6 +267,23 @@ pub enum Action {
     Exit,
 }
 
+/// One side of an assigned client's connection. (To the core both sides are one client; this is for those who carry and
+/// show its bytes.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerRole {
+    Client,
+    Backend,
+}
+
+impl PeerRole {
+    pub fn other(self) -> PeerRole {
+        match self {
+            PeerRole::Client => PeerRole::Backend,
+            PeerRole::Backend => PeerRole::Client,
+        }
+    }
+}
+
 /// Why a client is gone. `README.md` explains each to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CloseReason {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -15,15 +15,14 @@ use super::messages::{CoordinatorHandle, Message, Reply, SwitchTimings};
 use super::probe::Probes;
 use super::rebind::Rebind;
 use super::script::{ScriptHandle, ScriptRun};
-use super::timers::Timers;
 use super::watch::Watch;
 use crate::config::Service;
 use crate::core::msg::{
     Action, Answer, Command, Event, Note, RequestId, RunId, ScriptEnd, ServiceNote, TimerId, UpstreamId,
 };
 use crate::endpoint::Endpoint;
-use crate::net::Listener;
 use crate::net::acceptor::{Acceptor, last_call};
+use crate::net::{Deadlines, Listener};
 use crate::observe::script as script_log;
 use crate::observe::stats::Stats;
 use crate::relay::RunningRelay as Relaying;
@@ -37,7 +36,7 @@ pub struct Coordinator {
     pub service: Service,
     pub inbox: Receiver<Message>,
     pub handle: CoordinatorHandle,
-    pub timers: Timers,
+    pub timers: Deadlines<TimerId>,
     pub workers: ThreadPool,
     pub stats: Stats,
     /// Who waits for an answer.
@@ -173,7 +172,7 @@ impl Coordinator {
 
     fn carry_out(&mut self, action: Action, at: Instant, held: usize) {
         match action {
-            Action::Arm(timer, after) => self.timers.arm(timer, at + after),
+            Action::Arm(timer, after) => self.timers.set(at + after, timer),
             Action::RunScript { run, from, to, deadline } => self.run_script(run, from, to, deadline),
             Action::KillScript(run) => {
                 if let Some(script) = &self.script
@@ -207,7 +206,8 @@ impl Coordinator {
         let ((from_host, from_port), (to_host, to_port)) = (words(from), words(to));
         let arguments = [from_host, from_port, to_host, to_port];
         script_log::started(&script, &arguments);
-        let time_left = self.timers.left(deadline);
+        let until = self.timers.of(deadline);
+        let time_left = until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         let started = io::pipe().and_then(|(forsaken, awaited)| {
             let script_run = ScriptRun { run, script, arguments, time_left, forsaken };
             let (running, handle) = (ScriptHandle::default(), self.handle.clone());

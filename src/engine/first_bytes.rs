@@ -2,22 +2,19 @@
 //! waits. What they send stays in their sockets and is passed on like everything else. One that hangs up, or sends
 //! nothing for the idle timeout, is closed; so is everybody when the service stops. The core does not know of them.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::Errno;
+use rustix::event::epoll::EventFlags;
 
 use super::dispatcher::Dispatcher;
 use super::messages::{AcceptedClient, Report};
 use crate::core::msg::CloseReason;
+use crate::net::{Deadlines, Events, Poller};
 use crate::threads;
 
 /// The thread, and everybody who waits. Dropping it closes them and joins it.
@@ -35,9 +32,8 @@ struct FirstBytesInner {
     /// So many bytes make an arrival.
     first_bytes: usize,
     idle_timeout: Option<Duration>,
-    set: OwnedFd,
-    /// Wakes the thread: there is a first deadline, or the end.
-    waker: OwnedFd,
+    /// The thread is woken for the first deadline and for the end.
+    poller: Poller,
     clients: Mutex<WaitingClients>,
 }
 
@@ -45,8 +41,8 @@ struct FirstBytesInner {
 struct WaitingClients {
     waiting: HashMap<u64, WaitingClient>,
     next: u64,
-    /// When which guest is to be looked at. Never cancelled: a guest knows when a byte came last.
-    deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// When to look at which client: one deadline for each. A client knows when a byte came last.
+    deadlines: Deadlines<u64>,
     closed: bool,
 }
 
@@ -57,8 +53,8 @@ struct WaitingClient {
     stirred: Instant,
 }
 
-/// Stands for the waker among the guests, who are counted from 0.
-const WAKER: u64 = u64::MAX;
+/// Maximum number of events taken at once.
+const BATCH: usize = 64;
 
 impl FirstBytes {
     /// # Errors
@@ -68,15 +64,10 @@ impl FirstBytes {
         idle_timeout: Option<Duration>,
         dispatcher: &Dispatcher,
     ) -> io::Result<FirstBytes> {
-        let set = epoll::create(CreateFlags::CLOEXEC)?;
-        let waker = eventfd(0, EventfdFlags::CLOEXEC)?;
-        // Told once for each ring, so that nobody has to read it.
-        epoll::add(&set, &waker, EventData::new_u64(WAKER), EventFlags::IN | EventFlags::ET)?;
         let first_bytes = FirstBytesHandle(Arc::new(FirstBytesInner {
             first_bytes,
             idle_timeout,
-            set,
-            waker,
+            poller: Poller::new()?,
             clients: Mutex::default(),
         }));
         let (own, dispatcher) = (first_bytes.clone(), dispatcher.clone());
@@ -97,7 +88,7 @@ impl Drop for FirstBytes {
             clients.closed = true;
             std::mem::take(&mut clients.waiting)
         };
-        self.first_bytes.wake();
+        self.first_bytes.0.poller.wake();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }
@@ -121,44 +112,32 @@ impl FirstBytesHandle {
         clients.next += 1;
         // What has come already is told at once.
         let events = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        if let Err(e) = epoll::add(&inner.set, &client.accepted.stream, EventData::new_u64(id), events) {
-            log::warn!("cannot wait for what {} sends: {}", client.accepted.peer, io::Error::from(e));
+        if let Err(e) = inner.poller.add(&client.accepted.stream, id, events) {
+            log::warn!("cannot wait for what {} sends: {}", client.accepted.peer, e);
             return Some(client.leave(CloseReason::NoRoom));
         }
         let first = clients.deadlines.is_empty();
         if let Some(limit) = inner.idle_timeout {
-            clients.deadlines.push(Reverse((client.stirred + limit, id)));
+            clients.deadlines.set(client.stirred + limit, id);
             if first {
-                self.wake();
+                inner.poller.wake();
             }
         }
         clients.waiting.insert(id, client);
         None
     }
 
-    fn wake(&self) {
-        // Fails when the counter is full: after 2^64 wake-ups.
-        rustix::io::write(&self.0.waker, &1_u64.to_ne_bytes()).ok();
-    }
-
     fn run(&self, dispatcher: &Dispatcher) {
-        let mut events = Vec::with_capacity(64);
+        let mut events = Events::new(BATCH);
         let mut reports = Vec::new();
         while !self.0.clients.lock().closed {
-            events.clear();
-            let next = self.0.clients.lock().deadlines.peek().map(|Reverse((at, _))| *at);
-            let left = next.map(|at| at.saturating_duration_since(Instant::now()));
-            let timeout =
-                left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
-            match epoll::wait(&self.0.set, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                // Only a defect here (a wrong descriptor) gets this far.
-                Err(e) => return dispatcher.fail(e.into()),
+            let next = self.0.clients.lock().next_deadline();
+            if let Err(e) = self.0.poller.wait(&mut events, next) {
+                return dispatcher.fail(e);
             }
             let mut clients = self.0.clients.lock();
-            for event in &events {
-                reports.extend(self.look(event.data.u64(), event.flags, &mut clients));
+            for (id, flags) in events.iter() {
+                reports.extend(self.look(id, flags, &mut clients));
             }
             self.expire(&mut clients, &mut reports);
             drop(clients);
@@ -166,7 +145,7 @@ impl FirstBytesHandle {
         }
     }
 
-    /// Something has happened to this guest: it has sent something, or left.
+    /// Something has happened to this client: it has sent something, or left.
     fn look(&self, id: u64, flags: EventFlags, clients: &mut WaitingClients) -> Option<Report> {
         let client = clients.waiting.get_mut(&id)?;
         let heard = client.accepted.stream.unread_bytes();
@@ -182,26 +161,30 @@ impl FirstBytesHandle {
             // It will not send any more.
             return Some(client.leave(CloseReason::HungUp));
         }
-        // Fails only for one that is not in there.
-        epoll::delete(&self.0.set, &client.accepted.stream).ok();
+        self.0.poller.remove(&client.accepted.stream);
         Some(Report::Accepted(client.accepted))
     }
 
     /// Closes whoever has been idle for too long.
     fn expire(&self, clients: &mut WaitingClients, reports: &mut Vec<Report>) {
         let (Some(limit), now) = (self.0.idle_timeout, Instant::now()) else { return };
-        while let Some(&Reverse((at, id))) = clients.deadlines.peek()
-            && at <= now
-        {
-            clients.deadlines.pop();
+        while let Some(id) = clients.deadlines.due(now) {
             let Some(client) = clients.waiting.get(&id) else { continue };
             let due = client.stirred + limit;
             if due > now {
-                clients.deadlines.push(Reverse((due, id)));
+                clients.deadlines.set(due, id);
             } else if let Some(client) = clients.waiting.remove(&id) {
                 reports.push(client.leave(CloseReason::Idle));
             }
         }
+    }
+}
+
+impl WaitingClients {
+    /// When the first of those who still wait is to be looked at.
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let waiting = &self.waiting;
+        self.deadlines.next_awaited(waiting.len(), |id, _| waiting.contains_key(&id))
     }
 }
 
@@ -211,5 +194,22 @@ impl WaitingClient {
         let AcceptedClient { stream, peer, accepted, permit } = self.accepted;
         drop((stream, permit));
         Report::NeverArrived { peer, accepted, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service with a long idle timeout kept a deadline for each client until its time had come, however soon the
+    /// client had arrived or left.
+    #[test]
+    fn clients_that_wait_no_longer_leave_no_deadline_behind() {
+        let (mut clients, now) = (WaitingClients::default(), Instant::now());
+        for id in 0..10 {
+            clients.deadlines.set(now + Duration::from_secs(3600), id);
+        }
+        assert_eq!(clients.next_deadline(), None);
+        assert!(clients.deadlines.is_empty());
     }
 }

@@ -3,8 +3,8 @@
 //! In reading order: `acceptor`, `permits` and `first_bytes` (what becomes of clients that were accepted), `dispatcher`
 //! (the core behind one lock; carries out what concerns clients), `clients` (their sockets), `watch` (held clients),
 //! `messages` (what is sent to the coordinator, and its replies), `coordinator` (the thread that handles timers, the
-//! script and answers), `script`, `probe`, `rebind`, `resolve`, `timers`. The module `relay`
-//! carries assigned clients, in threads of their own or in shared ones. `core` decides who may be dialled and when; nothing here does.
+//! script and answers), `script`, `probe`, `rebind`, `resolve`. The module `relay` carries assigned clients, in threads of their
+//! own or in shared ones. `core` decides who may be dialled and when; nothing here does.
 
 mod acceptor;
 pub mod clients;
@@ -17,7 +17,6 @@ mod probe;
 mod rebind;
 pub mod resolve;
 pub mod script;
-mod timers;
 mod watch;
 
 use std::io;
@@ -38,12 +37,11 @@ use self::messages::CoordinatorHandle;
 pub use self::permits::Permits;
 use self::rebind::Rebind;
 use self::resolve::{Addresses, Refresher, Resolver};
-use self::timers::Timers;
 use self::watch::{Watch, WatchSet};
 use crate::config::{Network, Service};
 use crate::core::State;
 use crate::endpoint::Endpoint;
-use crate::net::{ListenOptions, Listener, StreamOptions};
+use crate::net::{Deadlines, ListenOptions, Listener, StreamOptions};
 use crate::observe::access::AccessLogger;
 use crate::observe::dump::DumpHandle;
 use crate::observe::event_log::EventLog;
@@ -172,7 +170,7 @@ impl Engine {
             service,
             inbox,
             handle: handle.clone(),
-            timers: Timers::default(),
+            timers: Deadlines::default(),
             workers: workers.clone(),
             stats: stats.clone(),
             requests: Default::default(),

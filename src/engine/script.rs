@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use process_wrap::std::{CommandWrap, ProcessSession, ResetSigmask};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitIdStatus, kill_process_group, pidfd_open};
 
@@ -21,7 +21,7 @@ use super::messages::{CoordinatorHandle, Message};
 use crate::children;
 use crate::core::msg::{RunId, ScriptEnd};
 use crate::net::errno::is;
-use crate::net::wait_until;
+use crate::net::{wait_for, wait_until};
 use crate::observe::words::system_words;
 
 /// What is to be run.
@@ -213,10 +213,7 @@ fn read_until_end(
         if open {
             fds.push(PollFd::new(output, PollFlags::IN));
         }
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+        wait_for(&mut fds, None)?;
         let ended = !fds[0].revents().is_empty();
         if open && left_after_end > 0 && fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
             let length = (&mut &*output).read(&mut buffer)?;

@@ -4,45 +4,40 @@
 //! that means is decided by who knows whether it had sent anything (see `clients`).
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
+use rustix::event::epoll::EventFlags;
 
 use super::dispatcher::Dispatcher;
 use super::messages::Report;
 use crate::core::msg::ClientId;
-use crate::net::Stream;
+use crate::net::{Events, Poller, Stream};
 use crate::threads;
 
 /// The set of watched clients. Cheap to clone; all clones are the same set.
 #[derive(Clone, Debug)]
-pub struct WatchSet(Arc<OwnedFd>);
+pub struct WatchSet(Arc<Poller>);
 
 /// The thread that watches. Dropping it ends and joins it.
 #[derive(Debug)]
 pub struct Watch {
-    stop: OwnedFd,
+    watched: WatchSet,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The number that stands for `stop` among the clients' ids, which are counted from 0 and never get here.
-const STOP: u64 = u64::MAX;
+/// Maximum number of events taken at once.
+const BATCH: usize = 64;
 
 impl Watch {
     /// Starts to report to `dispatcher`.
     ///
     /// # Errors
-    /// When there is no descriptor or thread.
+    /// When there is no thread.
     pub fn start(watched: &WatchSet, dispatcher: Dispatcher) -> io::Result<Watch> {
-        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&*watched.0, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let own = watched.clone();
         let thread = threads::spawn("watch", move || run(&own.0, &dispatcher))?;
-        Ok(Watch { stop, thread: Some(thread) })
+        Ok(Watch { watched: watched.clone(), thread: Some(thread) })
     }
 }
 
@@ -50,7 +45,7 @@ impl WatchSet {
     /// # Errors
     /// When there is no descriptor.
     pub fn new() -> io::Result<WatchSet> {
-        Ok(WatchSet(Arc::new(epoll::create(CreateFlags::CLOEXEC)?)))
+        Ok(WatchSet(Arc::new(Poller::new()?)))
     }
 
     /// Reports once when this client stirs.
@@ -58,52 +53,46 @@ impl WatchSet {
     /// # Errors
     /// When the system is short of memory. The client is then not watched, which costs a dial later and nothing else.
     pub fn add(&self, client: ClientId, stream: &Stream) -> io::Result<()> {
-        let events = EventFlags::RDHUP | EventFlags::ONESHOT;
-        Ok(epoll::add(&*self.0, stream, EventData::new_u64(client.0), events)?)
+        self.0.add(stream, client.0, EventFlags::RDHUP | EventFlags::ONESHOT)
     }
 
     /// Reports when this client, which has ended its sending side, is gone altogether.
     pub fn rearm(&self, client: ClientId, stream: &Stream) {
         // Errors and hang-ups are always reported. A failure leaves the client unwatched, see `add`.
-        epoll::modify(&*self.0, stream, EventData::new_u64(client.0), EventFlags::ONESHOT).ok();
+        self.0.modify(stream, client.0, EventFlags::ONESHOT).ok();
     }
 
     /// No longer.
     pub fn remove(&self, stream: &Stream) {
-        // Fails for one that could not be added.
-        epoll::delete(&*self.0, stream).ok();
+        self.0.remove(stream);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Writing eight bytes to an empty event counter cannot block or fail.
-        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).ok();
+        self.watched.0.wake();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }
     }
 }
 
-fn run(set: &OwnedFd, dispatcher: &Dispatcher) {
-    let mut events = Vec::with_capacity(64);
+/// Works until it is woken.
+fn run(poller: &Poller, dispatcher: &Dispatcher) {
+    let mut events = Events::new(BATCH);
     let mut reports = Vec::new();
     loop {
-        events.clear();
-        match epoll::wait(set, rustix::buffer::spare_capacity(&mut events), None) {
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            // Only a defect here (a wrong descriptor) gets this far; clients are then served unwatched.
-            Err(e) => return log::error!("cannot watch held clients: {}", io::Error::from(e)),
+        if let Err(e) = poller.wait(&mut events, None) {
+            // Clients are then served unwatched.
+            return log::error!("cannot watch held clients: {e}");
         }
-        for event in &events {
-            if event.data.u64() == STOP {
-                return;
-            }
-            let client = ClientId(event.data.u64());
-            let gone = { event.flags }.intersects(EventFlags::HUP | EventFlags::ERR);
-            reports.push(Report::Stirred { client, gone });
+        if events.has_wake_up() {
+            return;
         }
+        reports.extend(events.iter().map(|(client, flags)| Report::Stirred {
+            client: ClientId(client),
+            gone: flags.intersects(EventFlags::HUP | EventFlags::ERR),
+        }));
         dispatcher.tell(&mut reports);
     }
 }

@@ -5,13 +5,13 @@ use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 use super::errno::is;
-use super::{Stream, StreamOptions, plain_address, socket_address, tune};
+use super::{Stream, StreamOptions, plain_address, poller, socket_address, tune};
 use crate::endpoint::Address;
 
 /// A listening socket.
@@ -106,10 +106,7 @@ impl Listener {
 
     /// Whether a client is waiting to be accepted.
     pub fn has_waiting(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        // An error would be a defect of this program, and does not concern clients.
-        let ready = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
-        ready.is_ok_and(|ready| ready > 0) && fds[0].revents() == PollFlags::IN
+        poller::current(&self.socket, PollFlags::IN) == PollFlags::IN
     }
 
     /// Stops listening and wakes the threads in `accept`.

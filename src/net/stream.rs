@@ -7,16 +7,17 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::errno::is;
+use super::poller;
 use crate::endpoint::{Address, Source};
 
 /// A stream that is connected or connecting.
@@ -187,9 +188,7 @@ impl Stream {
 
     /// What is known of the peer's end.
     pub(super) fn state(&self) -> PollFlags {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
-        // An error would be a defect of this program, and does not concern the peer.
-        retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).map_or(PollFlags::empty(), |_| fds[0].revents())
+        poller::current(&self.socket, PollFlags::RDHUP)
     }
 
     /// Reads without blocking: `WouldBlock` if nothing has arrived.
@@ -257,31 +256,6 @@ pub(super) fn tune(socket: &Socket, tuning: StreamOptions) -> io::Result<()> {
         socket.set_tcp_keepalive(&probes.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES))?;
     }
     Ok(())
-}
-
-/// Waits for an event on `fds` until the deadline; returns false on timeout. Continues after EINTR.
-///
-/// # Errors
-/// When the system is short of memory.
-pub fn wait_until(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
-    wait_for(fds, Some(deadline))
-}
-
-/// Likewise, perhaps without a deadline.
-///
-/// # Errors
-/// When the system is short of memory.
-pub fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
-        match poll(fds, timeout.as_ref()) {
-            Ok(happened) => return Ok(happened > 0),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
 }
 
 /// Whether connections can come from this address.

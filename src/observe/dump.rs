@@ -7,18 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::lines::{self, LineSender, LineWriter};
-
-/// The sender of some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DumpSource {
-    Client,
-    Backend,
-}
+use crate::core::msg::PeerRole;
 
 /// The bytes of one read.
 #[derive(Debug)]
 struct Chunk {
-    sender: DumpSource,
+    sender: PeerRole,
     read: ReadResult,
 }
 
@@ -65,7 +59,7 @@ impl Dump {
 }
 
 impl DumpHandle {
-    pub fn bytes(&self, sender: DumpSource, bytes: &[u8]) {
+    pub fn bytes(&self, sender: PeerRole, bytes: &[u8]) {
         if self.waiting.load(Ordering::Relaxed) + bytes.len() > MOST {
             return self.line_sender.lose();
         }
@@ -75,11 +69,11 @@ impl DumpHandle {
         }
     }
 
-    pub fn end(&self, sender: DumpSource) {
+    pub fn end(&self, sender: PeerRole) {
         self.line_sender.put(Chunk { sender, read: ReadResult::End });
     }
 
-    pub fn failure(&self, sender: DumpSource) {
+    pub fn failure(&self, sender: PeerRole) {
         self.line_sender.put(Chunk { sender, read: ReadResult::Failed });
     }
 }
@@ -119,8 +113,8 @@ impl fmt::Display for DumpSink {
 impl fmt::Display for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arrow = match self.sender {
-            DumpSource::Client => "->",
-            DumpSource::Backend => "-<",
+            PeerRole::Client => "->",
+            PeerRole::Backend => "-<",
         };
         let bytes = match &self.read {
             ReadResult::Bytes(bytes) => bytes.as_slice(),
@@ -154,7 +148,7 @@ mod tests {
     use super::*;
 
     fn shown(bytes: &[u8]) -> String {
-        Chunk { sender: DumpSource::Client, read: ReadResult::Bytes(bytes.to_vec()) }.to_string()
+        Chunk { sender: PeerRole::Client, read: ReadResult::Bytes(bytes.to_vec()) }.to_string()
     }
 
     #[test]
@@ -162,15 +156,15 @@ mod tests {
         assert_eq!(shown(b"a b~\\c\x00\x7f\xff"), "-> 9\na b~\\\\c\\00\\7F\\FF\n");
         assert_eq!(shown(b"GET /\r\nx"), "-> 8\nGET /\\0D\\0A\nx\n");
         assert_eq!(
-            Chunk { sender: DumpSource::Backend, read: ReadResult::Bytes(b"x".to_vec()) }.to_string(),
+            Chunk { sender: PeerRole::Backend, read: ReadResult::Bytes(b"x".to_vec()) }.to_string(),
             "-< 1\nx\n"
         );
     }
 
     #[test]
     fn an_end_and_a_failure_are_reads_of_nothing() {
-        assert_eq!(Chunk { sender: DumpSource::Client, read: ReadResult::End }.to_string(), "-> 0\n\n");
-        assert_eq!(Chunk { sender: DumpSource::Backend, read: ReadResult::Failed }.to_string(), "-< -1\n\n");
+        assert_eq!(Chunk { sender: PeerRole::Client, read: ReadResult::End }.to_string(), "-> 0\n\n");
+        assert_eq!(Chunk { sender: PeerRole::Backend, read: ReadResult::Failed }.to_string(), "-< -1\n\n");
     }
 
     #[test]

@@ -15,23 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::core::msg::CloseReason;
-
-/// One of the two sides of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    Client,
-    Backend,
-}
-
-impl Which {
-    pub fn other(self) -> Which {
-        match self {
-            Which::Client => Which::Backend,
-            Which::Backend => Which::Client,
-        }
-    }
-}
+use crate::core::msg::{CloseReason, PeerRole};
 
 /// What is the case when a pair is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +78,7 @@ enum Stage {
     Speaking,
     /// `from` has failed. The other side is still owed what it had sent.
     Delivering {
-        from: Which,
+        from: PeerRole,
         /// All of that was written to the other's socket.
         written: bool,
         /// How far the delivery was when it last got on.
@@ -131,7 +115,7 @@ impl Closing {
     }
 
     /// Whether bytes of this side are still to be read and passed on.
-    pub fn moves(&self, from: Which) -> bool {
+    pub fn moves(&self, from: PeerRole) -> bool {
         match self.stage {
             Stage::Open | Stage::Lingering { .. } | Stage::Speaking => !self.has_ended(from),
             Stage::Delivering { from: failed, written, .. } => failed == from && !written,
@@ -140,16 +124,16 @@ impl Closing {
     }
 
     /// Whether this side's stream has ended in order, and that was passed on.
-    pub fn has_ended(&self, role: Which) -> bool {
+    pub fn has_ended(&self, role: PeerRole) -> bool {
         match role {
-            Which::Client => self.client_ended,
-            Which::Backend => self.backend_ended,
+            PeerRole::Client => self.client_ended,
+            PeerRole::Backend => self.backend_ended,
         }
     }
 
     /// Whether this side has failed. An end that is read from it afterwards is none: the system tells of a failure once
     /// (a write may have heard of it), and of an end in order afterwards.
-    pub fn has_failed(&self, role: Which) -> bool {
+    pub fn has_failed(&self, role: PeerRole) -> bool {
         matches!(self.stage, Stage::Delivering { from, .. } if from == role)
     }
 
@@ -174,15 +158,15 @@ impl Closing {
 
     /// A stream has ended in order, and its end was passed on. `had`: bytes of the client that the other side had had
     /// by then. Of what was passed on at the same time as the end, or is still in our send queue, that cannot be said.
-    pub fn ended(&mut self, role: Which, had: u64, now: Instant) -> Option<Parting> {
+    pub fn ended(&mut self, role: PeerRole, had: u64, now: Instant) -> Option<Parting> {
         match role {
-            Which::Client => self.client_ended = true,
-            Which::Backend => self.backend_ended = true,
+            PeerRole::Client => self.client_ended = true,
+            PeerRole::Backend => self.backend_ended = true,
         }
         if self.client_ended && self.backend_ended {
             return Some(self.part(Farewell::Close, Farewell::Close, None));
         }
-        if role == Which::Backend {
+        if role == PeerRole::Backend {
             let look = Look { at: now + FIRST_LOOK, pause: FIRST_LOOK };
             self.stage = Stage::Lingering { had, silent_since: None, look };
         }
@@ -190,7 +174,7 @@ impl Closing {
     }
 
     /// A side has failed: by a read, a write, or as an event has told.
-    pub fn failed(&mut self, role: Which, now: Instant) -> Option<Parting> {
+    pub fn failed(&mut self, role: PeerRole, now: Instant) -> Option<Parting> {
         match self.stage {
             Stage::Open | Stage::Lingering { .. } | Stage::Speaking => {
                 let written = self.has_ended(role);
@@ -245,8 +229,8 @@ impl Closing {
             }
             Stage::Delivering { from, written, progress, since, look } => {
                 let (moved, queue) = match from {
-                    Which::Client => (info.up, info.to_backend),
-                    Which::Backend => (info.down, info.to_client),
+                    PeerRole::Client => (info.up, info.to_backend),
+                    PeerRole::Backend => (info.down, info.to_client),
                 };
                 if *written && queue == Some(0) {
                     return Some(self.break_off(None));
@@ -332,8 +316,8 @@ mod tests {
     /// Everything that can happen to a pair next. Time passes in steps of a second.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Step {
-        Ended(Which),
-        Failed(Which),
+        Ended(PeerRole),
+        Failed(PeerRole),
         Written,
         Sent,
         Looked { waiting: bool, to_client: Option<u32>, to_backend: Option<u32> },
@@ -344,7 +328,7 @@ mod tests {
 
     fn steps() -> Vec<Step> {
         let mut all = vec![Step::Written, Step::Sent, Step::Cut];
-        for role in [Which::Client, Which::Backend] {
+        for role in [PeerRole::Client, PeerRole::Backend] {
             all.extend([Step::Ended(role), Step::Failed(role)]);
         }
         for waiting in [false, true] {
@@ -368,10 +352,10 @@ mod tests {
         up: u64,
     }
 
-    fn at(role: Which) -> usize {
+    fn at(role: PeerRole) -> usize {
         match role {
-            Which::Client => 0,
-            Which::Backend => 1,
+            PeerRole::Client => 0,
+            PeerRole::Backend => 1,
         }
     }
 
@@ -397,7 +381,7 @@ mod tests {
                 None
             }
             Step::Sent => {
-                if !closing.moves(Which::Client) {
+                if !closing.moves(PeerRole::Client) {
                     return None;
                 }
                 notes.up += 1;
@@ -426,7 +410,7 @@ mod tests {
     /// The promise, whatever has led here.
     fn judge(notes: &Notes, step: Step, parting: Parting, path: &[Step]) {
         let both = notes.ended == [true; 2];
-        for (farewell, other) in [(parting.client, Which::Backend), (parting.backend, Which::Client)] {
+        for (farewell, other) in [(parting.client, PeerRole::Backend), (parting.backend, PeerRole::Client)] {
             let invented = farewell == Farewell::Close && !notes.ended[at(other)];
             assert!(!invented, "an end is invented: {path:?}");
             assert!(farewell == Farewell::Reset || !notes.failed[at(other)] || both, "a failure is hidden: {path:?}");
@@ -463,7 +447,7 @@ mod tests {
                     partings += 1;
                     judge(&notes, step, parting, path);
                     assert_eq!(next.stage, Stage::Over);
-                    assert!(!next.moves(Which::Client) && !next.moves(Which::Backend) && !next.is_dismissible());
+                    assert!(!next.moves(PeerRole::Client) && !next.moves(PeerRole::Backend) && !next.is_dismissible());
                 }
                 None if path.len() < 5 => {
                     partings += explore(next, notes, now + Duration::from_secs(1), path, all);
@@ -497,7 +481,7 @@ mod tests {
 
     fn after_the_backends_end(now: Instant) -> Closing {
         let mut closing = Closing::new();
-        assert_eq!(closing.ended(Which::Backend, 7, now), None);
+        assert_eq!(closing.ended(PeerRole::Backend, 7, now), None);
         closing
     }
 
@@ -536,7 +520,7 @@ mod tests {
         ] {
             let mut closing = after_the_backends_end(now);
             assert_eq!(lasts(&mut closing, now, |_| info), None, "{info:?}");
-            assert!(closing.moves(Which::Client) && closing.next_look().is_none());
+            assert!(closing.moves(PeerRole::Client) && closing.next_look().is_none());
             // Also when the core has been told already that it may be dismissed, and does so.
             let mut closing = after_the_backends_end(now);
             closing.look(&DELIVERED, now);
@@ -549,7 +533,7 @@ mod tests {
     #[test]
     fn what_a_failed_side_had_sent_is_waited_for_while_it_gets_on_and_five_seconds_more() {
         let now = Instant::now();
-        for role in [Which::Client, Which::Backend] {
+        for role in [PeerRole::Client, PeerRole::Backend] {
             let failed = |written| {
                 let mut closing = Closing::new();
                 assert_eq!(closing.failed(role, now), None);

@@ -181,6 +181,11 @@ fn outcome(stream: &Stream, wakeup: Wakeup, over: bool) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The end of a dial that a switchover does not wait for.
+pub fn cancelled() -> (DialFailure, io::Error) {
+    (DialFailure::Cancelled, io::Error::other("cancelled by a switchover"))
+}
+
 /// Whose fault a failed dial was.
 pub fn blame(error: &io::Error) -> DialFailure {
     let no_port = error.get_ref().is_some_and(|inner| inner.is::<NoPort>());

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use super::peer::Peer;
 use super::pipes::{self, Pipe, Pipes};
-use crate::observe::dump::{DumpHandle, DumpSource};
+use crate::core::msg::PeerRole;
+use crate::observe::dump::DumpHandle;
 
 /// A direction's progress.
 #[derive(Debug)]
 pub struct Direction {
-    sender: DumpSource,
+    sender: PeerRole,
     /// Bytes passed on.
     pub moved: u64,
     pending: Pending,
@@ -67,18 +68,18 @@ pub enum Taken {
     Other { count: Arc<AtomicU64>, answered: Arc<AtomicU64> },
 }
 
-/// Why a direction stopped where it is. No byte is lost between the sides: what was read was written or is kept.
+/// How far a direction, a pair of them or a whole connection has come after a turn. `E`: what is told at its end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// For an event.
+pub enum Progress<E> {
+    /// It waits for an event.
     Waits,
     /// It has had its turn and could go on: others first.
     Yields,
-    /// The reading side ended its stream, and everything it sent was passed on.
-    Ended,
+    /// There will be no other turn.
+    Ended(E),
 }
 
-/// Which side ended a direction.
+/// PeerRole side ended a direction.
 #[derive(Debug)]
 pub enum RelayError {
     Reading(io::Error),
@@ -125,20 +126,22 @@ impl Resources {
 
 impl Direction {
     /// What this one sends.
-    pub fn from(sender: DumpSource) -> Direction {
+    pub fn from(sender: PeerRole) -> Direction {
         Direction { sender, moved: 0, pending: Pending::Nothing, size: 0, full: 0 }
     }
 
-    /// Moves bytes until there are none, there is no room, or the turn is over.
+    /// Moves bytes until there are none, there is no room, or the turn is over. No byte is lost between the sides: what
+    /// was read was written or is kept. Ends when the reading side has ended its stream and everything it sent was passed
+    /// on.
     ///
     /// # Errors
-    /// Which side failed. The bytes kept are lost with the connection, which the caller makes visible.
+    /// PeerRole side failed. The bytes kept are lost with the connection, which the caller makes visible.
     pub fn advance(
         &mut self,
         from: &mut Peer,
         to: &mut Peer,
         resources: &mut Resources,
-    ) -> Result<Progress, RelayError> {
+    ) -> Result<Progress<()>, RelayError> {
         let limit = self.moved + TURN as u64;
         loop {
             match self.step(from, to, resources)? {
@@ -152,13 +155,18 @@ impl Direction {
     ///
     /// # Errors
     /// See `advance`.
-    pub fn step(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<Progress, RelayError> {
+    pub fn step(
+        &mut self,
+        from: &mut Peer,
+        to: &mut Peer,
+        resources: &mut Resources,
+    ) -> Result<Progress<()>, RelayError> {
         if !self.unload(to, resources)? || !from.readable {
             return Ok(Progress::Waits);
         }
         Ok(match self.load(from, to, resources)? {
             ReadOutcome::Some => Progress::Yields,
-            ReadOutcome::End => Progress::Ended,
+            ReadOutcome::End => Progress::Ended(()),
         })
     }
 

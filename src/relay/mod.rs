@@ -12,7 +12,7 @@
 //!
 //! In reading order: `report` (what goes in and out), `closing` (how a connection ends), `reason` (how its end is
 //! told), `direction` (one direction), `peer` (one socket), `pipes` (for splice); `threads`; `shared` (starts and stops
-//! the shared threads), `worker` (one of them: events, turns, reports), `mailbox` (what it is told), `deadlines`,
+//! the shared threads), `worker` (one of them: events, turns, reports), `mailbox` (what it is told),
 //! `connection` (one client: dialling, then a pair), `pair` (two directions).
 
 mod closing;
@@ -35,6 +35,7 @@ pub use self::report::{ByteCounters, CloseSummary, Job, Report, Reporter};
 use self::shared::Shared;
 pub use self::shared::number;
 use self::threads::Pairs;
+use crate::net;
 use crate::observe::dump::DumpHandle;
 
 /// What the threads work by.
@@ -76,8 +77,8 @@ enum HandleKind {
     Shared(shared::SharedPlace),
 }
 
-/// Descriptors that a shared thread needs of its own: its events and its waker.
-pub const DESCRIPTORS_EACH: u64 = 2;
+/// Descriptors that a shared thread needs of its own.
+pub const DESCRIPTORS_EACH: u64 = net::DESCRIPTORS_EACH;
 /// Descriptors that a pair of threads needs of its own.
 pub const DESCRIPTORS_OF_A_PAIR: u64 = threads::DESCRIPTORS_EACH;
 

@@ -12,14 +12,13 @@ use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
-use super::closing::{Closing, Facts, Parting, Which};
+use super::closing::{Closing, Facts, Parting};
 use super::direction::{Direction, Progress, RelayError, Resources};
 use super::peer::Peer;
 use super::reason::{Reason, part_from};
 use super::report::{ByteCounters, CloseSummary};
-use crate::core::msg::CloseReason;
+use crate::core::msg::{CloseReason, PeerRole};
 use crate::net::Stream;
-use crate::observe::dump::DumpSource;
 
 /// Both connections of an assigned client.
 #[derive(Debug)]
@@ -39,24 +38,13 @@ pub struct Pair {
     over: bool,
 }
 
-/// What is to be done about a pair after its turn.
-#[derive(Debug)]
-pub enum PairProgress {
-    /// Wait for an event.
-    Waits,
-    /// Give it another turn when others have had theirs.
-    Yields,
-    /// Close both sockets and report.
-    Over(CloseSummary),
-}
-
 impl Pair {
     pub fn new(client: Stream, backend: Stream, flow: Arc<ByteCounters>) -> Pair {
         Pair {
             client: Peer::new(client),
             backend: Peer::new(backend),
-            up: Direction::from(DumpSource::Client),
-            down: Direction::from(DumpSource::Backend),
+            up: Direction::from(PeerRole::Client),
+            down: Direction::from(PeerRole::Backend),
             flow,
             answered: 0,
             closing: Closing::new(),
@@ -66,33 +54,34 @@ impl Pair {
     }
 
     /// Takes note of an event.
-    pub fn note(&mut self, role: Which, events: EventFlags) {
+    pub fn note(&mut self, role: PeerRole, events: EventFlags) {
         match role {
-            Which::Client => self.client.note(events),
-            Which::Backend => self.backend.note(events),
+            PeerRole::Client => self.client.note(events),
+            PeerRole::Backend => self.backend.note(events),
         }
     }
 
-    /// Moves what can be moved, in both directions, and looks at how it ends when that is due.
-    pub fn advance(&mut self, resources: &mut Resources) -> PairProgress {
+    /// Moves what can be moved, in both directions, and looks at how it ends when that is due. At its end the owner closes
+    /// both sockets and reports.
+    pub fn advance(&mut self, resources: &mut Resources) -> Progress<CloseSummary> {
         let sent = self.up.moved;
         let (mut up, mut down) = (Progress::Waits, Progress::Waits);
-        if self.closing.moves(Which::Client) {
+        if self.closing.moves(PeerRole::Client) {
             let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
-            up = self.after(outcome, Which::Client, sent, resources);
+            up = self.after(outcome, PeerRole::Client, sent, resources);
         }
-        if self.closing.moves(Which::Backend) {
+        if self.closing.moves(PeerRole::Backend) {
             let before = self.down.moved;
             let outcome = self.down.advance(&mut self.backend, &mut self.client, resources);
             if self.down.moved != before {
                 self.answered = sent;
             }
-            down = self.after(outcome, Which::Backend, sent, resources);
+            down = self.after(outcome, PeerRole::Backend, sent, resources);
         }
         // A write has told that the client has failed: no event will tell that what it had sent is to be read.
-        if self.closing.has_failed(Which::Client) && self.closing.moves(Which::Client) {
+        if self.closing.has_failed(PeerRole::Client) && self.closing.moves(PeerRole::Client) {
             let outcome = self.up.advance(&mut self.client, &mut self.backend, resources);
-            up = self.after(outcome, Which::Client, sent, resources);
+            up = self.after(outcome, PeerRole::Client, sent, resources);
         }
         self.notice_failures();
         self.closing.sent(self.up.moved);
@@ -100,22 +89,22 @@ impl Pair {
         self.flow.up.store(self.up.moved, Ordering::Relaxed);
         self.flow.down.store(self.down.moved, Ordering::Relaxed);
         if self.over {
-            return PairProgress::Over(self.end(resources));
+            return Progress::Ended(self.end(resources));
         }
-        if up == Progress::Yields || down == Progress::Yields { PairProgress::Yields } else { PairProgress::Waits }
+        if up == Progress::Yields || down == Progress::Yields { Progress::Yields } else { Progress::Waits }
     }
 
     /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were
     /// passed on before the turn.
     fn after(
         &mut self,
-        outcome: Result<Progress, RelayError>,
-        from: Which,
+        outcome: Result<Progress<()>, RelayError>,
+        from: PeerRole,
         sent: u64,
         resources: &Resources,
-    ) -> Progress {
+    ) -> Progress<()> {
         match outcome {
-            Ok(Progress::Ended) => {
+            Ok(Progress::Ended(())) => {
                 self.direction(from).show_end(resources);
                 self.pass_on_end(from, sent);
             }
@@ -133,15 +122,15 @@ impl Pair {
             }
             Err(RelayError::Writing(e)) => self.fail(from.other(), e),
         }
-        Progress::Ended
+        Progress::Ended(())
     }
 
-    fn pass_on_end(&mut self, from: Which, sent: u64) {
+    fn pass_on_end(&mut self, from: PeerRole, sent: u64) {
         self.reason.ended(from);
         // Before the client hears of the end: what it makes of that must not change the answer.
         let had = match from {
-            Which::Client => sent,
-            Which::Backend => sent.saturating_sub(self.unheard()),
+            PeerRole::Client => sent,
+            PeerRole::Backend => sent.saturating_sub(self.unheard()),
         };
         let told = self.peer(from.other()).stream.end_writing();
         let parting = self.closing.ended(from, had, Instant::now());
@@ -164,9 +153,9 @@ impl Pair {
     }
 
     /// A side has failed. What it had sent is still passed on.
-    fn fail(&mut self, role: Which, cause: io::Error) {
+    fn fail(&mut self, role: PeerRole, cause: io::Error) {
         self.reason.failed(role, cause);
-        self.side_mut(role).drain();
+        self.peer_mut(role).drain();
         let parting = self.closing.failed(role, Instant::now());
         self.part(parting);
     }
@@ -175,12 +164,12 @@ impl Pair {
     /// ended, or the other one has failed. Asked after the turn, because the event may be older than that: an end and a
     /// failure are often told at once.
     fn notice_failures(&mut self) {
-        for role in [Which::Client, Which::Backend] {
+        for role in [PeerRole::Client, PeerRole::Backend] {
             let unread = !self.closing.moves(role) || self.direction(role).is_stuck();
             if unread
                 && !self.over
                 && !self.closing.has_failed(role)
-                && let Some(cause) = self.side_mut(role).failure()
+                && let Some(cause) = self.peer_mut(role).failure()
             {
                 self.fail(role, cause);
             }
@@ -217,7 +206,7 @@ impl Pair {
             self.reason.give(why, None);
         }
         self.over = true;
-        for (role, farewell) in [(Which::Client, client), (Which::Backend, backend)] {
+        for (role, farewell) in [(PeerRole::Client, client), (PeerRole::Backend, backend)] {
             let stream = &self.peer(role).stream;
             part_from(stream, farewell, || self.closing.has_ended(role.other()) && stream.has_ended());
         }
@@ -262,25 +251,25 @@ impl Pair {
         self.closing.next_look()
     }
 
-    fn peer(&self, role: Which) -> &Peer {
+    fn peer(&self, role: PeerRole) -> &Peer {
         match role {
-            Which::Client => &self.client,
-            Which::Backend => &self.backend,
+            PeerRole::Client => &self.client,
+            PeerRole::Backend => &self.backend,
         }
     }
 
-    fn side_mut(&mut self, role: Which) -> &mut Peer {
+    fn peer_mut(&mut self, role: PeerRole) -> &mut Peer {
         match role {
-            Which::Client => &mut self.client,
-            Which::Backend => &mut self.backend,
+            PeerRole::Client => &mut self.client,
+            PeerRole::Backend => &mut self.backend,
         }
     }
 
     /// The direction that reads from this side.
-    fn direction(&self, from: Which) -> &Direction {
+    fn direction(&self, from: PeerRole) -> &Direction {
         match from {
-            Which::Client => &self.up,
-            Which::Backend => &self.down,
+            PeerRole::Client => &self.up,
+            PeerRole::Backend => &self.down,
         }
     }
 

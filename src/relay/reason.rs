@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::closing::{Farewell, Which};
-use crate::core::msg::CloseReason;
+use super::closing::Farewell;
+use crate::core::msg::{CloseReason, PeerRole};
 use crate::net::Stream;
 
 /// The reason so far. The first failure wins over everything, the first end in order over later ones.
@@ -12,19 +12,19 @@ pub struct Reason(Option<(CloseReason, Option<io::Error>)>);
 
 impl Reason {
     /// A side has ended its stream in order. The first end counts.
-    pub fn ended(&mut self, role: Which) {
+    pub fn ended(&mut self, role: PeerRole) {
         let why = match role {
-            Which::Client => CloseReason::ClientEnded,
-            Which::Backend => CloseReason::BackendEnded,
+            PeerRole::Client => CloseReason::ClientEnded,
+            PeerRole::Backend => CloseReason::BackendEnded,
         };
         self.0.get_or_insert((why, None));
     }
 
     /// A side has failed.
-    pub fn failed(&mut self, role: Which, cause: io::Error) {
+    pub fn failed(&mut self, role: PeerRole, cause: io::Error) {
         let why = match role {
-            Which::Client => CloseReason::ClientFailed,
-            Which::Backend => CloseReason::BackendFailed,
+            PeerRole::Client => CloseReason::ClientFailed,
+            PeerRole::Backend => CloseReason::BackendFailed,
         };
         self.give(why, Some(cause));
     }

@@ -66,3 +66,10 @@ pub struct CloseSummary {
     /// The system's error, when something failed.
     pub cause: Option<io::Error>,
 }
+
+impl CloseSummary {
+    /// Of a connection about which nothing else is known.
+    pub fn of_none(why: CloseReason) -> CloseSummary {
+        CloseSummary { why, up: 0, down: 0, cause: None }
+    }
+}

@@ -1,6 +1,6 @@
 //! One assigned client on its relay thread, from the dial to the end: first the backend is waited for, then both are a
 //! pair, which is closed when it has been idle for too long. Each method takes note of something that has happened and
-//! says what follows.
+//! says what follows; with its end comes the last report.
 
 use std::io;
 use std::mem;
@@ -10,13 +10,12 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 
 use super::worker::WorkerContext;
-use crate::core::msg::{CloseReason, DialFailure};
-use crate::endpoint::Address;
+use crate::core::msg::{CloseReason, DialFailure, PeerRole};
 use crate::net::Stream;
-use crate::relay::closing::Which;
-use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
-use crate::relay::pair::{Pair, PairProgress};
-use crate::relay::report::{ByteCounters, CloseSummary};
+use crate::relay::dial::{Dial, DialProgress, Wakeup, blame, cancelled};
+use crate::relay::direction::Progress;
+use crate::relay::pair::Pair;
+use crate::relay::report::{ByteCounters, CloseSummary, Report};
 
 /// A client and what it has of a backend.
 #[derive(Debug)]
@@ -45,22 +44,6 @@ enum ConnectionState {
     Over,
 }
 
-/// What follows for the link.
-#[derive(Debug)]
-pub enum Outcome {
-    Waits,
-    /// It has more to do when others have had their turn.
-    Yields,
-    /// To be reported; it goes on.
-    Connected(Address),
-    /// The client's socket is to be given back.
-    DialFailed {
-        failure: DialFailure,
-        cause: io::Error,
-    },
-    Over(CloseSummary),
-}
-
 impl Connection {
     pub fn new(client: Stream, dial: Box<Dial>, flow: Arc<ByteCounters>) -> Connection {
         Connection {
@@ -73,46 +56,46 @@ impl Connection {
     }
 
     /// Begins to wait for the backend.
-    pub fn start(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    pub fn start(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         if let ConnectionState::Dialling { dial, .. } = &self.stage
             && let Some(stream) = dial.stream()
-            && let Err(cause) = context.watch(stream, Which::Backend)
+            && let Err(cause) = context.watch(stream, PeerRole::Backend)
         {
-            return Outcome::DialFailed { failure: DialFailure::Local, cause };
+            return self.dial_failed(DialFailure::Local, cause, context);
         }
         self.dial(Wakeup::Clock, EventFlags::empty(), context)
     }
 
     /// Something has happened on a socket.
-    pub fn stirred(&mut self, role: Which, events: EventFlags, context: &mut WorkerContext<'_>) -> Outcome {
+    pub fn stirred(&mut self, role: PeerRole, events: EventFlags, context: &mut WorkerContext<'_>) -> Progress<Report> {
         match &mut self.stage {
             ConnectionState::Dialling { .. } => {
                 let over = events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
-                if over { self.dial(Wakeup::Stirred, events, context) } else { Outcome::Waits }
+                if over { self.dial(Wakeup::Stirred, events, context) } else { Progress::Waits }
             }
             ConnectionState::Paired(pair) => {
                 pair.note(role, events);
-                if self.yielding { Outcome::Waits } else { self.advance(context) }
+                if self.yielding { Progress::Waits } else { self.advance(context) }
             }
-            ConnectionState::Over => Outcome::Waits,
+            ConnectionState::Over => Progress::Waits,
         }
     }
 
     /// Another turn.
-    pub fn resume(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    pub fn resume(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         self.yielding = false;
         self.advance(context)
     }
 
-    /// Whether an alarm set for then still matters.
+    /// Whether a deadline set for then still matters.
     pub fn waits_for(&self, at: Instant) -> bool {
         self.due == Some(at)
     }
 
-    /// An alarm has come up, perhaps one that does not matter any more.
-    pub fn deadline(&mut self, now: Instant, context: &mut WorkerContext<'_>) -> Outcome {
+    /// A deadline has come up, perhaps one that does not matter any more.
+    pub fn deadline(&mut self, now: Instant, context: &mut WorkerContext<'_>) -> Progress<Report> {
         if self.due.is_none_or(|due| now < due) {
-            return Outcome::Waits;
+            return Progress::Waits;
         }
         self.due = None;
         let idle_at = self.idle_at(context);
@@ -127,7 +110,7 @@ impl Connection {
                 }
                 if self.yielding { self.rearm(context) } else { self.advance(context) }
             }
-            ConnectionState::Over => Outcome::Waits,
+            ConnectionState::Over => Progress::Waits,
         }
     }
 
@@ -138,7 +121,7 @@ impl Connection {
 
     /// Arms for whatever is next, if that comes before what it is armed for. Bytes that pass meanwhile arm nothing:
     /// when the time has come it is looked at how long ago the last one was.
-    fn rearm(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    fn rearm(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         let look = match &self.stage {
             ConnectionState::Paired(pair) => pair.next_look(),
             ConnectionState::Dialling { .. } | ConnectionState::Over => None,
@@ -147,112 +130,114 @@ impl Connection {
         if let Some(at) = next.filter(|at| self.due.is_none_or(|due| *at < due)) {
             self.wake_at(at, context);
         }
-        Outcome::Waits
+        Progress::Waits
     }
 
     /// Ends a dial; a connected client goes on.
-    pub fn cancel_dial(&mut self) -> Outcome {
-        match &self.stage {
-            ConnectionState::Dialling { .. } => Outcome::DialFailed {
-                failure: DialFailure::Cancelled,
-                cause: io::Error::other("cancelled by a switchover"),
-            },
-            ConnectionState::Paired(_) | ConnectionState::Over => Outcome::Waits,
-        }
+    pub fn cancel_dial(&mut self, context: &WorkerContext<'_>) -> Progress<Report> {
+        let (failure, cause) = cancelled();
+        self.dial_failed(failure, cause, context)
     }
 
     /// Ends it, if only its end is still to come.
-    pub fn close_gracefully(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    pub fn close_gracefully(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         match &mut self.stage {
             ConnectionState::Paired(pair) => {
                 pair.close_gracefully();
                 self.advance(context)
             }
-            ConnectionState::Dialling { .. } | ConnectionState::Over => Outcome::Waits,
+            ConnectionState::Dialling { .. } | ConnectionState::Over => Progress::Waits,
         }
     }
 
     /// Ends it at once: both sides of a pair see it fail, a client that has no backend yet is closed.
-    pub fn reset(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    pub fn reset(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         match &mut self.stage {
             ConnectionState::Paired(pair) => {
                 pair.reset();
                 self.advance(context)
             }
             ConnectionState::Dialling { .. } | ConnectionState::Over => {
-                Outcome::Over(CloseSummary { why: CloseReason::Terminated, up: 0, down: 0, cause: None })
+                let summary = CloseSummary::of_none(CloseReason::Terminated);
+                Progress::Ended(Report::Closed(context.client, summary))
             }
         }
     }
 
-    /// The client's socket, if nothing of it has been read.
-    pub fn into_client(self) -> Option<Stream> {
-        match self.stage {
-            ConnectionState::Dialling { client, .. } => Some(client),
-            ConnectionState::Paired(_) | ConnectionState::Over => None,
+    /// The end of a dial: the client's socket, of which nothing has been read, is given back.
+    fn dial_failed(&mut self, failure: DialFailure, cause: io::Error, context: &WorkerContext<'_>) -> Progress<Report> {
+        match mem::replace(&mut self.stage, ConnectionState::Over) {
+            ConnectionState::Dialling { client: stream, .. } => {
+                Progress::Ended(Report::DialFailed { client: context.client, stream, failure, cause })
+            }
+            other @ (ConnectionState::Paired(_) | ConnectionState::Over) => {
+                self.stage = other;
+                Progress::Waits
+            }
         }
     }
 
-    fn dial(&mut self, wakeup: Wakeup, events: EventFlags, context: &mut WorkerContext<'_>) -> Outcome {
-        let ConnectionState::Dialling { dial, client, .. } = &mut self.stage else { return Outcome::Waits };
+    fn dial(&mut self, wakeup: Wakeup, events: EventFlags, context: &mut WorkerContext<'_>) -> Progress<Report> {
+        let ConnectionState::Dialling { dial, client, .. } = &mut self.stage else { return Progress::Waits };
         match dial.step(wakeup, Instant::now()) {
             DialProgress::Waits(until) => {
                 self.wake_at(until, context);
-                Outcome::Waits
+                Progress::Waits
             }
             DialProgress::WaitsAnew(until) => {
                 if let Some(stream) = dial.stream()
-                    && let Err(cause) = context.watch(stream, Which::Backend)
+                    && let Err(cause) = context.watch(stream, PeerRole::Backend)
                 {
-                    return Outcome::DialFailed { failure: DialFailure::Local, cause };
+                    return self.dial_failed(DialFailure::Local, cause, context);
                 }
                 self.wake_at(until, context);
-                Outcome::Waits
+                Progress::Waits
             }
             DialProgress::Connected(backend, address) => {
-                if let Err(cause) = context.watch(client, Which::Client) {
-                    return Outcome::DialFailed { failure: DialFailure::Local, cause };
+                if let Err(cause) = context.watch(client, PeerRole::Client) {
+                    return self.dial_failed(DialFailure::Local, cause, context);
                 }
                 self.due = None;
                 if let ConnectionState::Dialling { client, flow, .. } =
                     mem::replace(&mut self.stage, ConnectionState::Over)
                 {
                     let mut pair = Box::new(Pair::new(client, backend, flow));
-                    pair.note(Which::Backend, events);
+                    pair.note(PeerRole::Backend, events);
                     self.stage = ConnectionState::Paired(pair);
                 }
                 self.stirred = context.resources.idle_timeout.map(|_| Instant::now());
                 self.rearm(context);
                 // Its first turn comes with the first event of the client's socket: it has room to write, so being
                 // watched is an event at once.
-                Outcome::Connected(address)
+                context.report(Report::Connected(context.client, address));
+                Progress::Waits
             }
-            DialProgress::Failed(cause) => Outcome::DialFailed { failure: blame(&cause), cause },
+            DialProgress::Failed(cause) => self.dial_failed(blame(&cause), cause, context),
         }
     }
 
-    fn advance(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
+    fn advance(&mut self, context: &mut WorkerContext<'_>) -> Progress<Report> {
         let pair = match &mut self.stage {
             ConnectionState::Paired(pair) => pair,
-            ConnectionState::Dialling { .. } | ConnectionState::Over => return Outcome::Waits,
+            ConnectionState::Dialling { .. } | ConnectionState::Over => return Progress::Waits,
         };
         let before = pair.moved();
         let advance = pair.advance(context.resources);
         if self.stirred.is_some() && pair.moved() != before {
             self.stirred = Some(Instant::now());
         }
-        if let PairProgress::Over(ending) = advance {
-            return Outcome::Over(ending);
-        }
+        let yields = match advance {
+            Progress::Ended(summary) => return Progress::Ended(Report::Closed(context.client, summary)),
+            Progress::Yields => true,
+            Progress::Waits => false,
+        };
         let dismissible = pair.is_dismissible();
         if mem::replace(&mut self.dismissible, dismissible) != dismissible {
-            context.tell_dismissible(dismissible);
+            let client = context.client;
+            context.report(if dismissible { Report::Dismissible(client) } else { Report::Resumed(client) });
         }
         self.rearm(context);
-        match advance {
-            PairProgress::Yields if !mem::replace(&mut self.yielding, true) => Outcome::Yields,
-            PairProgress::Yields | PairProgress::Waits | PairProgress::Over(_) => Outcome::Waits,
-        }
+        if yields && !mem::replace(&mut self.yielding, true) { Progress::Yields } else { Progress::Waits }
     }
 
     fn wake_at(&mut self, at: Instant, context: &mut WorkerContext<'_>) {

@@ -2,13 +2,12 @@
 //! sleeps again.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::core::msg::ClientId;
+use crate::net::Poller;
 use crate::relay::report::Job;
 
 /// What is to be done.
@@ -33,7 +32,8 @@ pub struct Mailbox(Arc<MailboxInner>);
 #[derive(Debug)]
 struct MailboxInner {
     content: Mutex<MailboxQueue>,
-    waker: OwnedFd,
+    /// What the thread waits for besides.
+    poller: Poller,
 }
 
 #[derive(Debug, Default)]
@@ -47,8 +47,7 @@ impl Mailbox {
     /// # Errors
     /// When there is no descriptor.
     pub fn new() -> io::Result<Mailbox> {
-        let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Mailbox(Arc::new(MailboxInner { content: Mutex::default(), waker })))
+        Ok(Mailbox(Arc::new(MailboxInner { content: Mutex::default(), poller: Poller::new()? })))
     }
 
     pub fn send(&self, command: WorkerCommand) {
@@ -58,17 +57,16 @@ impl Mailbox {
             std::mem::take(&mut content.asleep)
         };
         if asleep {
-            // Fails when the counter is full: after 2^64 wake-ups.
-            rustix::io::write(&self.0.waker, &1_u64.to_ne_bytes()).ok();
+            self.0.poller.wake();
         }
     }
 
-    /// Becomes readable, once, for each ring.
-    pub fn waker(&self) -> &OwnedFd {
-        &self.0.waker
+    /// Where the thread waits, for its sockets and for the next command.
+    pub fn poller(&self) -> &Poller {
+        &self.0.poller
     }
 
-    /// Takes all there is. If that is nothing, the caller may sleep: the next order will ring.
+    /// Takes all there is. If that is nothing, the caller may sleep: the next command wakes it.
     pub fn collect(&self) -> Vec<WorkerCommand> {
         let mut content = self.0.content.lock();
         content.asleep = content.commands.is_empty();

@@ -2,7 +2,6 @@
 //! the fewest.
 
 pub mod connection;
-pub mod deadlines;
 pub mod mailbox;
 pub mod worker;
 
@@ -70,12 +69,12 @@ impl Shared {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When there is no thread or descriptor.
+    /// When there is no thread.
     pub fn start(&self, reporter: &Arc<dyn Reporter>, config: &RelayConfig) -> io::Result<SharedThreads> {
         let mailboxes = self.0.iter().map(|worker| worker.mailbox.clone()).collect();
         let mut running = SharedThreads { mailboxes, threads: Vec::new() };
         for (number, worker) in self.0.iter().enumerate() {
-            let worker = Worker::new(worker.mailbox.clone(), Arc::clone(reporter), config.clone())?;
+            let worker = Worker::new(worker.mailbox.clone(), Arc::clone(reporter), config.clone());
             let broken = Broken(Arc::clone(reporter));
             running.threads.push(threads::spawn(&format!("relay-{number}"), move || {
                 if let Err(e) = worker.run() {

@@ -4,37 +4,28 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
-
-use super::connection::{Connection, Outcome};
-use super::deadlines::Deadlines;
+use super::connection::Connection;
 use super::mailbox::{Mailbox, WorkerCommand};
-use crate::core::msg::{ClientId, CloseReason};
+use crate::core::msg::{ClientId, CloseReason, PeerRole};
 use crate::memory::give_back_memory;
-use crate::net::Stream;
+use crate::net::{Deadlines, Events, Poller, Stream};
 use crate::relay::RelayConfig;
-use crate::relay::closing::Which;
-use crate::relay::direction::Resources;
+use crate::relay::direction::{Progress, Resources};
 use crate::relay::peer::EVENTS;
 use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
 /// What the thread owns.
 pub struct Worker {
-    /// Where events come from.
-    set: OwnedFd,
+    /// Where commands and events come from.
     mailbox: Mailbox,
     reporter: Arc<dyn Reporter>,
     connections: HashMap<ClientId, Connection>,
-    deadlines: Deadlines,
+    deadlines: Deadlines<ClientId>,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
     /// What has not been reported yet.
@@ -46,21 +37,14 @@ pub struct Worker {
     first_size: Arc<AtomicUsize>,
 }
 
-/// Stands for the mailbox among the sockets' tokens, which are below: clients are counted from 0.
-const WAKER: u64 = u64::MAX;
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
 /// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
 const BATCH: usize = 256;
 
 impl Worker {
-    /// # Errors
-    /// When there is no descriptor.
-    pub fn new(mailbox: Mailbox, reporter: Arc<dyn Reporter>, config: RelayConfig) -> io::Result<Worker> {
-        let set = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&set, mailbox.waker(), EventData::new_u64(WAKER), EventFlags::IN | EventFlags::ET)?;
-        Ok(Worker {
-            set,
+    pub fn new(mailbox: Mailbox, reporter: Arc<dyn Reporter>, config: RelayConfig) -> Worker {
+        Worker {
             mailbox,
             reporter,
             connections: HashMap::new(),
@@ -70,7 +54,7 @@ impl Worker {
             resources: Resources::new(config.pipes, config.idle_timeout, config.display),
             tidy_at: None,
             first_size: config.first_size,
-        })
+        }
     }
 
     /// Works until it is told to stop; whoever is left then is cut.
@@ -78,7 +62,7 @@ impl Worker {
     /// # Errors
     /// Only a defect here can make waiting fail.
     pub fn run(mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(BATCH);
+        let mut events = Events::new(BATCH);
         loop {
             loop {
                 let commands = self.mailbox.collect();
@@ -94,7 +78,7 @@ impl Worker {
                             self.attend(client, Connection::start);
                         }
                         WorkerCommand::CancelDial(client) => {
-                            self.attend(client, |connection, _| connection.cancel_dial())
+                            self.attend(client, |connection, context| connection.cancel_dial(context))
                         }
                         WorkerCommand::CloseGracefully(client) => {
                             self.attend(client, |connection, context| connection.close_gracefully(context))
@@ -104,13 +88,14 @@ impl Worker {
                         }
                     }
                 }
-                // Which may bring new orders.
+                // PeerRole may bring new orders.
                 self.reporter.report(&mut self.reports);
             }
             self.wait(&mut events)?;
             self.resources.first_size = self.first_size.load(Ordering::Relaxed);
-            for (client, role, events) in events.iter().filter_map(told) {
-                self.attend(client, |connection, context| connection.stirred(role, events, context));
+            for (token, flags) in events.iter() {
+                let (client, role) = socket(token);
+                self.attend(client, |connection, context| connection.stirred(role, flags, context));
             }
             self.fire();
             for _ in 0..self.yielding.len() {
@@ -122,24 +107,16 @@ impl Worker {
         }
     }
 
-    /// The one place that waits: for an event or the next alarm.
-    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        let left = if self.yielding.is_empty() {
-            let connections = &self.connections;
-            let waits = |client, at| connections.get(&client).is_some_and(|connection| connection.waits_for(at));
-            let deadline = self.deadlines.next(connections.len(), waits);
-            let next = deadline.into_iter().chain(self.tidy_at).min();
-            next.map(|at| at.saturating_duration_since(Instant::now()))
-        } else {
-            Some(Duration::ZERO)
-        };
-        let timeout =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
-        events.clear();
-        match epoll::wait(&self.set, spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(e) => Err(e.into()),
+    /// The one place that waits: for an event or the next deadline.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let poller = self.mailbox.poller();
+        if !self.yielding.is_empty() {
+            return poller.take(events);
         }
+        let connections = &self.connections;
+        let waits = |client, at| connections.get(&client).is_some_and(|connection| connection.waits_for(at));
+        let deadline = self.deadlines.next_awaited(connections.len(), waits);
+        poller.wait(events, deadline.into_iter().chain(self.tidy_at).min())
     }
 
     /// Does what it is time for.
@@ -158,82 +135,72 @@ impl Worker {
     }
 
     /// Lets `act` do something with a client, if it is still here, and does what follows.
-    fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Connection, &mut WorkerContext<'_>) -> Outcome) {
+    fn attend(
+        &mut self,
+        client: ClientId,
+        act: impl FnOnce(&mut Connection, &mut WorkerContext<'_>) -> Progress<Report>,
+    ) {
         let Some(connection) = self.connections.get_mut(&client) else { return };
         let mut context = WorkerContext {
             client,
-            set: &self.set,
+            poller: self.mailbox.poller(),
             resources: &mut self.resources,
             deadlines: &mut self.deadlines,
             reports: &mut self.reports,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| act(connection, &mut context)))
-            .unwrap_or(Outcome::Over(CloseSummary { why: CloseReason::Panicked, up: 0, down: 0, cause: None }));
-        let report = match outcome {
-            Outcome::Waits => return,
-            Outcome::Yields => return self.yielding.push_back(client),
-            Outcome::Connected(address) => return self.reports.push(Report::Connected(client, address)),
-            Outcome::DialFailed { failure, cause } => {
-                match self.connections.remove(&client).and_then(Connection::into_client) {
-                    Some(stream) => Report::DialFailed { client, stream, failure, cause },
-                    // Cannot be, and must not keep a client for ever if it is.
-                    None => Report::Closed(
-                        client,
-                        CloseSummary { why: CloseReason::Panicked, up: 0, down: 0, cause: Some(cause) },
-                    ),
-                }
-            }
-            Outcome::Over(ending) => {
+            .unwrap_or_else(|_| Progress::Ended(Report::Closed(client, CloseSummary::of_none(CloseReason::Panicked))));
+        match outcome {
+            Progress::Waits => {}
+            Progress::Yields => self.yielding.push_back(client),
+            Progress::Ended(report) => {
                 // The sockets are closed before anybody is told so.
                 self.connections.remove(&client);
                 give_back_memory(&mut self.connections);
-                Report::Closed(client, ending)
+                self.reports.push(report);
             }
-        };
-        self.reports.push(report);
+        }
     }
 }
 
-/// What a link may use of its thread's.
+/// What a connection may use of its thread's.
 pub struct WorkerContext<'a> {
     pub client: ClientId,
-    set: &'a OwnedFd,
+    poller: &'a Poller,
     pub resources: &'a mut Resources,
-    deadlines: &'a mut Deadlines,
+    deadlines: &'a mut Deadlines<ClientId>,
     reports: &'a mut Vec<Report>,
 }
 
 impl WorkerContext<'_> {
-    /// From now on the link is told what happens on this socket.
+    /// From now on the connection is told what happens on this socket.
     ///
     /// # Errors
     /// When the system has no room for one more.
-    pub fn watch(&self, stream: &Stream, role: Which) -> io::Result<()> {
-        Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, role)), EVENTS)?)
+    pub fn watch(&self, stream: &Stream, role: PeerRole) -> io::Result<()> {
+        self.poller.add(stream, token(self.client, role), EVENTS)
     }
 
-    /// Whether a switchover needs to wait for the link has changed.
-    pub fn tell_dismissible(&mut self, dismissible: bool) {
-        let report = if dismissible { Report::Dismissible(self.client) } else { Report::Resumed(self.client) };
+    /// A report that is not the connection's last one.
+    pub fn report(&mut self, report: Report) {
         self.reports.push(report);
     }
 
-    /// The link will be told when this time has come.
+    /// The connection will be told when this time has come.
     pub fn wake_at(&mut self, at: Instant) {
         self.deadlines.set(at, self.client);
     }
 }
 
-/// What an event is about; `None` for the waker.
-fn told(event: &Event) -> Option<(ClientId, Which, EventFlags)> {
-    let token = event.data.u64();
-    let role = if token & 1 == 0 { Which::Client } else { Which::Backend };
-    (token != WAKER).then_some((ClientId(token >> 1), role, event.flags))
+/// The socket that a token stands for.
+fn socket(token: u64) -> (ClientId, PeerRole) {
+    let role = if token & 1 == 0 { PeerRole::Client } else { PeerRole::Backend };
+    (ClientId(token >> 1), role)
 }
 
-fn token(client: ClientId, role: Which) -> u64 {
+fn token(client: ClientId, role: PeerRole) -> u64 {
     match role {
-        Which::Client => client.0 << 1,
-        Which::Backend => client.0 << 1 | 1,
+        PeerRole::Client => client.0 << 1,
+        PeerRole::Backend => client.0 << 1 | 1,
     }
 }

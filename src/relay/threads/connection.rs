@@ -3,19 +3,17 @@
 //! first three methods under that.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::dial::{self, Dialled, Wish};
 use super::sockets::{Sockets, Stopped};
-use crate::core::msg::{ClientId, CloseReason};
-use crate::net::Stream;
-use crate::relay::closing::{Closing, Facts, Parting, Which};
+use crate::core::msg::{ClientId, CloseReason, PeerRole};
+use crate::net::{Stream, Waker};
+use crate::relay::closing::{Closing, Facts, Parting};
 use crate::relay::dial::Dial;
 use crate::relay::reason::{Reason, part_from};
 use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
@@ -25,7 +23,7 @@ use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
 pub struct Connection {
     client: ClientId,
     /// Readable when a thread that waits in poll(2) is to look at the state.
-    waker: OwnedFd,
+    waker: Waker,
     /// Not only bytes are to be passed on: the state is to be looked at before each step.
     pub attention: AtomicBool,
     /// Bytes of the client were read and cannot be written to the backend.
@@ -55,8 +53,8 @@ struct State {
     stopped: Option<Stopped>,
     /// A switchover asks whether it can go on without this client.
     asked: bool,
-    /// The waker is readable.
-    rung: bool,
+    /// The waker is readable: somebody has woken the threads.
+    woken: bool,
     /// Threads that are at work.
     threads: u8,
     /// What was reported last: see [`Closing::is_dismissible`].
@@ -81,7 +79,7 @@ impl Connection {
     pub fn new(client: ClientId, flow: Arc<ByteCounters>) -> io::Result<Connection> {
         Ok(Connection {
             client,
-            waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            waker: Waker::new()?,
             attention: AtomicBool::new(false),
             up_is_stuck: AtomicBool::new(false),
             flow,
@@ -98,7 +96,7 @@ impl Connection {
                 parting: None,
                 stopped: None,
                 asked: false,
-                rung: false,
+                woken: false,
                 threads: 2,
                 dismissible: false,
                 reporting: false,
@@ -158,7 +156,7 @@ impl Connection {
         sockets
     }
 
-    pub fn waker(&self) -> &OwnedFd {
+    pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
@@ -173,14 +171,14 @@ impl Connection {
     }
 
     /// Whether bytes of this side are still to be passed on.
-    pub fn moves(&self, from: Which) -> bool {
+    pub fn moves(&self, from: PeerRole) -> bool {
         let mut state = self.state.lock();
         state.closing.sent(self.flow.up.load(Ordering::Relaxed));
         state.parting.is_none() && state.closing.moves(from)
     }
 
     /// A read of this side has returned its end. Passes it on, if it is one.
-    pub fn ended(&self, from: Which) -> End {
+    pub fn ended(&self, from: PeerRole) -> End {
         let mut state = self.state.lock();
         if state.parting.is_some() || !state.closing.moves(from) {
             return End::Woken;
@@ -208,8 +206,8 @@ impl Connection {
         // yet. Asked before the client hears of the end: what it makes of that must not change the answer.
         let taken = self.up_taken.load(Ordering::Acquire);
         let had = match from {
-            Which::Client => taken,
-            Which::Backend => taken.saturating_sub(self.unheard(taken, own)),
+            PeerRole::Client => taken,
+            PeerRole::Backend => taken.saturating_sub(self.unheard(taken, own)),
         };
         let told = to.end_writing();
         let parting = state.closing.ended(from, had, Instant::now());
@@ -240,21 +238,21 @@ impl Connection {
     }
 
     /// A read of this side has failed: what it had sent has been passed on.
-    pub fn reading_failed(&self, from: Which, cause: io::Error) {
+    pub fn reading_failed(&self, from: PeerRole, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, from, cause);
         state.closing.written(Instant::now());
     }
 
     /// A write to this side has failed.
-    pub fn writing_failed(&self, to: Which, cause: io::Error) {
+    pub fn writing_failed(&self, to: PeerRole, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, to, cause);
     }
 
     /// A poll of this side, which is not being read, says that it has failed. The error is asked for under the lock:
     /// who reads an end afterwards finds the failure noted.
-    pub fn poll_failed(&self, role: Which) {
+    pub fn poll_failed(&self, role: PeerRole) {
         let mut state = self.state.lock();
         let error = state.sockets.as_ref().and_then(|sockets| sockets.of(role).connection_error().unwrap_or_default());
         if let Some(cause) = error {
@@ -277,7 +275,7 @@ impl Connection {
 
     /// A thread that has nothing more to pass on does what is due. Returns when it is to come again at the latest, and
     /// whether its own side can still fail; `None` at the end.
-    pub fn attend(&self, own: Which) -> Option<(Option<Instant>, bool)> {
+    pub fn attend(&self, own: PeerRole) -> Option<(Option<Instant>, bool)> {
         let mut state = self.state.lock();
         let look = self.due(&mut state);
         state.parting.is_none().then(|| (look, !state.closing.has_failed(own)))
@@ -292,9 +290,8 @@ impl Connection {
         if state.parting.is_some() {
             return None;
         }
-        if std::mem::take(&mut state.rung) {
-            // It was readable, so this does not fail.
-            rustix::io::read(&self.waker, &mut [0; 8]).ok();
+        if std::mem::take(&mut state.woken) {
+            self.waker.reset();
         }
         let now = Instant::now();
         if std::mem::take(&mut state.asked) && state.closing.is_dismissible() {
@@ -343,7 +340,7 @@ impl Connection {
             return None;
         }
         if let (Some(parting), Some(sockets)) = (state.parting, state.sockets.take()) {
-            for (role, farewell) in [(Which::Client, parting.client), (Which::Backend, parting.backend)] {
+            for (role, farewell) in [(PeerRole::Client, parting.client), (PeerRole::Backend, parting.backend)] {
                 let (was_told, stopped) = (state.closing.has_ended(role.other()), state.stopped);
                 part_from(sockets.of(role), farewell, || was_told && sockets.has_ended(role, stopped));
             }
@@ -356,7 +353,7 @@ impl Connection {
     // With the lock.
 
     /// What the side had sent is still passed on; the other one is not read any more.
-    fn fail(&self, state: &mut State, role: Which, cause: io::Error) {
+    fn fail(&self, state: &mut State, role: PeerRole, cause: io::Error) {
         if state.parting.is_some() {
             return;
         }
@@ -390,7 +387,7 @@ impl Connection {
 
     /// A thread that reads finds the end of what has arrived, one that polls finds the waker.
     fn wake_both(&self, state: &mut State) {
-        let in_order = state.closing.has_ended(Which::Client) && state.closing.has_ended(Which::Backend);
+        let in_order = state.closing.has_ended(PeerRole::Client) && state.closing.has_ended(PeerRole::Backend);
         if let Some(sockets) = &state.sockets
             && !in_order
             && state.stopped.is_none()
@@ -401,9 +398,8 @@ impl Connection {
     }
 
     fn wake(&self, state: &mut State) {
-        state.rung = true;
-        // Fails when the counter is full: after 2^64 times.
-        rustix::io::write(&self.waker, &1_u64.to_ne_bytes()).ok();
+        state.woken = true;
+        self.waker.wake();
     }
 
     /// Some system calls: for moments that are rare.

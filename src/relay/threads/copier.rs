@@ -13,10 +13,9 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::connection::{Connection, End};
 use super::sockets::Sockets;
+use crate::core::msg::PeerRole;
 use crate::net::wait_for;
-use crate::observe::dump::DumpSource;
 use crate::relay::RelayConfig;
-use crate::relay::closing::Which;
 use crate::relay::direction::{Direction, Progress, RelayError, Resources, Taken};
 use crate::relay::peer::Peer;
 use crate::relay::report::Reporter;
@@ -25,7 +24,7 @@ use crate::relay::report::Reporter;
 pub struct Copier {
     connection: Arc<Connection>,
     reporter: Arc<dyn Reporter>,
-    own: Which,
+    own: PeerRole,
     from: Peer,
     to: Peer,
     direction: Direction,
@@ -42,21 +41,17 @@ impl Copier {
     pub fn new(
         connection: Arc<Connection>,
         reporter: Arc<dyn Reporter>,
-        own: Which,
+        own: PeerRole,
         sockets: &Sockets,
         config: &RelayConfig,
     ) -> Copier {
         let nonblocking = config.idle_timeout.is_some();
         let peer = |role| Peer::by_trial(Arc::clone(sockets.of(role)), nonblocking);
-        let sender = match own {
-            Which::Client => DumpSource::Client,
-            Which::Backend => DumpSource::Backend,
-        };
         let mut resources = Resources::new(Arc::clone(&config.pipes), config.idle_timeout, config.display.clone());
         let count = Arc::clone(&connection.up_taken);
         resources.taken = Some(match own {
-            Which::Client => Taken::Count(count),
-            Which::Backend => Taken::Other { count, answered: Arc::clone(&connection.answered) },
+            PeerRole::Client => Taken::Count(count),
+            PeerRole::Backend => Taken::Other { count, answered: Arc::clone(&connection.answered) },
         });
         resources.first_size = config.first_size.load(Ordering::Relaxed);
         Copier {
@@ -65,7 +60,7 @@ impl Copier {
             own,
             from: peer(own),
             to: peer(own.other()),
-            direction: Direction::from(sender),
+            direction: Direction::from(own),
             resources,
             look: None,
         }
@@ -86,13 +81,13 @@ impl Copier {
             if self.direction.moved != before {
                 self.passed_on();
             }
-            if self.own == Which::Client {
+            if self.own == PeerRole::Client {
                 self.connection.up_is_stuck.store(self.direction.is_stuck(), Ordering::Relaxed);
             }
             match outcome {
                 Ok(Progress::Yields) => {}
                 Ok(Progress::Waits) => self.wait()?,
-                Ok(Progress::Ended) => match self.connection.ended(self.own) {
+                Ok(Progress::Ended(())) => match self.connection.ended(self.own) {
                     End::InOrder => self.direction.show_end(&self.resources),
                     End::Failed => self.direction.show_failure(&self.resources),
                     End::Woken => {}
@@ -119,8 +114,8 @@ impl Copier {
 
     fn passed_on(&self) {
         let flow = match self.own {
-            Which::Client => &self.connection.flow.up,
-            Which::Backend => &self.connection.flow.down,
+            PeerRole::Client => &self.connection.flow.up,
+            PeerRole::Backend => &self.connection.flow.down,
         };
         flow.store(self.direction.moved, Ordering::Relaxed);
         if self.resources.idle_timeout.is_some() {

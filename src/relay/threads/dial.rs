@@ -1,15 +1,14 @@
 //! The dial of a client that has threads of its own: waited for in poll(2), until somebody does not want it any more.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
 use crate::core::msg::DialFailure;
 use crate::endpoint::Address;
-use crate::net::{Stream, wait_until};
-use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
+use crate::net::{Stream, Waker, wait_until};
+use crate::relay::dial::{Dial, DialProgress, Wakeup, blame, cancelled};
 
 /// What somebody else wants of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub enum Dialled {
 }
 
 /// Waits for the dial. The waker is readable when there is a wish.
-pub fn wait(mut dial: Dial, waker: &OwnedFd, wish: impl Fn() -> Option<Wish>) -> Dialled {
+pub fn wait(mut dial: Dial, waker: &Waker, wish: impl Fn() -> Option<Wish>) -> Dialled {
     let mut wakeup = Wakeup::Clock;
     loop {
         let until = match dial.step(wakeup, Instant::now()) {
@@ -55,10 +54,10 @@ impl Wish {
     /// The end of the dial.
     pub fn assigned(self) -> Dialled {
         match self {
-            Wish::Cancel => Dialled::Failed {
-                failure: DialFailure::Cancelled,
-                cause: io::Error::other("called off by a switchover"),
-            },
+            Wish::Cancel => {
+                let (failure, cause) = cancelled();
+                Dialled::Failed { failure, cause }
+            }
             Wish::Reset => Dialled::Reset,
         }
     }

@@ -30,9 +30,8 @@ use self::connection::Connection;
 use self::copier::Copier;
 use self::dial::Dialled;
 use super::RelayConfig;
-use super::closing::Which;
 use super::report::{CloseSummary, Job, Report, Reporter};
-use crate::core::msg::{ClientId, CloseReason};
+use crate::core::msg::{ClientId, CloseReason, PeerRole};
 use crate::net::Stream;
 use crate::rate_limit::RateLimit;
 use crate::threads::pool::{ClaimedThread, ThreadPool};
@@ -181,7 +180,7 @@ impl Task {
             backend.set_nonblocking(false);
         }
         let sockets = self.connection.open(client, backend);
-        [Which::Client, Which::Backend].map(|from| {
+        [PeerRole::Client, PeerRole::Backend].map(|from| {
             let connection = Arc::clone(&self.connection);
             Copier::new(connection, Arc::clone(&self.reporter), from, &sockets, config)
         })
@@ -205,5 +204,5 @@ impl Task {
 
 fn closed_while_dialling(client: ClientId, stream: Stream, why: CloseReason) -> Report {
     drop(stream);
-    Report::Closed(client, CloseSummary { why, up: 0, down: 0, cause: None })
+    Report::Closed(client, CloseSummary::of_none(why))
 }

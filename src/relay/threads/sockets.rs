@@ -3,8 +3,8 @@
 use std::net::Shutdown;
 use std::sync::Arc;
 
+use crate::core::msg::PeerRole;
 use crate::net::Stream;
-use crate::relay::closing::Which;
 
 /// Both sockets. They are closed when nobody has them any more.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Sockets {
     pub backend: Arc<Stream>,
 }
 
-/// Which sides had ended their streams when reading was stopped. A poll says so of both afterwards.
+/// PeerRole sides had ended their streams when reading was stopped. A poll says so of both afterwards.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped {
     client: bool,
@@ -21,10 +21,10 @@ pub struct Stopped {
 }
 
 impl Sockets {
-    pub fn of(&self, role: Which) -> &Arc<Stream> {
+    pub fn of(&self, role: PeerRole) -> &Arc<Stream> {
         match role {
-            Which::Client => &self.client,
-            Which::Backend => &self.backend,
+            PeerRole::Client => &self.client,
+            PeerRole::Backend => &self.backend,
         }
     }
 
@@ -37,12 +37,12 @@ impl Sockets {
     }
 
     /// Whether this side has ended its stream.
-    pub fn has_ended(&self, role: Which, stopped: Option<Stopped>) -> bool {
+    pub fn has_ended(&self, role: PeerRole, stopped: Option<Stopped>) -> bool {
         let stream = self.of(role);
         let before = match (stopped, role) {
             (None, _) => return stream.has_ended(),
-            (Some(stopped), Which::Client) => stopped.client,
-            (Some(stopped), Which::Backend) => stopped.backend,
+            (Some(stopped), PeerRole::Client) => stopped.client,
+            (Some(stopped), PeerRole::Backend) => stopped.backend,
         };
         before || stream.has_sent_its_end().unwrap_or(false)
     }

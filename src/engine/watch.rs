@@ -56,7 +56,8 @@ impl WatchSet {
     /// Reports the next event on this client's socket, once.
     ///
     /// # Errors
-    /// If the system is short of memory. The client is then not watched, which at worst costs a dial for a client that has left.
+    /// If the system is short of memory. The client is then not watched, which at worst costs a dial for a client that
+    /// has left.
     pub fn add(&self, client: ClientId, stream: &Stream) -> io::Result<()> {
         let events = EventFlags::RDHUP | EventFlags::ONESHOT;
         Ok(epoll::add(&*self.0, stream, EventData::new_u64(client.0), events)?)

@@ -1,6 +1,5 @@
-//! One assigned client on its relay thread, from the dial to the end: first the backend is waited for, then both are a
-//! pair, which is closed when it has been idle for too long. Each method takes note of something that has happened and
-//! says what follows.
+//! One assigned client on its shared relay thread, from the dial to the end: it waits for the backend, then relays, and
+//! is closed when it has been idle for too long. Each method handles one event and returns what follows.
 
 use std::io;
 use std::mem;
@@ -18,15 +17,15 @@ use crate::relay::dial::{Dial, DialProgress, Wakeup, blame};
 use crate::relay::pair::{Pair, PairProgress};
 use crate::relay::report::{ByteCounters, CloseSummary};
 
-/// A client and what it has of a backend.
+/// A client with its dial or its backend connection.
 #[derive(Debug)]
 pub struct Connection {
     stage: ConnectionState,
-    /// When it wants to be looked at although nothing has happened.
+    /// When it must be checked even if nothing has happened.
     due: Option<Instant>,
-    /// When a byte passed last. Kept only where clients that are idle are closed.
+    /// When a byte was last relayed. Kept only if there is an idle timeout.
     stirred: Option<Instant>,
-    /// It has said `Yields`, so that another turn is on its way.
+    /// It has returned `Yields`, so another turn is scheduled.
     yielding: bool,
     /// The core knows that a switchover need not wait for it.
     dismissible: bool,
@@ -34,26 +33,26 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum ConnectionState {
-    /// Nothing of the client has been read.
+    /// Nothing has been read from the client.
     Dialling {
         client: Stream,
         dial: Box<Dial>,
         flow: Arc<ByteCounters>,
     },
     Paired(Box<Pair>),
-    /// Only for the moment of a change.
+    /// Only during a change of state.
     Over,
 }
 
-/// What follows for the link.
+/// What the thread does with the connection next.
 #[derive(Debug)]
 pub enum Outcome {
     Waits,
-    /// It has more to do when others have had their turn.
+    /// Give it another turn after the others.
     Yields,
-    /// To be reported; it goes on.
+    /// Report that it is connected. It continues.
     Connected(Address),
-    /// The client's socket is to be given back.
+    /// Return the client's socket.
     DialFailed {
         failure: DialFailure,
         cause: io::Error,
@@ -72,7 +71,7 @@ impl Connection {
         }
     }
 
-    /// Begins to wait for the backend.
+    /// Starts to wait for the backend.
     pub fn start(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
         if let ConnectionState::Dialling { dial, .. } = &self.stage
             && let Some(stream) = dial.stream()
@@ -83,7 +82,7 @@ impl Connection {
         self.dial(Wakeup::Clock, EventFlags::empty(), context)
     }
 
-    /// Something has happened on a socket.
+    /// Handles an event on a socket.
     pub fn stirred(&mut self, role: Which, events: EventFlags, context: &mut WorkerContext<'_>) -> Outcome {
         match &mut self.stage {
             ConnectionState::Dialling { .. } => {
@@ -98,18 +97,18 @@ impl Connection {
         }
     }
 
-    /// Another turn.
+    /// Gives it another turn.
     pub fn resume(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
         self.yielding = false;
         self.advance(context)
     }
 
-    /// Whether an alarm set for then still matters.
+    /// Whether a deadline at this time still matters.
     pub fn waits_for(&self, at: Instant) -> bool {
         self.due == Some(at)
     }
 
-    /// An alarm has come up, perhaps one that does not matter any more.
+    /// Handles a deadline, which may not matter any more.
     pub fn deadline(&mut self, now: Instant, context: &mut WorkerContext<'_>) -> Outcome {
         if self.due.is_none_or(|due| now < due) {
             return Outcome::Waits;
@@ -122,7 +121,7 @@ impl Connection {
             ConnectionState::Paired(pair) => {
                 if over {
                     pair.expire();
-                    // If it lives on, something is reaching a slow reader.
+                    // If it was not closed, bytes are still reaching a slow reader.
                     self.stirred = Some(now);
                 }
                 if self.yielding { self.rearm(context) } else { self.advance(context) }
@@ -131,13 +130,13 @@ impl Connection {
         }
     }
 
-    /// When it will have been idle for too long, as far as is known now.
+    /// When it will have been idle for too long if no byte is relayed until then.
     fn idle_at(&self, context: &WorkerContext<'_>) -> Option<Instant> {
         Some(self.stirred? + context.resources.idle_timeout?)
     }
 
-    /// Arms for whatever is next, if that comes before what it is armed for. Bytes that pass meanwhile arm nothing:
-    /// when the time has come it is looked at how long ago the last one was.
+    /// Sets a deadline for what is due next, if that is earlier than the current one. Relayed bytes set no deadline:
+    /// when the deadline comes, the time of the last byte decides.
     fn rearm(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
         let look = match &self.stage {
             ConnectionState::Paired(pair) => pair.next_look(),
@@ -150,7 +149,7 @@ impl Connection {
         Outcome::Waits
     }
 
-    /// Ends a dial; a connected client goes on.
+    /// Cancels a dial. A connected client continues.
     pub fn cancel_dial(&mut self) -> Outcome {
         match &self.stage {
             ConnectionState::Dialling { .. } => Outcome::DialFailed {
@@ -161,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// Ends it, if only its end is still to come.
+    /// Closes it, if only its end is still to come.
     pub fn close_gracefully(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
         match &mut self.stage {
             ConnectionState::Paired(pair) => {
@@ -172,7 +171,7 @@ impl Connection {
         }
     }
 
-    /// Ends it at once: both sides of a pair see it fail, a client that has no backend yet is closed.
+    /// Ends it at once: both sides of a pair see a reset, and a client without a backend is closed.
     pub fn reset(&mut self, context: &mut WorkerContext<'_>) -> Outcome {
         match &mut self.stage {
             ConnectionState::Paired(pair) => {
@@ -185,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// The client's socket, if nothing of it has been read.
+    /// The client's socket, if nothing has been read from it.
     pub fn into_client(self) -> Option<Stream> {
         match self.stage {
             ConnectionState::Dialling { client, .. } => Some(client),
@@ -223,8 +222,8 @@ impl Connection {
                 }
                 self.stirred = context.resources.idle_timeout.map(|_| Instant::now());
                 self.rearm(context);
-                // Its first turn comes with the first event of the client's socket: it has room to write, so being
-                // watched is an event at once.
+                // Its first turn comes with the first event on the client's socket. That event comes at once, because
+                // the socket has room to write.
                 Outcome::Connected(address)
             }
             DialProgress::Failed(cause) => Outcome::DialFailed { failure: blame(&cause), cause },

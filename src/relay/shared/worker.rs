@@ -1,6 +1,6 @@
-//! One relay thread: it waits for what happens on its clients' sockets and gives each client its turn. It is the only
-//! one that touches them, so nothing here needs a lock. Whatever one client does, the others get their turn: no call
-//! waits, a turn is short, and a defect that panics costs the client on whose behalf it happened.
+//! One shared relay thread: it waits for events on its clients' sockets and gives each client its turn. No other thread
+//! touches them, so nothing here needs a lock. No client can delay the others: no call blocks, a turn is short, and a
+//! panic ends only the client whose turn it was.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,7 +27,7 @@ use crate::relay::direction::Resources;
 use crate::relay::peer::EVENTS;
 use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
-/// What the thread owns.
+/// The state of the thread.
 pub struct Worker {
     /// Where events come from.
     set: OwnedFd,
@@ -37,10 +37,10 @@ pub struct Worker {
     deadlines: Deadlines,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
-    /// What has not been reported yet.
+    /// Reports that were not sent yet.
     reports: Vec<Report>,
     resources: Resources,
-    /// When what is kept for the next client is looked at; `None` when nothing is.
+    /// When the idle buffers and pipes are checked; `None` if there are none.
     tidy_at: Option<Instant>,
     /// See `Settings::net_buffer_size`.
     first_size: Arc<AtomicUsize>,
@@ -50,7 +50,8 @@ pub struct Worker {
 const WAKER: u64 = u64::MAX;
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
-/// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
+/// Most events handled before their reports are sent. The reports are sent under one lock, so this bounds how long
+/// others wait for it.
 const BATCH: usize = 256;
 
 impl Worker {
@@ -73,7 +74,7 @@ impl Worker {
         })
     }
 
-    /// Works until it is told to stop; whoever is left then is cut.
+    /// Runs until it is told to stop. The remaining clients are then reset.
     ///
     /// # Errors
     /// Only a defect here can make waiting fail.
@@ -104,7 +105,7 @@ impl Worker {
                         }
                     }
                 }
-                // Which may bring new orders.
+                // This may bring new commands.
                 self.reporter.report(&mut self.reports);
             }
             self.wait(&mut events)?;
@@ -142,7 +143,7 @@ impl Worker {
         }
     }
 
-    /// Does what it is time for.
+    /// Handles everything that is due.
     fn fire(&mut self) {
         let now = Instant::now();
         if self.tidy_at.is_some_and(|at| at <= now) {
@@ -157,7 +158,7 @@ impl Worker {
         }
     }
 
-    /// Lets `act` do something with a client, if it is still here, and does what follows.
+    /// Calls `act` with a client, if it is still here, and carries out the result.
     fn attend(&mut self, client: ClientId, act: impl FnOnce(&mut Connection, &mut WorkerContext<'_>) -> Outcome) {
         let Some(connection) = self.connections.get_mut(&client) else { return };
         let mut context = WorkerContext {
@@ -176,7 +177,7 @@ impl Worker {
             Outcome::DialFailed { failure, cause } => {
                 match self.connections.remove(&client).and_then(Connection::into_client) {
                     Some(stream) => Report::DialFailed { client, stream, failure, cause },
-                    // Cannot be, and must not keep a client for ever if it is.
+                    // Cannot happen. If it did, the client must not be kept forever.
                     None => Report::Closed(
                         client,
                         CloseSummary { why: CloseReason::Panicked, up: 0, down: 0, cause: Some(cause) },
@@ -184,7 +185,7 @@ impl Worker {
                 }
             }
             Outcome::Over(ending) => {
-                // The sockets are closed before anybody is told so.
+                // The sockets are closed before the end is reported.
                 self.connections.remove(&client);
                 give_back_memory(&mut self.connections);
                 Report::Closed(client, ending)
@@ -194,7 +195,7 @@ impl Worker {
     }
 }
 
-/// What a link may use of its thread's.
+/// The resources of the thread that a connection may use.
 pub struct WorkerContext<'a> {
     pub client: ClientId,
     set: &'a OwnedFd,
@@ -204,7 +205,7 @@ pub struct WorkerContext<'a> {
 }
 
 impl WorkerContext<'_> {
-    /// From now on the link is told what happens on this socket.
+    /// From now on the connection receives the events of this socket.
     ///
     /// # Errors
     /// When the system has no room for one more.
@@ -212,13 +213,13 @@ impl WorkerContext<'_> {
         Ok(epoll::add(self.set, stream, EventData::new_u64(token(self.client, role)), EVENTS)?)
     }
 
-    /// Whether a switchover needs to wait for the link has changed.
+    /// Reports whether a switchover needs to wait for the connection, after a change.
     pub fn tell_dismissible(&mut self, dismissible: bool) {
         let report = if dismissible { Report::Dismissible(self.client) } else { Report::Resumed(self.client) };
         self.reports.push(report);
     }
 
-    /// The link will be told when this time has come.
+    /// Wakes the connection at this time.
     pub fn wake_at(&mut self, at: Instant) {
         self.deadlines.set(at, self.client);
     }

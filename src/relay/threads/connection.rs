@@ -1,6 +1,6 @@
-//! What the two threads of a client share: how the connection ends, and how a waiting thread is woken. No thread waits
-//! or reports while it holds the lock here: the dispatcher, which takes reports under a lock of its own, calls the
-//! first three methods under that.
+//! The state shared by the two threads of a client: how the connection ends, and how a blocked thread is woken. No
+//! thread blocks or reports while it holds this lock, because the dispatcher calls `cancel_dial`, `close_gracefully`
+//! and `reset` under its own lock, and takes reports under that.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,46 +28,46 @@ pub struct Connection {
     waker: OwnedFd,
     /// Not only bytes are to be passed on: the state is to be looked at before each step.
     pub attention: AtomicBool,
-    /// Bytes of the client were read and cannot be written to the backend.
+    /// Bytes of the client were read and cannot be written to the backend at the moment.
     pub up_is_stuck: AtomicBool,
     pub flow: Arc<ByteCounters>,
-    /// Bytes of the client that were read; those that are being passed on included.
+    /// Bytes of the client that were read, including those not written yet.
     pub up_taken: Arc<AtomicU64>,
     began: Instant,
-    /// When a byte was passed on last, in microseconds after the beginning. Kept only where idle clients are closed.
+    /// When a byte was last relayed, in microseconds since the start. Kept only if there is an idle timeout.
     moved_at: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What is to become of the dial.
+    /// What the dispatcher wants of the dial.
     wish: Option<Wish>,
     connected: bool,
     sockets: Option<Sockets>,
     closing: Closing,
     reason: Reason,
-    /// The end. It is carried out by the last thread.
+    /// How the connection ends. The last thread carries it out.
     parting: Option<Parting>,
     /// Reading was stopped.
     stopped: Option<Stopped>,
-    /// A switchover asks whether it can go on without this client.
+    /// A switchover asks to close this client if it may.
     asked: bool,
     /// The waker is readable.
     rung: bool,
-    /// Threads that are at work.
+    /// Number of threads that work for this client.
     threads: u8,
-    /// What was reported last: see [`Closing::is_dismissible`].
+    /// The last reported value of [`Closing::is_dismissible`].
     dismissible: bool,
-    /// A thread is about to report that.
+    /// A thread is about to report a new value.
     reporting: bool,
 }
 
-/// What a read that has returned an end has found.
+/// What it means that a read has returned the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     InOrder,
-    /// The side has failed, and what had arrived before has been read.
+    /// The side has failed, and everything that had arrived before was read.
     Failed,
     /// Reading was stopped here.
     Woken,
@@ -103,7 +103,7 @@ impl Connection {
         })
     }
 
-    // What others want: see `Handle`.
+    // Called by the dispatcher: see `ClientHandle`.
 
     pub fn cancel_dial(&self) {
         let mut state = self.state.lock();
@@ -131,14 +131,14 @@ impl Connection {
         }
     }
 
-    // What the threads do.
+    // Called by the two threads.
 
-    /// Waits for the dial, or until somebody does not want it any more.
+    /// Waits for the dial, or until it is cancelled or reset.
     pub fn dial(&self, dial: Dial) -> Dialled {
         let dialled = dial::wait(dial, &self.waker, || self.state.lock().wish);
         let mut state = self.state.lock();
         match (dialled, state.wish) {
-            (Dialled::Connected(..), Some(wish)) => wish.assigned(),
+            (Dialled::Connected(..), Some(wish)) => wish.end_of_dial(),
             (Dialled::Connected(backend, address), None) => {
                 state.connected = true;
                 Dialled::Connected(backend, address)
@@ -147,7 +147,7 @@ impl Connection {
         }
     }
 
-    /// Both sockets are there.
+    /// Both sides are connected: returns their sockets.
     pub fn open(&self, client: Stream, backend: Stream) -> Sockets {
         let sockets = Sockets { client: Arc::new(client), backend: Arc::new(backend) };
         self.note_movement();
@@ -159,24 +159,24 @@ impl Connection {
         &self.waker
     }
 
-    /// A byte was passed on, or it is to be taken as if.
+    /// A byte was relayed; or time counts as if one had been.
     pub fn note_movement(&self) {
         self.moved_at.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// When it will have been idle for this long, as far as is known now.
+    /// When it will have been idle for this long if no byte is relayed until then.
     pub fn idle_at(&self, timeout: Duration) -> Instant {
         self.began + Duration::from_micros(self.moved_at.load(Ordering::Relaxed)) + timeout
     }
 
-    /// Whether bytes of this side are still to be passed on.
+    /// Whether bytes of this side are still to be relayed.
     pub fn moves(&self, from: Which) -> bool {
         let mut state = self.state.lock();
         state.closing.sent(self.flow.up.load(Ordering::Relaxed));
         state.parting.is_none() && state.closing.moves(from)
     }
 
-    /// A read of this side has returned its end. Passes it on, if it is one.
+    /// A read of this side has returned the end. If it is the end of the stream, passes it on.
     pub fn ended(&self, from: Which) -> End {
         let mut state = self.state.lock();
         if state.parting.is_some() || !state.closing.moves(from) {
@@ -188,9 +188,9 @@ impl Connection {
             state.closing.written(Instant::now());
             return End::Failed;
         }
-        // The system tells of a failure once, and of an end afterwards. If the connection is over and the failure is
-        // not there any more, the other thread has got it from a write and has not come to the lock yet: this is no
-        // end. If it is still there, the end came before it.
+        // The system reports a failure once, and an end afterwards. If the connection is over and its failure cannot be
+        // read any more, a write of the other thread has received it and waits for the lock: this is not the end of the
+        // stream. If the failure can still be read, the end came before it.
         let mut failure = None;
         if own.is_tcp() && !state.closing.has_ended(from.other()) && own.is_over() {
             failure = own.connection_error().unwrap_or_default();
@@ -202,14 +202,14 @@ impl Connection {
         }
         state.reason.ended(from);
         let told = to.end_writing();
-        // What the backend has answered was taken before, though the thread that has passed it on may not have said so
-        // yet.
+        // The requests that the backend has answered were read before, although the thread that relayed them may not
+        // have counted them yet.
         let up = self.up_taken.load(Ordering::Acquire);
         let parting = state.closing.ended(from, up, Instant::now());
         self.attention.store(true, Ordering::Release);
         let both_ended = parting.is_some();
         self.part(&mut state, parting);
-        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        // A peer that had ended and closed lost nothing. A peer that reset the connection lost bytes.
         match told {
             Err(e) if both_ended => state.reason.failed(from.other(), e),
             Err(e) => self.fail(&mut state, from.other(), e),
@@ -221,7 +221,7 @@ impl Connection {
         End::InOrder
     }
 
-    /// A read of this side has failed: what it had sent has been passed on.
+    /// A read of this side has failed. Everything it had sent was relayed.
     pub fn reading_failed(&self, from: Which, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, from, cause);
@@ -234,8 +234,8 @@ impl Connection {
         self.fail(&mut state, to, cause);
     }
 
-    /// A poll of this side, which is not being read, says that it has failed. The error is asked for under the lock:
-    /// who reads an end afterwards finds the failure noted.
+    /// A poll has reported that this side, which is not being read, has failed. The error is read under the lock: a
+    /// thread that reads the end afterwards finds the failure recorded.
     pub fn poll_failed(&self, role: Which) {
         let mut state = self.state.lock();
         let error = state.sockets.as_ref().and_then(|sockets| sockets.of(role).connection_error().unwrap_or_default());
@@ -244,20 +244,20 @@ impl Connection {
         }
     }
 
-    /// No byte was passed on for the idle timeout.
+    /// No byte was relayed for the idle timeout.
     pub fn idle(&self) {
         let mut state = self.state.lock();
         if state.parting.is_none() {
             let info = self.info(&state);
             let parting = state.closing.idle(&info);
             self.part(&mut state, parting);
-            // If it lives on, something is reaching a slow reader.
+            // If it was not closed, bytes are still reaching a slow reader.
             self.note_movement();
         }
     }
 
-    /// A thread that has nothing more to pass on does what is due. Returns when it is to come again at the latest, and
-    /// whether its own side can still fail; `None` at the end.
+    /// A thread with nothing more to relay does what is due. Returns the latest time for the next call, and whether its
+    /// own side can still fail; `None` at the end.
     pub fn attend(&self, own: Which) -> Option<(Option<Instant>, bool)> {
         let mut state = self.state.lock();
         if state.parting.is_some() {
@@ -283,7 +283,7 @@ impl Connection {
     }
 
     /// Reports whether a switchover needs to wait for this client, if that has changed. One thread reports at a time;
-    /// one that finds another reporting leaves it to that.
+    /// another one leaves the report to it.
     pub fn report_dismissible(&self, reporter: &dyn Reporter) {
         loop {
             let report = {
@@ -300,14 +300,14 @@ impl Connection {
         }
     }
 
-    /// A thread cannot go on: by a defect, or for want of memory.
+    /// A thread cannot continue: it panicked, or there is no memory.
     pub fn give_up(&self, cause: Option<io::Error>) {
         let mut state = self.state.lock();
         state.reason.give(CloseReason::Panicked, cause);
         self.reset_both(&mut state, CloseReason::Panicked);
     }
 
-    /// A thread is done with the sockets. The last one closes them, and is given what to report.
+    /// A thread does not use the sockets any more. The last one closes them and receives the summary to report.
     pub fn leave(&self) -> Option<CloseSummary> {
         let mut state = self.state.lock();
         state.threads -= 1;
@@ -325,9 +325,9 @@ impl Connection {
         Some(CloseSummary { why, up, down, cause })
     }
 
-    // With the lock.
+    // Called with the lock held.
 
-    /// What the side had sent is still passed on; the other one is not read any more.
+    /// Records a failure. What the side had sent is still relayed; the other side is not read any more.
     fn fail(&self, state: &mut State, role: Which, cause: io::Error) {
         if state.parting.is_some() {
             return;
@@ -358,7 +358,7 @@ impl Connection {
         self.wake_both(state);
     }
 
-    /// A thread that reads finds the end of what has arrived, one that polls finds the waker.
+    /// Wakes both threads: one that reads finds the end of what has arrived, one that polls finds the waker.
     fn wake_both(&self, state: &mut State) {
         let in_order = state.closing.has_ended(Which::Client) && state.closing.has_ended(Which::Backend);
         if let Some(sockets) = &state.sockets
@@ -376,7 +376,7 @@ impl Connection {
         rustix::io::write(&self.waker, &1_u64.to_ne_bytes()).ok();
     }
 
-    /// Some system calls: for moments that are rare.
+    /// Makes several system calls, so it is called rarely.
     fn info(&self, state: &State) -> Facts {
         let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
         let Some(sockets) = &state.sockets else { return Facts::default() };

@@ -211,15 +211,15 @@ impl Resolver {
         let thread = threads::spawn("resolver", move || {
             let _running = running;
             loop {
-                let asker = select_biased! {
+                let requester = select_biased! {
                     recv(stopped) -> _ => return,
                     // Never disconnected before `stop` is.
-                    recv(inbox) -> asker => asker.ok(),
+                    recv(inbox) -> requester => requester.ok(),
                     default(REFRESH) => None,
                 };
                 addresses.refresh();
                 // The requester may have stopped waiting.
-                asker.map(|asker| asker.try_send(()));
+                requester.map(|requester| requester.try_send(()));
             }
         })?;
         Ok(Resolver { requests: Some(requests), stop: Some(stop), thread: Some(thread), ended })

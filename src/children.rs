@@ -1,6 +1,6 @@
-//! Child processes. One that this process started is collected by whoever started it; every other child is collected
-//! as soon as it has ended: orphans that come to process number 1 of a container (or to a subreaper), and children that
-//! a wrapper had started before it became this program. Does not decide when to look: see `process`.
+//! Child processes. The caller that started a child also collects it. Every other child is collected as soon as it has
+//! ended: orphans that are reparented to process 1 of a container (or to a subreaper), and children that a wrapper had
+//! started before it became this program. Does not decide when to look: see `process`.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -47,17 +47,17 @@
 //!    reset as well: a truncated stream never looks complete. (Unix sockets have no reset; the peer sees an end.)
 //! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is assigned.
 //! 3. A held client is served, or closed with a reason in the log. Held clients are released in order of arrival:
-//!    a client that can be served goes before all that came later. (A client that must wait for one particular backend,
-//!    because that one is at its limit and the others have refused the client, lets the others pass.) A client that has
-//!    hung up never reaches a backend.
+//!    a client that can be served is served before all that arrived later. (A client whose only remaining backend is at
+//!    its limit, because the others have refused it, lets later clients pass.) A client that has hung up never reaches a
+//!    backend.
 //! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
 //!    gate open.
-//! 5. No error of one client, backend, control session, log file or script ends or blocks another. Running out of
-//!    descriptors, threads or memory refuses the newest client and nothing else.
+//! 5. No error of one client, backend, control session, log file or script ends or blocks another. When descriptors,
+//!    threads or memory run out, the newest client is rejected, and nothing else is affected.
 //! 6. Control listens on loopback or a Unix socket unless told otherwise.
-//! 7. The program stops when told to, and joins every thread it started. (The exceptions are threads that the system
-//!    itself blocks: those of the logs and the dump in a write, the resolver's in a look-up. The console's thread is
-//!    never joined: it owns nothing.)
+//! 7. The program stops when told to, and joins every thread it started. (The exceptions are threads that are blocked
+//!    in the system: those of the logs and the dump in a write, the resolver's in a look-up. The console's thread is
+//!    never joined, because it owns nothing.)
 //!
 //! # Modules, in reading order
 //!
@@ -71,10 +71,10 @@
 //! | [`endpoint`] | where to listen or connect, and the addresses of names | nothing |
 //! | [`config`] | the one model of what is to be run: services, upstreams, groups, backends | endpoint |
 //! | `settings` | the values that may change at run time; the command line and `set` share its rows | config |
-//! | [`core`] | every decision, as one pure machine: events in, actions out; no socket, clock, thread or log. Its `pool` chooses the backend of a client | config, endpoint |
-//! | `children` | which child processes are ours, and how the others are collected | nothing |
-//! | `memory` | gives the memory of large tables back | nothing |
-//! | `rate_limit` | one log line a second for what happens thousands of times | nothing |
+//! | [`core`] | every decision, as one pure state machine: events in, actions out; no socket, clock, thread or log. Its `pool` chooses the backend of a client | config, endpoint |
+//! | `children` | which child processes this program started; collects all others | nothing |
+//! | `memory` | returns the memory of large tables to the system | nothing |
+//! | `rate_limit` | limits a frequent log line to one per second | nothing |
 //! | `threads` | the names of threads; a pool of threads that are reused | nothing |
 //! | `net` | streams, listeners and the accept loop, over TCP and Unix sockets alike; waiting: poller, waker, deadlines | endpoint, rate_limit, threads |
 //! | `observe` | counters, the log, the access log, the dump; all fed by what the core notes | config, core, endpoint, threads |
@@ -94,33 +94,34 @@
 //!
 //! - There are two ways to carry an assigned client, behind one interface; see `relay`. The first clients
 //!   (`Settings::thread_pairs`) have a pair of blocking threads each, as the design has it. Clients beyond that number,
-//!   and clients for which no thread can be had, share a few relay threads, one per processor, that wait for events:
-//!   among hundreds of busy clients the pairs spend half of the CPU on changing threads, and running out of threads must
-//!   not refuse anybody.
-//! - The core sits behind a lock, and the thread that has an event takes it: a client costs no trip to the coordinator
-//!   and back. (The design left this to measurement.) The coordinator handles what concerns the service as a whole.
-//! - Dials under way when a switchover begins are cancelled, not waited for: no byte of those clients has been sent,
-//!   and a dead backend would keep the drain from completing for the whole connect timeout.
+//!   and clients for which no thread is available, share a few relay threads, one per processor, that wait for events.
+//!   The reason: with hundreds of busy clients, pairs spend half of the CPU on thread switches, and a lack of threads
+//!   must not cause rejections.
+//! - The core is behind a lock, and the thread that has an event takes the lock. So a client's events need no trip to
+//!   the coordinator and back. (The design left this to measurement.) The coordinator handles what concerns the service
+//!   as a whole.
+//! - When a switchover begins, pending dials are cancelled. No byte of those clients has been sent, so they can be held,
+//!   and a dead backend cannot delay the drain for the whole connect timeout.
 //! - For the same reason a dial is cancelled when its backend turns out to be dead and another could take the client:
 //!   one failed dial or probe is enough for all.
-//! - A connect starts where it is decided, under the lock: connects start in the order in which clients were released,
-//!   however the scheduler runs the threads.
-//! - At most `max_dials` dials are under way at once, and no more clients are accepted than there are descriptors for:
-//!   a client that has been held must not be refused on release because descriptors have run out.
-//! - A script that is killed (time limit, `abort`) is waited for: the gate opens when its process has ended and no
-//!   process holds its output any more, or three seconds later. So a guard that the script leaves behind can undo its
-//!   work (un-fence the old primary) before the first client arrives there.
-//! - A backend that has failed is not excluded but tried last, whatever the policy. So a wrong suspicion costs no
-//!   client anything, and no policy needs a rule for the case that all backends have failed.
+//! - A connect is started where it is decided, under the lock. So connects start in the order in which clients were
+//!   released, however the scheduler runs the threads.
+//! - At most `max_dials` dials are pending at once, and no more clients are accepted than there are descriptors for: a
+//!   client that has been held must not be rejected on release because descriptors have run out.
+//! - After a script is killed (time limit, `abort`), the gate stays shut until its process has ended and no process holds
+//!   its output any more, but for three seconds at most. So a guard that the script leaves behind can undo its work
+//!   (un-fence the old primary) before the first client arrives there.
+//! - A backend that has failed is not excluded but tried last, whatever the policy. So no client is rejected because a
+//!   backend was wrongly taken for dead, and no policy needs a rule for the case that all backends have failed.
 //! - Held clients are watched by one thread, `watch`, with one epoll set, not by a poll over all of them: the cost of
 //!   one hang-up does not grow with the number of held clients. A client that closed without having sent a byte counts
 //!   as gone; one that sent a request and then closed its sending side is waiting for the answer.
-//! - Where a client must send something before it counts as arrived, it waits in the thread `first-bytes`, which has
-//!   one epoll set like the watch. The core does not know of these clients; they count towards the total capacity only.
-//! - A process may run several services. Each has a core, threads that carry clients and a coordinator of its own; they share the
-//!   total capacity, the logs and the signals, and the process ends with the last of them.
+//! - If a client must send something before it counts as arrived, it waits in the thread `first-bytes`, which has one
+//!   epoll set like the watch. The core does not know of these clients; they count towards the total capacity only.
+//! - A process may run several services. Each has its own core, relay threads and coordinator. They share the total
+//!   capacity, the logs and the signals, and the process ends with the last of them.
 //! - The process does not fork. To leave the terminal, the program starts itself a second time and waits until that
-//!   process is ready. So threads may run before that, every message reaches the terminal, and no unsafe code is
+//!   process is ready. So the first process may have threads, every message reaches the terminal, and no unsafe code is
 //!   needed.
 
 #![forbid(unsafe_code)]

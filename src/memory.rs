@@ -1,9 +1,9 @@
-//! Gives the memory of large tables back to the system.
+//! Returns the memory of large tables to the system.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Shrinks a table that once had many entries and has few now.
+/// Shrinks a table that once had many entries and now has few.
 pub fn give_back_memory<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     const FEW: usize = 1024;
     if table.capacity() > FEW && table.len() < table.capacity() / 8 {

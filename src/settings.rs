@@ -92,11 +92,10 @@ pub const ROWS: &[SettingRow] = &[
 
 /// Zero: all clients share threads.
 const THREAD_PAIRS_RANGE: [f64; 2] = [0.0, 65_536.0];
-/// Unless somebody asks for another number. Beyond a few hundred threads, changing between them costs more than they
-/// gain.
+/// The default. Beyond a few hundred threads, switching between them costs more than they gain.
 pub const THREAD_PAIRS: usize = 256;
 
-/// Why a value was not taken. `Display` is the reply's text: scripts look for its first words.
+/// Why a value was rejected. `Display` is the text of the reply; scripts match its first words.
 #[derive(Clone, Debug)]
 pub enum SettingError {
     OutOfRange { row: &'static SettingRow, range: [f64; 2] },
@@ -117,8 +116,8 @@ impl fmt::Display for SettingError {
 }
 
 impl SettingError {
-    /// The message for a command line, with the given value because the command may be in a file. The caller adds the
-    /// flag.
+    /// The message for a command line. It contains the given value, because the command may be in a file. The caller
+    /// adds the flag.
     pub fn at_start(&self, given: &str) -> String {
         match self {
             SettingError::OutOfRange { row, range: [low, high] } => {
@@ -141,7 +140,7 @@ impl Kind {
     }
 }
 
-/// Reads a value of `--thread_pairs`, for a dialect whose other settings are not named as here.
+/// Parses a value of `--thread_pairs`, for a dialect whose other settings have other names.
 ///
 /// # Errors
 /// The range and the value; not the option's name.
@@ -151,7 +150,7 @@ pub fn thread_pairs(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("must be between {low} and {high} pairs of threads (given: {text})"))
 }
 
-/// The row of a name.
+/// The row with this name.
 pub fn find(name: &str) -> Option<&'static SettingRow> {
     ROWS.iter().find(|row| row.name == name)
 }
@@ -160,7 +159,7 @@ impl SettingRow {
     /// Parses a value for `set`. 0 removes the limit on open connections.
     ///
     /// # Errors
-    /// When it is not a number of the row's kind, or outside the range.
+    /// If it is not a number of the row's type, or outside the range.
     pub fn parse(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range)?;
         if value == 0.0 && self.name == THROTTLE {
@@ -172,14 +171,14 @@ impl SettingRow {
     /// Parses a value from the command line. There, a negative limit on open connections also means no limit.
     ///
     /// # Errors
-    /// As for `parse`.
+    /// The same as for `parse`.
     pub fn parse_at_start(&'static self, text: &str) -> Result<Setting, SettingError> {
         let value = self.number(text, self.range_at_start)?;
         let value = if self.name == THROTTLE { value.max(0.0) } else { value };
         self.within(value, self.range_at_start)
     }
 
-    /// The current value, as listed by `set`.
+    /// The current value as `set` lists it.
     pub fn show(&self, settings: &Settings) -> String {
         (self.show)(settings)
     }

@@ -1,6 +1,6 @@
 //! The control protocol, for telnet, nc and scripts: sessions over sockets, and the console. Each session has a thread
-//! of its own, so none blocks another; a session's commands are a
-//! [`session::CommandSet`]: those of `table`, carried out in `commands`, or the ones that a dialect has instead.
+//! of its own, so none blocks another. A session's commands are a [`session::CommandSet`]: either the rows of `table`,
+//! implemented in `commands`, or the commands of a dialect.
 
 mod commands;
 pub mod console;
@@ -41,7 +41,7 @@ pub fn is_command(word: &str) -> bool {
     table::ROWS.iter().any(|row| row.name == word)
 }
 
-/// Maximum number of sessions at once. A further one is told so and closed.
+/// Maximum number of sessions at once. A further session gets the reason and is closed.
 const SESSIONS: usize = 64;
 const TOO_MANY: &str = "too many control sessions, at most 64 at once";
 /// How long sessions may continue to write when the program ends.
@@ -164,21 +164,21 @@ impl FixedSettings {
 /// A connected control session.
 struct OpenSession {
     stream: Arc<Stream>,
-    /// False for a session that is only told that there are too many.
+    /// False for a session that only gets the reason why it is rejected.
     served: bool,
 }
 
 /// How a new connection is treated.
 enum Admission {
     Serve,
-    /// Told why, on a thread: delivering the answer takes time.
+    /// It gets the reason, on a thread of its own, because the peer may read slowly.
     Reject,
     /// Closed without an answer.
     Close,
 }
 
-/// The control listeners and their sessions. Dropping it ends and joins them all; an answer that is being written has a
-/// moment to complete.
+/// The control listeners and their sessions. Dropping it ends and joins them all. A session that is writing an answer
+/// gets a short time to complete it.
 pub struct ControlServer {
     listening: Vec<Acceptor>,
     sessions: Arc<Sessions>,
@@ -198,7 +198,7 @@ impl ControlServer {
     /// Starts to accept sessions on listeners that are already bound.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// If a thread cannot be started.
     pub fn start(listeners: Vec<Listener>, context: &Context) -> io::Result<ControlServer> {
         let sessions = Arc::new(Sessions::default());
         let workers = ThreadPool::default();
@@ -225,7 +225,7 @@ impl Drop for ControlServer {
         self.closing = None;
         let deadline = Instant::now() + FAREWELL;
         let mut open = self.sessions.open.lock();
-        // Ends sessions that wait for input; one that is being answered still gets the rest of its answer.
+        // Ends sessions that wait for input. A session that is being answered still gets the rest of its answer.
         open.values().for_each(|client| client.stream.shutdown(Shutdown::Read));
         while !open.is_empty() && !self.sessions.ended.wait_until(&mut open, deadline).timed_out() {}
         open.values().for_each(|client| client.stream.abort());

@@ -20,7 +20,7 @@ pub trait CommandSet {
     /// Runs one line.
     ///
     /// # Errors
-    /// When the peer cannot be written to any more.
+    /// If the peer cannot be written to any more.
     fn run(&mut self, context: &Context, line: &str, terminal: &mut Terminal<'_>) -> io::Result<CommandResult>;
 }
 
@@ -41,9 +41,9 @@ const FAREWELL_BYTES: usize = 4 << 20;
 
 /// Why there is no line.
 enum ReadLineError {
-    /// The peer has ended or failed, and cannot be told.
+    /// The peer has ended or failed, so no reason can be sent.
     Gone,
-    /// The peer is told this reason, and closed.
+    /// The peer gets this reason and is closed.
     Closed(&'static str),
 }
 
@@ -59,7 +59,7 @@ pub fn serve(context: &Context, stream: &Stream, peer: &str, closing: &Receiver<
     }
 }
 
-/// Tells a peer why it is not served, and closes.
+/// Sends the reason why the peer is not served, and closes the session.
 pub fn turn_away(stream: &Stream, reason: &str) {
     stream.set_write_timeout(Some(WRITE_PATIENCE)).ok();
     if writeln!(&mut &*stream, " Closing: {reason}").is_ok() {
@@ -79,7 +79,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// # Errors
-    /// When the peer cannot be written to any more.
+    /// If the peer cannot be written to any more.
     fn run(&mut self) -> io::Result<()> {
         let mut writer = self.stream;
         let deadline = Instant::now() + PATIENCE;
@@ -174,7 +174,7 @@ impl Session<'_> {
     }
 }
 
-/// Ends our side and waits briefly for the peer to end its own.
+/// Ends our side of the connection and waits briefly for the peer to end its own.
 fn say_farewell(stream: &Stream) {
     stream.shutdown(Shutdown::Write);
     let deadline = Instant::now() + FAREWELL;

@@ -1,7 +1,8 @@
-//! What becomes of a backend: remembered as failed, probed, back; and what an operator changes. Who is being connected
-//! to one that has failed moves on; whether somebody who waits can be served now is left to `settle`.
+//! What happens to a backend: it fails, is probed, recovers, or is changed by an operator. Clients that are dialling a
+//! failed backend are moved to another. Whether a held client can be served afterwards is decided by `settle`.
 //!
-//! At most one thing is awaited for each backend, a timer or a probe; what was awaited before and comes later is stale.
+//! At most one thing is pending for each backend, a timer or a probe. The result of an earlier one is stale and
+//! ignored.
 
 use super::msg::{
     Action, Answer, BackendId, BackendNote, Change, GroupId, Note, ProbeEnd, ServiceNote, TimerId, Unchanged,
@@ -11,7 +12,7 @@ use super::{Mutation, Place, State};
 use crate::config::FailurePolicy;
 
 impl State {
-    /// The engine is ready: whoever is to be probed is probed for the first time.
+    /// The engine is ready: probes for the first time all backends that are to be probed.
     pub(super) fn started(&mut self, out: &mut Vec<Action>) {
         for id in self.pool.ids() {
             match self.pool.failure_policy(id) {
@@ -24,7 +25,7 @@ impl State {
         }
     }
 
-    /// A dial or probe of this backend failed.
+    /// A dial to this backend, or a probe of it, failed.
     pub(super) fn backend_failed(&mut self, id: BackendId, out: &mut Vec<Action>) {
         self.pool.dial_failed(id);
         match self.pool.failure_policy(id) {
@@ -44,7 +45,7 @@ impl State {
         }
     }
 
-    /// A dial or probe of this backend succeeded, or its time is over.
+    /// A dial to this backend, or a probe of it, succeeded, or the time for which it is avoided is over.
     pub(super) fn backend_is_back(&mut self, id: BackendId, out: &mut Vec<Action>) {
         if self.pool.recover(id) {
             out.push(Action::Note(Note::Backend(id, BackendNote::Back)));
@@ -56,9 +57,9 @@ impl State {
         }
     }
 
-    /// When a backend has failed or is back in this event: whoever is still being connected to one that has failed, and
-    /// may have one that has not, is cancelled and goes there. So nobody waits for a backend that never answers longer
-    /// than the first who found that out. Who has no better choice goes on trying.
+    /// Runs after an event in which a backend has failed or recovered. Cancels each dial to a failed backend if another
+    /// backend that has not failed can take the client, which then goes there. So a backend that never answers delays
+    /// nobody after the first failure is known. Clients without a better choice keep trying.
     pub(super) fn redial(&mut self, out: &mut Vec<Action>) {
         let health_changed = std::mem::take(&mut self.health_changed);
         if !health_changed || !self.may_redial() {
@@ -79,7 +80,7 @@ impl State {
         !self.switching() && !self.closing() && !self.broken(Mutation::WaitForTheFailed)
     }
 
-    /// Unless a probe is under way, which will tell.
+    /// Arms the timer for the next check of a failed backend, unless a probe is pending, which will report.
     fn schedule_recheck(&mut self, id: BackendId, out: &mut Vec<Action>) {
         let after = match self.pool.failure_policy(id) {
             FailurePolicy::AvoidFor(time) => Some(time),
@@ -101,7 +102,7 @@ impl State {
         out.push(Action::Probe(id));
     }
 
-    /// Ignored for a backend that is not being probed, and when nobody will be served any more.
+    /// Ignored if the backend is not being probed, or if the program is ending.
     pub(super) fn probed(&mut self, id: BackendId, end: ProbeEnd, out: &mut Vec<Action>) {
         if self.closing() || !self.pool.has(id) || self.pool.awaited(id) != Awaited::Probe {
             return;
@@ -131,7 +132,7 @@ impl State {
         }
     }
 
-    /// Carries out what an operator wants, or says why nothing has changed.
+    /// Carries out a change by an operator, or returns why it had no effect.
     pub(super) fn change(&mut self, change: Change, out: &mut Vec<Action>) -> Answer {
         if self.closing() {
             return Answer::TooLate;

@@ -1,5 +1,5 @@
-//! The promises that concern the core, as assertions: what must hold after every event, and what must not have been
-//! decided on the way. Debug builds only; a failure names the rule.
+//! The promises that concern the core, as assertions: on the state after every event, and on the decisions that led to
+//! it. Debug builds only. A failure names the broken rule.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::switch::{Gate, SwitchStage};
 use super::{Place, State};
 use crate::config::WhenFull;
 
-/// Populations up to this size are recounted after every event.
+/// With at most this many clients, every count is checked after every event.
 const RECOUNT_UP_TO: usize = 256;
 
-/// What `check` compares with: the state before the event.
+/// The state before the event, for comparison.
 pub(super) struct Before {
     active: UpstreamId,
     assigned: usize,
@@ -32,10 +32,10 @@ impl State {
     /// Asserts every rule.
     ///
     /// # Panics
-    /// When a rule is broken: a defect in the core.
+    /// If a rule is broken, which is a defect in the core.
     pub(super) fn check(&self, before: &Before, actions: &[Action]) {
-        // A recount after every event would cost a release of thousands its linear time; what it finds, it finds among
-        // few.
+        // Recounting takes time proportional to the number of clients. That is too slow after every event of a release
+        // of thousands, and small populations find the same defects.
         if self.clients.len() <= RECOUNT_UP_TO {
             self.check_counts();
         }
@@ -47,7 +47,7 @@ impl State {
         self.check_answers(before, actions);
     }
 
-    /// Clients are conserved: the counters are what a recount gives.
+    /// The counters equal a recount.
     fn check_counts(&self) {
         let mut held = 0;
         let mut dialling = 0;
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// Nobody waits who could be served, and nobody is served beyond a limit.
+    /// No client that can be served is held, and no limit is exceeded.
     fn check_service(&self) {
         assert!(self.clients.len() <= self.rules.max_clients, "more clients than descriptors");
         if self.switching() || self.held.is_empty() || self.closing() || !self.has_room() {
@@ -98,8 +98,8 @@ impl State {
         }
     }
 
-    /// Whoever was dialled is enabled and within its limit, has not refused the client before, and had not failed
-    /// unless there was nobody else.
+    /// The backend of each dial is enabled, within its limit, and has not refused the client before. It has not failed,
+    /// unless no other one was available.
     fn check_choices(&self, actions: &[Action]) {
         for action in actions {
             let Action::Dial(id, backend) = action else { continue };
@@ -118,8 +118,8 @@ impl State {
         }
     }
 
-    /// The upstream changes only when nobody is assigned; while the gate is shut nobody is dialled; while the script
-    /// runs nobody is assigned.
+    /// The upstream changes only when nobody is assigned. No client is dialled while the gate is shut. No client is
+    /// assigned while the script runs.
     fn check_switchover(&self, before: &Before, actions: &[Action]) {
         let mut shut = before.shut;
         let mut dials = 0_usize;
@@ -176,8 +176,8 @@ impl State {
         }
     }
 
-    /// Clients leave the queue oldest first: whoever arrived before somebody dialled now and is still held cannot be
-    /// served by anybody at the moment.
+    /// Clients leave the queue oldest first. A held client that arrived before one dialled in this event cannot be
+    /// served by any backend now.
     fn check_order(&self, actions: &[Action]) {
         let mut last: Option<ClientId> = None;
         for action in actions {
@@ -192,7 +192,7 @@ impl State {
         }
     }
 
-    /// A switch is answered exactly when it ends, exactly once.
+    /// A switch is answered exactly once, when it ends.
     fn check_answers(&self, before: &Before, actions: &[Action]) {
         let answers = |request: RequestId| {
             let is_outcome =

@@ -1,5 +1,5 @@
-//! What becomes of a client at each event of its life. [`State::move_to`] is the only function that moves one, and
-//! keeps every count; whether somebody else can be served now is left to `settle`.
+//! What each event of a client's life does. [`State::move_to`] is the only function that moves a client, and it keeps
+//! every count. Whether another client can be served afterwards is decided by `settle`.
 
 use super::msg::{
     Action, BackendId, ClientHash, ClientId, ClientNote, CloseReason, DialFailure, Failure, Note, TimerId, Traffic,
@@ -50,8 +50,8 @@ impl State {
         }
     }
 
-    /// The client goes back to its old place in the queue. If the gate is shut it waits there for the outcome; if not,
-    /// `settle` offers it to the next backend or, when all have refused it, turns it away.
+    /// Puts the client back at its old place in the queue. While the gate is shut it waits there for the outcome.
+    /// Otherwise `settle` offers it to the next backend, or ends its round when all have refused it.
     pub(super) fn dial_failed(&mut self, client: ClientId, failure: DialFailure, out: &mut Vec<Action>) {
         match self.place(client) {
             Some(Place::Dialling(backend)) => {
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Back to its old place in the queue.
+    /// Puts the client back at its old place in the queue.
     fn requeue(&mut self, client: ClientId, out: &mut Vec<Action>) {
         if self.switching() && self.broken(Mutation::ForgetTheRefused) {
             return self.move_to(client, None);
@@ -86,7 +86,7 @@ impl State {
         out.push(Action::Note(Note::Client(client, ClientNote::Requeued)));
     }
 
-    /// In this round the client is not given this backend again.
+    /// The client does not get this backend again in this round.
     fn tried(&mut self, client: ClientId, backend: BackendId) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.tried.push(backend);
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// An upload is under way: a switchover waits for it like for any open connection.
+    /// The client is still uploading: a switchover waits for it as for any open connection.
     pub(super) fn resumed(&mut self, client: ClientId) {
         match self.place(client) {
             Some(Place::Ending(backend)) if self.waits_for_uploads() => {
@@ -119,7 +119,7 @@ impl State {
         !self.broken(Mutation::CutTheUpload)
     }
 
-    /// Counts what is new since the last report.
+    /// Adds the traffic since the last report to the backend's counters.
     pub(super) fn flowed(&mut self, id: ClientId, traffic: Traffic) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         match client.place {
@@ -142,7 +142,7 @@ impl State {
         }
     }
 
-    /// Every backend has refused this client: it pauses before the next round, or was in its last.
+    /// Every backend has refused this client: it pauses before the next round, or is rejected if this was its last.
     pub(super) fn round_failed(&mut self, id: ClientId, out: &mut Vec<Action>) {
         let retry = self.rules.retry;
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -166,7 +166,7 @@ impl State {
         }
     }
 
-    /// The service has moved: what the backends of the old upstream did is forgotten.
+    /// After the service has moved, the refusals of the old upstream's backends no longer count.
     pub(super) fn forget_failures(&mut self) {
         for client in self.clients.values_mut() {
             client.tried.clear();
@@ -187,7 +187,7 @@ impl State {
         self.clients.get(&client).map(|client| client.place)
     }
 
-    /// The only function that moves a client. `None` is nowhere: not here yet, or gone.
+    /// The only function that moves a client. `None` removes it.
     pub(super) fn move_to(&mut self, id: ClientId, to: Option<Place>) {
         match self.place(id) {
             None => {}
@@ -236,7 +236,7 @@ impl State {
 }
 
 impl Client {
-    /// One that has just arrived.
+    /// A client that has just arrived.
     fn new(hash: ClientHash) -> Client {
         let traffic = Traffic::default();
         Client { place: Place::Held, hash, tried: Vec::new(), rounds: 0, pause: None, traffic }
@@ -244,7 +244,7 @@ impl Client {
 }
 
 impl Traffic {
-    /// Takes over a later report, and returns what it adds. Of an old one nothing is taken.
+    /// Takes over a later report and returns what it adds. A stale report adds nothing.
     fn advance(&mut self, to: Traffic) -> Traffic {
         let more = Traffic {
             up: to.up.saturating_sub(self.up),

@@ -1,23 +1,23 @@
-//! Commands, and the end of the program: told to stop, clients finish within the grace period; told to end, everybody
-//! is cut; then `Exit`, once.
+//! Commands, and the end of the program. `Stop` lets clients finish within the grace period. `QuitForce`, or the end of
+//! that period, resets all clients. `Exit` follows, once.
 
 use std::time::Duration;
 
 use super::State;
 use super::msg::{Action, Answer, CloseReason, Command, Failure, Note, RequestId, RunId, ServiceNote, TimerId};
 
-/// From start to end of the program.
+/// The stages of the program, from start to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Life {
     Running,
-    /// Told to stop; clients may finish until the timer fires.
+    /// Told to stop. Clients may finish until the timer fires.
     Stopping(TimerId),
-    /// Everybody was cut; their last reports are awaited until the timer fires.
+    /// All clients were reset. The core waits for their last reports until the timer fires.
     Closing(TimerId),
     Over,
 }
 
-/// How long the last reports of cut clients are awaited.
+/// The longest wait for the last reports of clients that were reset.
 const CLOSING: Duration = Duration::from_secs(1);
 /// Within this time a second Ctrl-C stops the program.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const SECOND_INTERRUPT: Duration = Duration::from_secs(5);
 impl State {
     pub(super) fn asked(&mut self, request: RequestId, command: Command, out: &mut Vec<Action>) {
         let answer = match command {
-            // Answered when it ends.
+            // Answered when the switchover ends.
             Command::Switch => return self.start_switch(request, out),
             Command::Abort if self.switching() => {
                 self.fail(Failure::Aborted, out);
@@ -89,7 +89,8 @@ impl State {
         }
     }
 
-    /// Ends the program whoever is there. Held clients are not released first: there is nobody to release them to.
+    /// Ends the program even if clients are connected. Held clients are rejected, because they could not be served to
+    /// their end.
     pub(super) fn close_all(&mut self, failure: Failure, out: &mut Vec<Action>) {
         if self.closing() {
             return;
@@ -125,7 +126,7 @@ impl State {
         out.push(Action::Exit);
     }
 
-    /// Nobody is served any more.
+    /// The program is ending: no client is served any more.
     pub(super) fn closing(&self) -> bool {
         match self.life {
             Life::Running | Life::Stopping(_) => false,

@@ -1,11 +1,12 @@
-//! The decisions: who is held, dialled, refused or cut, and when the service moves. One pure machine without a socket,
-//! clock, thread or log: events in, actions out. Total: no event, however stale or strange, panics or is an error.
+//! The decisions: which clients are held, dialled, rejected or reset, and when the service moves to another upstream.
+//! One pure state machine without sockets, clock, threads or logs: events in, actions out. Every event is accepted in
+//! every state: no event, however stale or unexpected, panics or is an error.
 //!
-//! A client is in exactly one place (held, dialling, open, ending; or nowhere), and `State::move_to` is the only
-//! function that moves one. `settle` runs at the end of every event and does what the new situation allows: completes a
-//! drain, serves the queue, ends the program. So nothing is ever polled for.
+//! A client is in exactly one place: held, dialling, open or ending. `State::move_to` is the only function that moves
+//! one. `settle` runs at the end of every event and does what the new state allows: completes a drain, serves the
+//! queue, ends the program. So the core never polls.
 //!
-//! `check` (in debug builds, after every event) asserts the promises that concern the core; `tests/model.rs` and
+//! In debug builds `check` asserts after every event the promises that concern the core. `tests/model.rs` and
 //! `tests/sim.rs` check them again from outside.
 
 mod backends;
@@ -44,18 +45,18 @@ pub struct State {
     clients: BTreeMap<ClientId, Client>,
     /// The clients whose place is `Held`. Ids are in order of arrival, so the first is the oldest.
     held: BTreeSet<ClientId>,
-    /// Of these, all that some backend has refused, and perhaps more.
+    /// Superset of the held clients that a backend has refused.
     returned: BTreeSet<ClientId>,
-    /// Who pauses between two rounds, by the timer that ends the pause.
+    /// The clients that pause between two rounds, each by the timer that ends its pause.
     pauses: BTreeMap<TimerId, ClientId>,
-    /// In this event a backend has failed or is back. Always false between two events.
+    /// A backend has failed or recovered during this event. Always false between two events.
     health_changed: bool,
-    /// How many clients are dialling, and how many of all are assigned. `dialling <= assigned`.
+    /// Number of clients that are dialling, and of all assigned clients. `dialling <= assigned`.
     dialling: usize,
     assigned: usize,
-    /// The queue is above its limit and that has been told.
+    /// The queue is above its limit, and a note has said so.
     warned: bool,
-    /// After one ignored Ctrl-C: until this fires, the next one stops the program.
+    /// Set by an ignored Ctrl-C. Until this timer fires, another Ctrl-C stops the program.
     interrupted: Option<TimerId>,
     next_timer: u64,
     next_run: u64,
@@ -80,27 +81,27 @@ struct Client {
     hash: ClientHash,
     /// Backends of the active upstream that refused this client in this round.
     tried: Vec<BackendId>,
-    /// Rounds in which everybody has refused it.
+    /// Number of rounds in which every backend has refused it.
     rounds: u32,
-    /// It waits for the next round until this fires.
+    /// The timer that ends its pause before the next round.
     pause: Option<TimerId>,
-    /// What its connection is known to have had.
+    /// The bytes and the time reported so far for its connection.
     traffic: Traffic,
 }
 
-/// Where a client is. All but `Held` are assigned.
+/// Where a client is. In every place but `Held` it is assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Held,
     Dialling(BackendId),
     Open(BackendId),
-    /// Open, but a switchover need not wait for it: only its end is still to come.
+    /// Open, but a switchover need not wait for it: only its end is still to be reported.
     Ending(BackendId),
 }
 
 impl State {
-    /// A service at its start: nobody there, the gate open, the first upstream active. `max_clients` is what the
-    /// process has descriptors for.
+    /// A service at its start: no clients, the gate open, the first upstream active. `max_clients` is the number of
+    /// clients for which the process has descriptors.
     pub fn new(service: &Service, max_clients: usize) -> State {
         State {
             rules: Rules {
@@ -132,7 +133,7 @@ impl State {
         }
     }
 
-    /// The one door: takes note of what has happened and appends what is to be done, in order.
+    /// The only entry point: applies the event and appends the resulting actions, in order.
     pub fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
         #[cfg(debug_assertions)]
         let (before, first) = (self.snapshot(), out.len());
@@ -157,7 +158,7 @@ impl State {
         self.check(&before, &out[first..]);
     }
 
-    /// What an operator may see.
+    /// The state that an operator may see.
     pub fn view(&self) -> View {
         View {
             active: self.active,
@@ -168,12 +169,12 @@ impl State {
         }
     }
 
-    /// What an operator may see of the backends, upstream by upstream, group by group.
+    /// The state of the backends that an operator may see, upstream by upstream, group by group.
     pub fn backends(&self) -> impl Iterator<Item = BackendView> {
         self.pool.views()
     }
 
-    // What the new situation allows.
+    // What the new state allows.
 
     fn settle(&mut self, out: &mut Vec<Action>) {
         self.complete_drain(out);
@@ -192,12 +193,12 @@ impl State {
         }
     }
 
-    /// Serves the queue while the gate is open and there is room.
+    /// Serves the queue while the gate is open and no limit is reached.
     ///
-    /// The order that is promised: whoever can be served is served before all that arrived later. Who cannot be (it
-    /// pauses; or each backend that it may have and that has not refused it is full) lets the others pass, and is
-    /// looked at again after every event, before them. One look at each is enough: serving somebody makes no room for
-    /// others.
+    /// Guaranteed order: a client that can be served is served before all that arrived later. A client cannot be served
+    /// while it pauses, or while every backend that is left for it is full. Such a client lets later ones pass, and is
+    /// tried again after every event, before them. One pass over the queue is enough, because serving a client frees no
+    /// capacity for another.
     fn serve_queue(&mut self, out: &mut Vec<Action>) {
         let alike = self.pool.treats_all_alike(self.active);
         let (mut after, mut newcomers_wait) = (None, false);
@@ -224,7 +225,7 @@ impl State {
         (!self.switching() || self.broken(Mutation::DialWhileShut)) && self.has_room()
     }
 
-    /// The oldest held client after this one; of those some backend has refused, if newcomers wait.
+    /// The oldest held client after `after`. With `newcomers_wait`, only clients that a backend has refused.
     fn next_in_queue(&self, after: Option<ClientId>, newcomers_wait: bool) -> Option<ClientId> {
         let queue = if newcomers_wait { &self.returned } else { &self.held };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -236,7 +237,7 @@ impl State {
         next.copied()
     }
 
-    /// Whether the client behind one for whom this was chosen is looked at in the same event: always.
+    /// Whether to try the next client in the same event. Always true, except under a mutation.
     fn looks_at_the_next(&self, choice: Option<Choice>) -> bool {
         match choice {
             Some(Choice::Backend(_)) => !self.broken(Mutation::ServeOnlyOne),
@@ -245,7 +246,7 @@ impl State {
         }
     }
 
-    /// Who may serve this held client; nobody is asked while it pauses.
+    /// Chooses a backend for this held client. `None` while the client pauses.
     fn choose(&self, client: ClientId) -> Option<Choice> {
         let client = self.clients.get(&client).filter(|client| client.pause.is_none())?;
         Some(self.pool.choose(self.active, &client.criteria()))

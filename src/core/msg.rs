@@ -1,7 +1,7 @@
 //! What the core is told and what it decides: ids, events, actions, commands, answers and notes. Plain data.
 //!
-//! Events have happened, actions are to be done, notes tell what was decided. Endings are enums that carry their
-//! reason to the last door; words for people are made at the edge (`observe`, `control`).
+//! Events report what has happened, actions say what is to be done, notes record what was decided. Endings are enums
+//! and keep their reason until they are logged. The texts for people are written elsewhere (`observe`, `control`).
 
 mod note;
 
@@ -14,12 +14,12 @@ use crate::config::{Failover, Policy, Setting, Settings};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// What a client's address hashes to (`pool::hash`): the same for the same client, also after a restart.
+/// The hash of a client's address (`pool::hash`): the same for the same client, also after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientHash(pub u64);
 
-/// A backend of the service, counted through all upstreams and groups in the order of the configuration, and then in
-/// the order in which more were created. Never used for another one.
+/// A backend of the service. Numbered across all upstreams and groups in the order of the configuration; backends
+/// created later follow in the order of creation. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub usize);
 
@@ -34,15 +34,15 @@ pub struct GroupId {
     pub index: usize,
 }
 
-/// A place to connect to that the engine knows and the core does not.
+/// An endpoint that the engine knows by this id. The core does not know its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(pub usize);
 
-/// A question that is owed exactly one answer.
+/// A request. It gets exactly one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// A timer. Never used twice, never cancelled: one that no longer matters is ignored when it fires.
+/// A timer. Never reused and never cancelled: a timer that no longer matters is ignored when it fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId(pub u64);
 
@@ -50,36 +50,37 @@ pub struct TimerId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u64);
 
-/// What has happened. Stale and unknown ids are harmless.
+/// What has happened. Stale and unknown ids are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The engine is ready to carry out actions. First, if it comes at all.
+    /// The engine is ready to carry out actions. Optional; if it is sent, it is the first event.
     Started,
     /// A listener accepted a client. Its id is greater than any before.
     Arrived(ClientId, ClientHash),
-    /// A client that we were not serving yet has left.
+    /// A held client closed its connection.
     HungUp(ClientId),
-    /// A dial succeeded: from now on bytes move.
+    /// A dial succeeded. From now on bytes are relayed.
     Connected(ClientId),
     /// A dial ended without a connection; no byte of the client was read.
     DialFailed(ClientId, DialFailure),
-    /// Only the end of an open connection is still to come: the backend has ended, its last byte was delivered and the
-    /// client has sent nothing since; or one side has failed, and the other is given the rest of what that one had
-    /// sent.
+    /// A switchover need not wait for this open connection. Either the backend has ended, the client has received its
+    /// last byte and has sent nothing since; or one side has failed, and the other side is still receiving the rest of
+    /// its bytes.
     Dismissible(ClientId),
-    /// The client has sent something after its backend's end: its connection is open as it was before `Dismissible`.
+    /// After its backend's end the client has sent something: its connection counts as open again, as before
+    /// `Dismissible`.
     Resumed(ClientId),
-    /// What an open client's connection has had until now. Optional: `Closed` tells the same at the end.
+    /// The bytes and the time of an open connection until now. Optional, because `Closed` reports the totals.
     Flowed(ClientId, Traffic),
-    /// An assigned client is gone and so is its backend connection, which had this much in all.
+    /// An assigned client and its backend connection are closed. The traffic is the connection's total.
     Closed(ClientId, CloseReason, Traffic),
     /// A probe has ended.
     Probed(BackendId, ProbeEnd),
-    /// The script's process has ended or never began.
+    /// The script's process has ended, or could not be started.
     ScriptEnded(RunId, ScriptEnd),
-    /// A timer armed with [`Action::Arm`] has run out.
+    /// A timer armed with [`Action::Arm`] has expired.
     Fired(TimerId),
-    /// Somebody asks for something and will be answered.
+    /// A command that must be answered.
     Asked(RequestId, Command),
 }
 
@@ -88,140 +89,143 @@ pub enum Event {
 pub enum DialFailure {
     /// The backend refused, could not be reached, or did not answer in time.
     Backend,
-    /// This process had no descriptor or memory for it.
+    /// This process had no descriptor or no memory for the connection.
     Local,
-    /// This machine had no port left for one more connection to the backend. Others may have one for another backend;
-    /// and nothing is known against this one, so that nothing is remembered.
+    /// This machine had no local port left for another connection to this backend. It may have one for another backend.
+    /// This says nothing about the backend, so the failure is not remembered.
     NoPort,
-    /// We cancelled it (see [`Action::CancelDial`]).
+    /// The core cancelled it (see [`Action::CancelDial`]).
     Cancelled,
 }
 
 /// How a probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeEnd {
-    /// The backend took the connection, which was closed again.
+    /// The backend accepted the connection, and the probe closed it again.
     Reached,
-    /// It refused, could not be reached or did not answer in time, or there was nothing here to try it with.
+    /// The backend refused, could not be reached or did not answer in time, or this process had no descriptor for the
+    /// probe.
     Failed,
 }
 
-/// What a connection has had since it was made. Only grows: a smaller report is an old one.
+/// The totals of a connection since it was made. They only grow: a smaller report is an older one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Traffic {
-    /// Bytes passed on from the client to the backend.
+    /// Bytes relayed from the client to the backend.
     pub up: u64,
-    /// Bytes passed on from the backend to the client.
+    /// Bytes relayed from the backend to the client.
     pub down: u64,
     pub time: Duration,
 }
 
-/// How a script's run ended.
+/// How a run of the script ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ScriptEnd {
-    /// It exited with this status.
+    /// It exited with this status (0 to 255).
     Exited(i32),
-    /// This signal ended it.
+    /// It was ended by this signal.
     Signalled(i32),
-    /// It could not be started; the system's error number.
+    /// It could not be started. The value is the system's error number.
     NotStarted(i32),
 }
 
-/// What an operator, a signal or the program itself asks for.
+/// A request of an operator, of a signal or of the program itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Move the service to its next upstream.
     Switch,
-    /// Undo the running switchover.
+    /// Roll back the running switchover.
     Abort,
     /// Change one setting (its range has been checked).
     Set(Setting),
     /// Change the backends.
     Change(Change),
-    /// End if nobody is connected or held.
+    /// End the program if no client is connected or held.
     Quit,
-    /// End now, whoever is connected.
+    /// End the program now, even if clients are connected.
     QuitForce,
-    /// Ctrl-C: undo the running switchover; else end if idle; a second one soon after is `Stop`.
+    /// Ctrl-C: roll back the running switchover. If none runs, end the program if it is idle; if it is not, a second
+    /// Ctrl-C within five seconds acts as `Stop`.
     Interrupt,
-    /// SIGTERM: accept nobody else, let clients finish within the grace period, end. A second one is `QuitForce`.
+    /// SIGTERM: accept no more clients, let the others finish within the grace period, then end. A second one acts as
+    /// `QuitForce`.
     Stop,
 }
 
-/// What may be changed about backends while the service runs. Clients that are connected stay where they are.
+/// What an operator may change about backends while the service runs. Connected clients are not affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Give it clients again.
+    /// Assign clients to it again.
     Enable(BackendId),
-    /// Give it no more clients.
+    /// Assign no more clients to it.
     Disable(BackendId),
-    /// A new one at the end of this group, disabled, without a limit.
+    /// Add a backend at the end of this group, disabled and without a limit.
     Create(GroupId, EndpointId),
-    /// Let it be somewhere else. Only while it is disabled.
+    /// Change its address; it must be disabled.
     SetEndpoint(BackendId, EndpointId),
-    /// The most clients it may have at once.
+    /// Set the most clients it may have at once; `None` means no limit.
     Limit(BackendId, Option<u32>),
-    /// Count from zero again.
+    /// Reset its counters.
     Reset(BackendId),
-    /// How a group chooses.
+    /// Set how a group chooses its backends.
     Policy(GroupId, Policy, Failover),
 }
 
-/// Why a [`Change`] has changed nothing.
+/// Why a [`Change`] had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unchanged {
     NoSuchBackend,
     NoSuchGroup,
     AlreadyEnabled,
     AlreadyDisabled,
-    /// To `SetEndpoint`.
+    /// The backend must be disabled for `SetEndpoint`.
     NotDisabled,
 }
 
-/// The one reply to a [`Command`].
+/// The only reply to a [`Command`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
-    /// To `Switch`, when it has ended.
+    /// To `Switch`, when the switchover has ended.
     Switched(Outcome),
-    /// To `Switch`, when another one is running.
+    /// To `Switch`, while another switchover runs.
     SwitchRunning,
-    /// To `Abort` and `Interrupt`: the switchover is being undone.
+    /// To `Abort` and `Interrupt`: the switchover is being rolled back.
     RollingBack,
-    /// To `Abort`: there is none.
+    /// To `Abort`: no switchover runs.
     NoSwitchRunning,
     /// To `Set` and `Change`.
     Changed,
-    /// To `Change(Create)`.
+    /// To `Change::Create`.
     Created(BackendId),
-    /// To `Change`.
+    /// To `Change`: it had no effect.
     Unchanged(Unchanged),
-    /// To `Quit`: somebody is connected or held, or a switchover is running.
+    /// To `Quit`: clients are connected or held, or a switchover runs.
     InUse { assigned: usize, held: usize },
-    /// To `Interrupt`, likewise: stays, but the next one within five seconds will stop it.
+    /// To `Interrupt`: clients are connected or held. The next Ctrl-C within five seconds stops the program.
     StillInUse { assigned: usize, held: usize },
     /// The program is about to end.
     Ending,
-    /// To whatever cannot be done any more because the program is about to end.
+    /// To a command that cannot be carried out any more because the program is about to end.
     TooLate,
 }
 
 /// How a switchover ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The service is on the other upstream.
+    /// The service is on the other upstream. `script`: a script has run.
     Moved { script: bool },
-    /// The service is where it was.
+    /// The service is still on its old upstream.
     Failed(Failure),
 }
 
 /// Why a switchover failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
-    /// `switch_max_time` ran out.
+    /// The time limit, `switch_max_time`, was reached.
     Timeout,
     /// A client arrived while `max_queued` were held.
     QueueFull,
-    /// The script did not exit with 0.
+    /// The script could not be started, or did not exit with 0.
     Script(ScriptEnd),
     /// SIGINT.
     CtrlC,
@@ -233,37 +237,38 @@ pub enum Failure {
     Stopped,
 }
 
-/// What is to be done.
+/// What the engine has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect this held client to this backend. Ends in `Connected`, `DialFailed` or `Closed`.
+    /// Connect this held client to this backend. Answered by `Connected`, `DialFailed` or `Closed`.
     Dial(ClientId, BackendId),
-    /// Stop this dial if it has not succeeded yet; ends in `DialFailed(Cancelled)`, or in `Connected` if it was too late.
+    /// Cancel this dial. Answered by `DialFailed(Cancelled)`, or by `Connected` if the dial had succeeded before.
     CancelDial(ClientId),
-    /// Close this held client (or forget it, if it is known to be gone).
+    /// Close this held client. If it has hung up, only forget it.
     Reject(ClientId, CloseReason),
-    /// End this assigned client, which was `Dismissible`. Ends in `Closed`; or, if the client has sent something
-    /// meanwhile, in `Resumed`. Its backend sees a reset: the client has not ended its stream.
+    /// Close this assigned client, which was reported `Dismissible`. Answered by `Closed`, or by `Resumed` if the
+    /// client has sent something meanwhile. The backend sees a reset, because the client has not ended its stream.
     CloseGracefully(ClientId),
-    /// End this assigned client at once; both sides of a connection see it fail. Ends in `Closed`.
+    /// Reset this assigned client and its backend connection at once: both sides see the connection fail. Answered by
+    /// `Closed`.
     Reset(ClientId),
-    /// Connect to this backend and close the connection again. Ends in `Probed`.
+    /// Connect to this backend and close the connection again. Answered by `Probed`.
     Probe(BackendId),
-    /// From now on this backend is there.
+    /// From now on, connect to this backend at this endpoint.
     SetEndpoint(BackendId, EndpointId),
-    /// Bring `Fired` after this time.
+    /// Send `Fired` after this time.
     Arm(TimerId, Duration),
-    /// Start the script; it is killed when `deadline` fires. Ends in `ScriptEnded`.
+    /// Start the script. The core kills it when the timer `deadline` fires. Answered by `ScriptEnded`.
     RunScript { run: RunId, from: UpstreamId, to: UpstreamId, deadline: TimerId },
-    /// Kill the script and all of its process group. Its end is still awaited.
+    /// Kill the script with its whole process group. `ScriptEnded` still follows.
     KillScript(RunId),
     /// Reply to a request.
     Answer(RequestId, Answer),
-    /// Tell what was decided.
+    /// Report a decision to logs, counters and reports.
     Note(Note),
     /// Close the listeners.
     StopListening,
-    /// All is done: end the coordinator.
+    /// Everything is done: end the coordinator.
     Exit,
 }
 
@@ -288,79 +293,79 @@ impl PeerRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CloseReason {
     // While held.
-    /// The client left before it was served.
+    /// The client closed its connection before it was served.
     HungUp,
-    /// No backend of the active upstream took it.
+    /// Every backend of the active upstream refused it, in every round.
     NoBackend,
-    /// Each backend that could take it was at its limit, and it is not to wait for that.
+    /// Every backend that was left for it was at its limit, and the service does not let clients wait for that.
     Full,
-    /// The process is at its limit of clients, descriptors or memory.
+    /// The process has reached its limit of clients, descriptors or memory.
     NoRoom,
     /// The program ended.
     Shutdown,
-    // While assigned: the wholly normal ends first.
+    // While assigned. The two normal endings come first.
     /// Both sides ended, the client first.
     ClientEnded,
     /// Both sides ended, the backend first.
     BackendEnded,
-    /// The backend had ended, the client had all its bytes and sent nothing since, for five seconds.
+    /// The backend had ended and all its bytes were delivered. The client then sent nothing for five seconds.
     Lingered,
-    /// The same, but a switchover did not wait for the five seconds.
+    /// Like `Lingered`, but a switchover closed it without waiting for the five seconds.
     ClosedForSwitch,
-    /// The client reset the connection or could not be reached any more.
+    /// The client reset the connection or became unreachable.
     ClientFailed,
-    /// The backend reset the connection or could not be reached any more.
+    /// The backend reset the connection or became unreachable.
     BackendFailed,
-    /// No byte has passed either way for the idle timeout.
+    /// No byte has passed in either direction for the idle timeout.
     Idle,
     /// `quit force`, or the end of the grace period.
     Terminated,
-    /// A defect in this program ended it.
+    /// A panic in this program, which is a defect, ended it.
     Panicked,
 }
 
-/// What the core looks like from outside: enough for `stats`, `set` and the prompt.
+/// The state of the core for `stats`, `set` and the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     pub active: UpstreamId,
-    /// Clients waiting for a backend.
+    /// Clients that wait for a backend.
     pub held: usize,
-    /// Clients that have been given a backend, connected yet or not.
+    /// Clients that have a backend, connected or still dialling.
     pub assigned: usize,
     pub switching: bool,
     pub settings: Settings,
 }
 
-/// What one backend looks like from outside.
+/// The state of one backend for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendView {
     pub id: BackendId,
     pub group: GroupId,
-    /// Its place in the group.
+    /// Its index in the group.
     pub number: usize,
-    /// The group's.
+    /// The policy of its group.
     pub policy: Policy,
     pub enabled: bool,
     pub failed: bool,
     pub limit: Option<u32>,
-    /// Clients it has now, connected yet or not.
+    /// Clients it has now, connected or still dialling.
     pub assigned: u32,
     pub totals: Totals,
 }
 
-/// What a backend has had since the start, or since an operator reset it.
+/// The counters of a backend since the start, or since an operator reset them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Dials begun.
+    /// Dials started.
     pub attempts: u64,
     /// Dials that succeeded.
     pub connections: u64,
     /// Dials and probes that failed.
     pub errors: u64,
-    /// Bytes passed on from clients to the backend.
+    /// Bytes relayed from clients to the backend.
     pub up: u64,
-    /// Bytes passed on from the backend to clients.
+    /// Bytes relayed from the backend to clients.
     pub down: u64,
-    /// Of all connections together.
+    /// Sum of the durations of its connections.
     pub time: Duration,
 }

@@ -1,44 +1,44 @@
-//! Rules that can be broken on purpose, so that `tests/model.rs` and `tests/sim.rs` can prove that they would notice.
-//! In a build without the feature `mutation` nothing can be.
+//! Rules that can be broken on purpose, so that `tests/model.rs` and `tests/sim.rs` can prove that they detect it.
+//! Without the feature `mutation` no rule can be broken.
 
 use super::State;
 
-/// A rule that can be broken on purpose, so that the tests can prove that they would notice.
+/// A rule that can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutation {
     /// Promise 2: clients are dialled although the gate is shut.
     DialWhileShut,
-    /// Promise 2: clients that are still connecting do not count for the drain.
+    /// Promise 2: the drain does not count clients that are still dialling.
     ForgetTheDialling,
     /// Promise 3: a client refused while the gate is shut is forgotten.
     ForgetTheRefused,
     /// Promise 3: the newest held client is served first.
     NewestFirst,
-    /// Promise 3: held clients are served one at each event, not as many as there is room for: a lost wake-up.
+    /// Promise 3: each event serves only one held client, even if more can be served: a lost wake-up.
     ServeOnlyOne,
     /// Promise 3: a held client that has hung up is kept.
     KeepTheHungUp,
-    /// Promise 4: a timed-out switchover moves the service all the same.
+    /// Promise 4: a switchover that timed out moves the service.
     MoveOnTimeout,
     /// Promise 4: the switch is answered twice.
     AnswerTwice,
-    /// Promise 4: any timer ends the switchover, one left from an earlier one too.
+    /// Promise 4: any timer ends the switchover, even one of an earlier switchover.
     TakeAnyTimer,
-    /// Promise 4: the script of a switchover that is undone runs on.
+    /// Promise 4: rolling back a switchover does not kill its script.
     SpareTheScript,
     /// The throttle is ignored.
     IgnoreThrottle,
-    /// A disabled backend is given clients.
+    /// A disabled backend is assigned clients.
     GiveTheDisabled,
-    /// The limit of a backend does not hold for clients that another one has refused.
+    /// A backend's limit does not apply to clients that another backend has refused.
     OverfillOnFailover,
     /// A backend that failed is never probed.
     ForgetTheProbe,
-    /// Promise 3: who waits for a full backend keeps those behind it waiting, though others could take them.
+    /// Promise 3: a client that waits for a full backend blocks later clients that other backends could take.
     BlockTheQueue,
-    /// Who is being connected to a backend that has failed stays there, though others could take it.
+    /// A dial to a failed backend is not cancelled although another backend could take the client.
     WaitForTheFailed,
-    /// Promise 1: a switchover cuts off a client that has sent something after its backend's end.
+    /// Promise 1: a switchover closes a client that has sent something after its backend's end.
     CutTheUpload,
 }
 

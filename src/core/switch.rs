@@ -1,6 +1,6 @@
-//! The switchover: hold, drain, script, flip (or undo), release. The gate is shut for exactly as long as one runs, and
-//! [`State::finish`] is the only function that opens it: it answers, moves the service or leaves it, and lets the held
-//! clients go. The first outcome wins; whatever comes later finds no switchover and is ignored.
+//! The switchover: hold, drain, run the script, move (or roll back), release. The gate is shut exactly as long as a
+//! switchover runs. [`State::finish`] is the only function that opens it: it answers the request, moves the service or
+//! leaves it, and opens the gate. The first outcome wins: a later one finds no switchover and is ignored.
 
 use std::time::Duration;
 
@@ -28,17 +28,17 @@ pub(super) struct Switchover {
 /// What a switchover is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SwitchStage {
-    /// The last assigned client.
+    /// For the last assigned client to leave.
     Draining,
-    /// The end of this run of the script.
+    /// For this run of the script to end.
     Scripting(RunId),
-    /// The end of this run, which was killed: whatever it left behind to undo its work is done then. Not longer than
-    /// the timer, and not for another outcome.
+    /// For the end of this run, which was killed. Processes that the script left behind may undo its work until then.
+    /// The wait ends at the timer `limit` at the latest, and the outcome is fixed already.
     RollingBack { run: RunId, failure: Failure, limit: TimerId },
 }
 
-/// How long the end of a killed script is awaited. The engine reports it within three seconds; only a process that even
-/// SIGKILL does not end takes longer.
+/// The longest wait for the end of a killed script. The engine reports it within three seconds, unless even SIGKILL
+/// does not end the process.
 const ROLLBACK: Duration = Duration::from_secs(4);
 
 impl State {
@@ -49,8 +49,8 @@ impl State {
         }
     }
 
-    /// Shuts the gate. Dials under way are cancelled: no byte of those clients has been sent, so they can wait for the
-    /// outcome instead of keeping it from coming (a dead backend would, for the whole connect timeout).
+    /// Shuts the gate and cancels the pending dials. No byte of those clients has been sent, so they can wait for the
+    /// outcome. Otherwise a dead backend would delay the drain for the whole connect timeout.
     pub(super) fn start_switch(&mut self, request: RequestId, out: &mut Vec<Action>) {
         if self.switching() {
             return out.push(Action::Answer(request, Answer::SwitchRunning));
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// Goes on when the last assigned client has left. Part of `settle`.
+    /// Starts the script, or finishes, once the last assigned client has left. Part of `settle`.
     pub(super) fn complete_drain(&mut self, out: &mut Vec<Action>) {
         let Gate::Shut(mut running) = self.gate else { return };
         match running.stage {
@@ -101,7 +101,7 @@ impl State {
         out.push(Action::RunScript { run, from: self.active, to: running.to, deadline: running.deadline });
     }
 
-    /// Nobody is assigned; who is still dialling counts.
+    /// Nobody is assigned. Dialling clients are assigned too.
     fn is_drained(&self) -> bool {
         let left_out = if self.broken(Mutation::ForgetTheDialling) { self.dialling } else { 0 };
         self.assigned == left_out
@@ -144,9 +144,9 @@ impl State {
         running.deadline == timer || self.broken(Mutation::TakeAnyTimer)
     }
 
-    /// Undoes the running switchover, if there is one. A script is killed, and the gate stays shut until it has ended:
-    /// nobody reaches the old upstream while something is still being put back there. When the program ends nobody is
-    /// let through any more, and nothing is waited for.
+    /// Rolls back the running switchover, if there is one. A running script is killed, and the gate stays shut until it
+    /// has ended: no client reaches the old upstream while the script's work there is still being undone. When the
+    /// program ends, no client is served any more, so the switchover ends without that wait.
     pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
         let Gate::Shut(mut running) = self.gate else { return };
         let failure = match running.stage {
@@ -160,7 +160,7 @@ impl State {
                 }
                 failure
             }
-            // The first reason stays.
+            // The first failure is the one that is reported.
             SwitchStage::RollingBack { failure, .. } => failure,
         };
         if self.closing() {
@@ -174,7 +174,7 @@ impl State {
         }
     }
 
-    /// The one end of every switchover: answers, moves the service or not, and opens the gate.
+    /// The only end of a switchover: answers, moves the service on success, and opens the gate.
     fn finish(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         let Gate::Shut(running) = self.gate else { return };
         let from = self.active;

@@ -51,12 +51,12 @@ pub struct DemoServer {
     pub name: &'static str,
     pub address: SocketAddr,
     listener: Arc<TcpListener>,
-    seats: Vec<Seat>,
+    slots: Vec<Slot>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// The client that a thread currently serves.
-type Seat = Arc<Mutex<Option<Arc<TcpStream>>>>;
+type Slot = Arc<Mutex<Option<Arc<TcpStream>>>>;
 
 /// Each thread accepts and serves one client at a time. There are more threads than clients, so that a client that
 /// connects and stays silent delays no other.
@@ -84,12 +84,12 @@ impl BoundServers {
     pub fn open(self, primary: &Arc<Primary>, book: &Book) -> io::Result<DemoServer> {
         let BoundServers { name, listener, address } = self;
         let mut server =
-            DemoServer { name, address, listener: Arc::new(listener), seats: Vec::new(), threads: Vec::new() };
+            DemoServer { name, address, listener: Arc::new(listener), slots: Vec::new(), threads: Vec::new() };
         for _ in 0..THREADS {
-            let (listener, seat) = (Arc::clone(&server.listener), Seat::default());
-            server.seats.push(Arc::clone(&seat));
+            let (listener, slot) = (Arc::clone(&server.listener), Slot::default());
+            server.slots.push(Arc::clone(&slot));
             let context =
-                PrimaryContext { name, port: address.port(), primary: Arc::clone(primary), book: book.clone(), seat };
+                PrimaryContext { name, port: address.port(), primary: Arc::clone(primary), book: book.clone(), slot };
             server.threads.push(threads::spawn(name, move || context.run(&listener))?);
         }
         Ok(server)
@@ -100,8 +100,8 @@ impl DemoServer {
     /// Stops like a database stopped by its service manager: accepts no more clients and closes all connections.
     pub fn stop(&self) {
         self.close();
-        for seat in &self.seats {
-            if let Some(client) = &*seat.lock() {
+        for slot in &self.slots {
+            if let Some(client) = &*slot.lock() {
                 // Fails if the client has already left.
                 client.shutdown(Shutdown::Both).ok();
             }
@@ -130,7 +130,7 @@ struct PrimaryContext {
     port: u16,
     primary: Arc<Primary>,
     book: Book,
-    seat: Seat,
+    slot: Slot,
 }
 
 impl PrimaryContext {
@@ -140,9 +140,9 @@ impl PrimaryContext {
                 // A failed client detects that itself, and the demo's clients count it.
                 Ok((client, _)) => {
                     let client = Arc::new(client);
-                    *self.seat.lock() = Some(Arc::clone(&client));
+                    *self.slot.lock() = Some(Arc::clone(&client));
                     self.serve(&client).unwrap_or(());
-                    *self.seat.lock() = None;
+                    *self.slot.lock() = None;
                 }
                 // After shutdown(2) of the listener.
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,

@@ -47,10 +47,10 @@ impl DemoStage {
         let (blue, green) = (BoundServers::new("blue")?, BoundServers::new("green")?);
         directory.put(PRIMARY, &format!("{}\n", blue.address.port()))?;
         let proxy = Proxy::start(&configuration(blue.address, green.address, directory.script()))?;
-        let board = proxy.context().stats.clone();
+        let stats = proxy.context().stats.clone();
         let primary = Arc::new(Primary {
             file: directory.file(PRIMARY),
-            switching: Box::new(move || board.read().view.switching),
+            switching: Box::new(move || stats.read().view.switching),
         });
         let book = Book::default();
         let (blue, green) = (blue.open(&primary, &book)?, green.open(&primary, &book)?);

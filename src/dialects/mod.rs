@@ -110,11 +110,11 @@ fn ambiguous(error: &clap::Error, command: &clap::Command) -> Option<String> {
     Some(format!("{name}: '--{beginning}' may be {} or {last}\ntry '{name} --help'", others.join(", ")))
 }
 
-/// Of a program that nobody controls while it runs.
+/// For a program without a control interface.
 const NO_CONTROL: Control =
     Control { listeners: Vec::new(), console: false, words: Commands::Switchover, directory: None };
 
-/// Of a program without a standby: it never switches, holds nobody at a gate and limits nobody.
+/// For a service without a standby: it never switches and has no limits.
 const BALANCER_SETTINGS: Settings = Settings {
     switch_max_time: Duration::ZERO,
     max_queued: u32::MAX,

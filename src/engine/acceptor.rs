@@ -1,5 +1,5 @@
-//! What becomes of clients that a service's listeners accept: there is room or none, and they have arrived, or wait in
-//! the first-bytes thread until they have sent something.
+//! Takes the clients that a service's listeners accept. A client without a permit is closed. The others count as
+//! arrived, or first wait in the first-bytes thread until they have sent something.
 
 use std::io;
 use std::time::Instant;
@@ -13,24 +13,24 @@ use crate::endpoint::Address;
 use crate::net::acceptor::{AcceptHandler, Acceptor};
 use crate::net::{Listener, Stream};
 
-/// What a service's listeners need. One that is dropped opens no more.
+/// What the acceptors of a service share. After it is dropped, no listener can be opened.
 pub struct AcceptorFactory {
     pub dispatcher: Dispatcher,
     pub handle: CoordinatorHandle,
     pub permits: Permits,
-    /// Where clients wait that have not sent enough yet.
+    /// Where clients wait until they have sent enough; `None` if the service does not ask for that.
     pub first_bytes: Option<FirstBytesHandle>,
-    /// Threads that accept on each listener.
+    /// Number of threads that accept on each listener.
     pub threads: usize,
-    /// Of these threads.
+    /// Name of these threads.
     pub name: String,
 }
 
 impl AcceptorFactory {
-    /// Begins to accept.
+    /// Starts to accept clients on this listener.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// If the system has no thread.
     pub fn open(&self, listener: Listener) -> io::Result<Acceptor> {
         let acceptor = || ClientAcceptor {
             dispatcher: self.dispatcher.clone(),
@@ -43,13 +43,13 @@ impl AcceptorFactory {
     }
 }
 
-/// One accepting thread's.
+/// The state of one accepting thread.
 struct ClientAcceptor {
     dispatcher: Dispatcher,
     handle: CoordinatorHandle,
     permits: Permits,
     first_bytes: Option<FirstBytesHandle>,
-    /// Empty between two clients.
+    /// Reused for each client; empty in between.
     reports: Vec<Report>,
 }
 

@@ -1,5 +1,5 @@
-//! The engine's side of every client: its socket while it is held, its relay handle while it is assigned, and the facts
-//! that are told when it ends. Decides nothing: each method carries out one action or takes note of one event.
+//! The engine's record of every client: its socket while it is held, its relay handle while it is assigned, and the
+//! data that is logged when it ends. Decides nothing: each method carries out one action or records one event.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,7 @@ pub struct Clients {
     table: HashMap<ClientId, ClientRecord>,
     watched: WatchSet,
     relay: Relay,
-    /// Clients that came into the queue during this event: watched after it, if they are still there.
+    /// Clients that entered the queue during this event. Those still held at its end are then watched.
     unwatched: Vec<ClientId>,
     next: u64,
     held: usize,
@@ -32,7 +32,7 @@ pub struct Clients {
 struct ClientRecord {
     socket: SocketState,
     info: ConnectionInfo,
-    /// For being here at all.
+    /// Counts this client in the total capacity until the record is dropped.
     _permit: Permit,
 }
 
@@ -47,7 +47,7 @@ impl Clients {
         Clients { table: HashMap::new(), watched, relay, unwatched: Vec::new(), next: 0, held: 0 }
     }
 
-    /// A new client, held. Ids are given in the order of this call.
+    /// Adds a new client, held. Ids follow the order of these calls.
     pub fn admit(&mut self, accepted: AcceptedClient) -> ClientId {
         let id = self.new_id();
         let AcceptedClient { stream, peer, accepted, permit } = accepted;
@@ -58,15 +58,15 @@ impl Clients {
         id
     }
 
-    /// For one more client, or one that never arrived.
+    /// The next id: for a client that arrives, or for one that ended before it did.
     pub fn new_id(&mut self) -> ClientId {
         self.next += 1;
         ClientId(self.next - 1)
     }
 
-    /// Whether a held client that stirred has left. One that was reset is gone. One that ended its sending side without
-    /// having sent a byte has asked for nothing and never will: it has hung up. With bytes waiting it is a request
-    /// whose answer is awaited, and stays.
+    /// Whether a held client whose socket had an event has hung up. A client that was reset has. A client that ended
+    /// its sending side without having sent a byte has too: it can ask for nothing any more. If bytes are waiting they
+    /// are a request, and the client stays for its answer.
     pub fn has_left(&mut self, client: ClientId, gone: bool) -> bool {
         let Some(ClientRecord { socket: SocketState::Held { stream, watched: true }, .. }) = self.table.get(&client)
         else {
@@ -79,7 +79,7 @@ impl Clients {
         false
     }
 
-    /// Watches those who were not served at once.
+    /// Watches the clients of this event that are still held.
     pub fn watch_new(&mut self) {
         for client in self.unwatched.drain(..) {
             if let Some(ClientRecord { socket: SocketState::Held { stream, watched }, .. }) =
@@ -93,8 +93,8 @@ impl Clients {
         }
     }
 
-    /// Begins to connect, and hands the client to the relay. Returns what has happened
-    /// instead, if it cannot be served any more.
+    /// Starts the dial and hands the client to the relay. If the client cannot be served any more, returns the event
+    /// that says why.
     pub fn dial(&mut self, id: ClientId, begin: impl FnOnce() -> Dial) -> Option<Event> {
         let record = self.table.get_mut(&id)?;
         let socket = std::mem::replace(&mut record.socket, SocketState::Gone);
@@ -106,7 +106,7 @@ impl Clients {
         record.info.assigned = Some(Instant::now());
         if watched {
             self.watched.remove(&stream);
-            // What the watch has to tell may still be on its way.
+            // The watch may not have reported this yet.
             if stream.has_hung_up() {
                 return Some(Event::Closed(id, CloseReason::HungUp, Traffic::default()));
             }
@@ -117,7 +117,7 @@ impl Clients {
         None
     }
 
-    /// A dial came to nothing: the client is held again.
+    /// A dial failed: the client is held again.
     pub fn take_back(&mut self, client: ClientId, stream: Stream, cause: io::Error) {
         self.leave(client, SocketState::Held { stream, watched: false });
         if let Some(record) = self.table.get_mut(&client) {
@@ -135,7 +135,7 @@ impl Clients {
         }
     }
 
-    /// An assigned client's sockets are closed. Returns what its connection has had.
+    /// An assigned client's sockets are closed. Returns the traffic of its connection.
     pub fn ended(&mut self, client: ClientId, ending: CloseSummary) -> Traffic {
         self.leave(client, SocketState::Gone);
         let Some(record) = self.table.get_mut(&client) else { return Traffic::default() };
@@ -144,7 +144,7 @@ impl Clients {
         Traffic { up: ending.up, down: ending.down, time: record.info.connected_for() }
     }
 
-    /// What the connections of all assigned clients have had until now.
+    /// The traffic so far of all assigned clients.
     pub fn flows(&self) -> impl Iterator<Item = (ClientId, Traffic)> {
         self.table.iter().filter_map(|(client, record)| match &record.socket {
             SocketState::Held { .. } | SocketState::Gone => None,
@@ -167,7 +167,7 @@ impl Clients {
         }
     }
 
-    /// Asks the relay to do something about an assigned client.
+    /// Calls `act` with the relay handle of a client, if it is assigned.
     pub fn with_handle(&self, client: ClientId, act: impl FnOnce(&ClientHandle)) {
         if let Some(ClientRecord { socket: SocketState::Assigned { handle, .. }, .. }) = self.table.get(&client) {
             act(handle);
@@ -178,7 +178,7 @@ impl Clients {
         self.table.get(&client).map(|record| &record.info)
     }
 
-    /// A client that is gone and has been told of.
+    /// Removes the record of a client whose end has been logged.
     pub fn forget(&mut self, client: ClientId) {
         self.table.remove(&client);
         give_back_memory(&mut self.table);
@@ -188,7 +188,7 @@ impl Clients {
         self.held
     }
 
-    /// From the relay to another seat.
+    /// Takes a client back from the relay.
     fn leave(&mut self, client: ClientId, socket: SocketState) {
         if let Some(record) = self.table.get_mut(&client)
             && let SocketState::Assigned { .. } = &record.socket

@@ -1,6 +1,7 @@
-//! The thread that sees to the service as a whole: timers, the script, answers to those who asked, the listeners' end
-//! and its own. It blocks on its inbox, until the next timer, and on nothing else. What is done, the core decides,
-//! which is reached through the dispatcher; its decisions come back here in their order.
+//! The thread that handles what concerns the service as a whole: timers, the script, the answers to commands, and the
+//! end of the listeners and of itself. It blocks on its inbox, at most until the next timer, and on nothing else. It
+//! passes every event to the core through the dispatcher. The core's decisions about the service come back in the order
+//! in which they were made.
 
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
@@ -28,10 +29,10 @@ use crate::observe::stats::Stats;
 use crate::relay::RunningRelay as Relaying;
 use crate::threads::pool::ThreadPool;
 
-/// Everything the coordinator's thread owns. Fields are dropped in this order: the listeners first, so that nobody new
-/// arrives, then the relay threads with whoever is left.
+/// Everything that the coordinator's thread owns. Fields are dropped in this order: first the listeners, so that no
+/// client arrives any more, then the relay threads with the remaining clients.
 pub struct Coordinator {
-    /// Until nobody new is accepted.
+    /// `None` once no more clients are accepted.
     pub frontend: Option<Frontend>,
     pub service: Service,
     pub inbox: Receiver<Message>,
@@ -39,28 +40,29 @@ pub struct Coordinator {
     pub timers: Deadlines<TimerId>,
     pub workers: ThreadPool,
     pub stats: Stats,
-    /// Who waits for an answer.
+    /// The requests that wait for an answer.
     pub requests: BTreeMap<RequestId, Sender<Reply>>,
     pub next_request: u64,
     pub script: Option<RunningScript>,
     pub probes: Probes,
-    /// The running switchover, as the operator sees it.
+    /// The timings of the running switchover, for its report.
     pub progress: Option<SwitchProgress>,
     pub exiting: bool,
-    /// Why the service cannot go on.
+    /// The error that ends the service.
     pub failure: Option<io::Error>,
     pub _relaying: Relaying,
     pub _watch: Watch,
     pub dispatcher: Dispatcher,
 }
 
-/// Where clients come in. Dropped in this order: no more listeners, no more clients, those who had not arrived yet.
+/// Everything that takes in clients. Fields are dropped in this order: listeners that are not bound yet, the acceptors,
+/// then the clients that have not arrived yet.
 pub struct Frontend {
     pub _rebind: Option<Rebind>,
     pub listening: Vec<Acceptor>,
     pub _first_bytes: Option<FirstBytes>,
     pub acceptors: AcceptorFactory,
-    /// Dropped last: nobody listens any more.
+    /// Dropped last. Tells [`super::Engine`] that no listener is left.
     pub _accepting: Sender<()>,
 }
 
@@ -68,18 +70,18 @@ pub struct Frontend {
 pub struct RunningScript {
     run: RunId,
     running: ScriptHandle,
-    /// Closed with this: nobody waits for the script any more.
+    /// Dropped with this struct, which tells the script's thread that its result is not needed any more.
     _awaited: PipeWriter,
 }
 
-/// Nobody waits for a script that outlives its switchover's end: not the service when it ends by a defect.
+/// A script must not outlive its switchover, not even when a panic ends the service.
 impl Drop for RunningScript {
     fn drop(&mut self) {
         self.running.kill();
     }
 }
 
-/// When the parts of a switchover began.
+/// When each phase of a switchover started.
 pub struct SwitchProgress {
     request: RequestId,
     started: Instant,
@@ -87,11 +89,11 @@ pub struct SwitchProgress {
 }
 
 impl Coordinator {
-    /// Works until the core says `Exit`. Returns why, if it was not because somebody asked for it.
+    /// Runs until the core decides `Exit`. Returns the error that ended the service, or `None` if it was told to end.
     pub fn run(mut self) -> Option<io::Error> {
         self.dispatcher.bring(Event::Started);
         while !self.exiting {
-            // Timers first, however many messages wait.
+            // Timers come first, even if many messages wait.
             if let Some(timer) = self.timers.due(Instant::now()) {
                 self.dispatcher.bring(Event::Fired(timer));
             }
@@ -102,7 +104,7 @@ impl Coordinator {
         self.failure
     }
 
-    /// The one place that waits: for a message, until the next timer.
+    /// The only place that blocks: until a message arrives or the next timer is due.
     fn next_message(&mut self) -> Option<Message> {
         let received = match self.timers.next() {
             Some(deadline) => self.inbox.recv_deadline(deadline),
@@ -127,24 +129,25 @@ impl Coordinator {
                 if command == Command::Stop
                     && let Some(frontend) = self.frontend.take()
                 {
-                    // Before the core hears of it, which may be at its end at once: whoever is let in has arrived then.
+                    // Before the core learns of the request, because the core may end the service at once. Clients that
+                    // the listeners have accepted count as arrived before that.
                     last_call(&frontend.listening);
                 }
                 let request = self.new_request();
                 self.requests.insert(request, replies);
                 self.dispatcher.bring(Event::Asked(request, command));
             }
-            // Whoever asked may have left.
+            // The requester may be gone.
             Message::Surveyed(views) => drop(views.send(self.dispatcher.survey())),
             Message::Tally => self.dispatcher.tally(),
             Message::Bound(listener) => self.open(listener),
             Message::ListenerFailed(cause) => {
                 log::error!("cannot accept clients any more: {cause}; stopping");
-                // A second one must not cut the grace short.
+                // Only the first failure stops the service: a second `Stop` would cut the grace period short.
                 if self.failure.replace(cause).is_some() {
                     return;
                 }
-                // Nobody waits for this answer.
+                // Nobody waits for the answer to this request.
                 let request = self.new_request();
                 self.dispatcher.bring(Event::Asked(request, Command::Stop));
             }
@@ -156,7 +159,7 @@ impl Coordinator {
         }
     }
 
-    /// One more listener, unless nobody new is accepted any more.
+    /// Opens one more listener, unless no more clients are accepted.
     fn open(&mut self, listener: Listener) {
         let Some(frontend) = &mut self.frontend else { return };
         match frontend.acceptors.open(listener) {
@@ -186,7 +189,7 @@ impl Coordinator {
             Action::Probe(backend) => self.probes.begin(backend, &self.workers, &self.dispatcher),
             Action::StopListening => self.frontend = None,
             Action::Exit => self.exiting = true,
-            // About clients and backends: done by the dispatcher.
+            // Actions about clients and backends: the dispatcher carries them out.
             Action::Dial(..)
             | Action::CancelDial(_)
             | Action::Reject(..)
@@ -220,7 +223,7 @@ impl Coordinator {
         }
     }
 
-    /// To the log, and to whoever waits for this run's switchover.
+    /// Sends a line of the script to the log, and to the requester of this run's switchover.
     fn script_line(&mut self, run: RunId, line: String) {
         let current = self.script.as_ref().is_some_and(|script| script.run == run);
         script_log::output(&line);
@@ -229,7 +232,7 @@ impl Coordinator {
         }
     }
 
-    /// Whoever asked may have left; the outcome is in the log all the same.
+    /// Replies to a request. The requester may be gone; the log has the outcome in any case.
     fn reply(&self, request: RequestId, reply: Reply) {
         if let Some(replies) = self.requests.get(&request) {
             replies.send(reply).ok();
@@ -254,7 +257,7 @@ impl Coordinator {
         self.requests.remove(&request);
     }
 
-    /// What is told to whoever waits for the switchover.
+    /// Sends a decision to the requester of the switchover.
     fn note(&mut self, note: ServiceNote, at: Instant) {
         match note {
             ServiceNote::SwitchStarted { request, from, to, timeout, max_queued } => {

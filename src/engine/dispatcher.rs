@@ -1,11 +1,11 @@
-//! The core behind one lock. Whoever has something to report (a listener, a relay thread, the watch, the coordinator)
-//! takes the lock, lets the core decide, and carries out at once what concerns clients: who is dialled, refused or cut.
-//! So a client costs no trip to another thread and back. What concerns the service (timers, the script, answers,
-//! listeners, the end) is the coordinator's: it is handed over in the order of the decisions.
+//! The core behind one lock. A thread with an event (an acceptor, a relay thread, the watch, the coordinator) takes the
+//! lock, lets the core decide, and at once carries out what concerns clients and backends: dials, rejections, resets.
+//! So a client's events need no trip to another thread and back. What concerns the service (timers, the script,
+//! answers, listeners, the end) is handed to the coordinator in the order of the decisions.
 //!
-//! Nothing that is done under the lock waits for anybody: its longest work is a release, which begins 64 connects at
-//! once (a millisecond on a machine of 2026). They are begun under it because connects begin in the order in which the
-//! core decided them (promise 3).
+//! Nothing blocks under the lock. Its longest work is a release, which starts 64 connects at once (one millisecond on a
+//! machine of 2026). They start under the lock so that connects start in the order in which the core decided them
+//! (promise 3).
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,7 +26,7 @@ use crate::observe::event_log::{ConnectionInfo, EventLog};
 use crate::relay::dial::{Dial, DialOptions};
 use crate::relay::{self, ClientHandle, Reporter};
 
-/// The way to the core. Cheap to clone.
+/// Gives access to the core. Cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher(Arc<DispatcherShared>);
 
@@ -35,24 +35,24 @@ struct DispatcherShared {
     handle: CoordinatorHandle,
 }
 
-/// What the lock guards.
+/// The data behind the lock.
 pub struct DispatcherInner {
     pub state: State,
     pub clients: Clients,
     pub event_log: EventLog,
     pub addresses: Addresses,
     pub dial_options: DialOptions,
-    /// For the relay threads: see `Settings::net_buffer_size`.
+    /// Read by the relay threads: see `Settings::net_buffer_size`.
     pub first_size: Arc<AtomicUsize>,
-    /// For the relay: see `Settings::thread_pairs`.
+    /// Read by the relay: see `Settings::thread_pairs`.
     pub thread_pairs: Arc<AtomicUsize>,
-    /// Empty between two decisions.
+    /// Reused for each decision; empty in between.
     pub actions: Vec<Action>,
-    /// When the core was told last what has flowed through open connections; `None` when no group goes by that.
+    /// When the core was last told the traffic of open connections. `None` if no group's policy depends on it.
     pub flows_counted: Option<Instant>,
 }
 
-/// A choice by what backends have had so far may be this much behind.
+/// The traffic on which a choice depends may be this old.
 const FLOWS_AGE: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
@@ -60,7 +60,7 @@ impl Dispatcher {
         Dispatcher(Arc::new(DispatcherShared { inner: Mutex::new(inner), handle }))
     }
 
-    /// Reports what has happened, in order, and leaves nothing behind.
+    /// Applies these reports in order, and empties the list.
     pub fn tell(&self, reports: &mut Vec<Report>) {
         if reports.is_empty() {
             return;
@@ -75,23 +75,23 @@ impl Dispatcher {
         });
     }
 
-    /// Bwake-ups one event that carries nothing.
+    /// Applies one event that carries no resource.
     pub fn bring(&self, event: Event) {
         self.with_inner(|inner, handle| inner.decide(event, handle));
     }
 
-    /// Begins a dial that is nobody's.
+    /// Starts a dial on behalf of no client: a probe.
     pub fn dial(&self, backend: BackendId) -> Dial {
         let (addresses, dial_options) = self.0.inner.lock().dialling(backend);
         Dial::begin(addresses, dial_options)
     }
 
-    /// The backends as they are now, with what has flowed until now.
+    /// The current state of the backends, including the traffic of open connections.
     pub fn survey(&self) -> Vec<BackendView> {
         self.with_inner(DispatcherInner::views)
     }
 
-    /// Lets the log tell of all backends.
+    /// Logs the state of all backends.
     pub fn tally(&self) {
         self.with_inner(|inner, handle| {
             let views = inner.views(handle);
@@ -99,12 +99,12 @@ impl Dispatcher {
         });
     }
 
-    /// Where the relay reports.
+    /// The reporter for the relay.
     pub fn reporter(&self) -> Arc<dyn Reporter> {
         Arc::new(self.clone())
     }
 
-    /// A thread that all clients need cannot go on.
+    /// A thread that all clients need has failed.
     pub fn fail(&self, cause: io::Error) {
         self.0.handle.send(Message::Failed(cause));
     }
@@ -134,7 +134,7 @@ impl Reporter for Dispatcher {
     }
 }
 
-/// A panic in the core leaves it in no state to go on with: the service ends, loudly.
+/// After a panic in the core its state cannot be trusted: the service ends and says so.
 struct PanicGuard<'a>(&'a CoordinatorHandle);
 
 impl Drop for PanicGuard<'_> {
@@ -146,7 +146,7 @@ impl Drop for PanicGuard<'_> {
 }
 
 impl DispatcherInner {
-    /// Takes over what a report brings along, and says what it means to the core.
+    /// Takes over the resources in a report and returns its event for the core.
     fn receive(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Accepted(accepted) => {
@@ -168,7 +168,7 @@ impl DispatcherInner {
         }
     }
 
-    /// Likewise, for a client that the relay has or had.
+    /// The same for a report of the relay.
     fn relayed(&mut self, report: relay::Report) -> Event {
         match report {
             relay::Report::Connected(client, address) => {
@@ -189,14 +189,14 @@ impl DispatcherInner {
         }
     }
 
-    /// Lets the core decide, and does what it says; carrying that out may bring another event.
+    /// Lets the core decide and carries out its actions, which may cause further events.
     fn decide(&mut self, event: Event, handle: &CoordinatorHandle) {
         let mut actions = std::mem::take(&mut self.actions);
         let mut waiting = VecDeque::new();
         let mut next = Some(event);
         while let Some(event) = next {
             self.state.handle(event, &mut actions);
-            // Published first: whoever is answered must find the new situation there.
+            // Published first: a requester that has its answer must find the new state there.
             self.event_log.publish(self.state.view(), &actions);
             for action in actions.drain(..) {
                 waiting.extend(self.carry_out(action, handle));
@@ -255,20 +255,20 @@ impl DispatcherInner {
         }
     }
 
-    /// All backends, with what has flowed until now.
+    /// The state of all backends, including the traffic of open connections.
     fn views(&mut self, handle: &CoordinatorHandle) -> Vec<BackendView> {
         self.count_flows(handle);
         self.state.backends().collect()
     }
 
-    /// Before a choice that may go by it.
+    /// Updates the traffic before a choice that may depend on it.
     fn count_flows_if_old(&mut self, handle: &CoordinatorHandle) {
         if self.flows_counted.is_some_and(|at| at.elapsed() > FLOWS_AGE) {
             self.count_flows(handle);
         }
     }
 
-    /// Tells the core what has passed through open connections until now.
+    /// Tells the core the traffic of all open connections.
     fn count_flows(&mut self, handle: &CoordinatorHandle) {
         let flows: Vec<_> = self.clients.flows().collect();
         for (client, traffic) in flows {
@@ -277,7 +277,7 @@ impl DispatcherInner {
         self.flows_counted = self.flows_counted.map(|_| Instant::now());
     }
 
-    /// What a dial of this backend needs.
+    /// The addresses and options for a dial to this backend.
     fn dialling(&self, backend: BackendId) -> (Arc<[Address]>, DialOptions) {
         (self.addresses.of(backend), self.dial_options.clone())
     }

@@ -1,6 +1,7 @@
-//! Clients that have not sent enough yet to count as arrived: one thread, one epoll set, and no cost for one that
-//! waits. What they send stays in their sockets and is passed on like everything else. One that hangs up, or sends
-//! nothing for the idle timeout, is closed; so is everybody when the service stops. The core does not know of them.
+//! Clients that have not sent enough yet to count as arrived. One thread with one epoll set waits for all of them, so a
+//! waiting client costs no thread. What they send stays in their sockets until it is relayed. A client that hangs up,
+//! or sends nothing for the idle timeout, is closed. When the service stops, all of them are closed. The core does not
+//! know of these clients.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,19 +18,19 @@ use crate::core::msg::CloseReason;
 use crate::net::{Deadlines, Events, Poller};
 use crate::threads;
 
-/// The thread, and everybody who waits. Dropping it closes them and joins it.
+/// The thread and all waiting clients. Dropping it closes them and joins the thread.
 pub struct FirstBytes {
     first_bytes: FirstBytesHandle,
     dispatcher: Dispatcher,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where clients come in. Cheap to clone.
+/// Adds clients to those that wait. Cheap to clone.
 #[derive(Clone)]
 pub struct FirstBytesHandle(Arc<FirstBytesInner>);
 
 struct FirstBytesInner {
-    /// So many bytes make an arrival.
+    /// A client that has sent this many bytes has arrived.
     first_bytes: usize,
     idle_timeout: Option<Duration>,
     /// The thread is woken for the first deadline and for the end.
@@ -48,7 +49,7 @@ struct WaitingClients {
 
 struct WaitingClient {
     accepted: AcceptedClient,
-    /// Bytes that have come so far, and when the last ones did.
+    /// Bytes that have arrived so far, and when the last ones did.
     heard: usize,
     stirred: Instant,
 }

@@ -1,5 +1,6 @@
-//! What is told to whom: reports about clients go to the core ([`super::dispatcher`]), messages to the coordinator,
-//! replies to those who asked. Sending never waits; when the coordinator has ended, messages to it are dropped.
+//! The messages between threads: reports about clients go to the core ([`super::dispatcher`]), messages go to the
+//! coordinator, replies go to the requesters. Sending never blocks. Messages to a coordinator that has ended are
+//! dropped.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,24 +13,22 @@ use crate::endpoint::Address;
 use crate::net::{Listener, Stream};
 pub use crate::relay::{ByteCounters, CloseSummary};
 
-/// Something that has happened to a client that is not assigned, or to a backend. (What the relay reports: see
-/// [`crate::relay::Report`].)
+/// An event of a client that is not assigned, or of a backend. (For the relay's reports see [`crate::relay::Report`].)
 #[derive(Debug)]
 pub enum Report {
     Accepted(AcceptedClient),
-    /// A client was accepted and is gone before it has arrived: there was no room for it, or it did not send what it is
-    /// to send first.
+    /// A client was accepted and closed before it arrived: it got no permit, or it did not send its first bytes.
     NeverArrived {
         peer: Address,
         accepted: Instant,
         why: CloseReason,
     },
-    /// The watch saw something on a held client: it hung up (`gone`), or it ended its sending side.
+    /// The watch saw an event on a held client: it was reset or closed (`gone`), or it ended its sending side.
     Stirred {
         client: ClientId,
         gone: bool,
     },
-    /// A probe has ended; why it failed.
+    /// A probe has ended. The error says why it failed.
     Probed(BackendId, io::Result<()>),
 }
 
@@ -39,14 +38,14 @@ pub struct AcceptedClient {
     pub stream: Stream,
     pub peer: Address,
     pub accepted: Instant,
-    /// Given back when it is gone.
+    /// Given back when the client ends.
     pub permit: Permit,
 }
 
-/// Something the coordinator has to see to.
+/// A message to the coordinator.
 #[derive(Debug)]
 pub enum Message {
-    /// The core has decided this; when, and how many clients were held then.
+    /// A decision of the core, its time, and the number of clients held then.
     Decided {
         action: Action,
         at: Instant,
@@ -55,20 +54,20 @@ pub enum Message {
     ScriptLine(RunId, String),
     ScriptEnded(RunId, ScriptEnd),
     Asked(Command, Sender<Reply>),
-    /// Somebody wants to see the backends.
+    /// A request for the state of the backends.
     Surveyed(Sender<Vec<BackendView>>),
-    /// It is time to tell of all backends.
+    /// It is time to log the state of all backends.
     Tally,
-    /// A listener that could not be bound at the start is bound now.
+    /// A listener that could not be bound at the start is now bound.
     Bound(Listener),
-    /// A listener cannot go on.
+    /// A listener has failed for good.
     ListenerFailed(io::Error),
-    /// Something all clients need cannot go on.
+    /// A thread that all clients need has failed.
     Failed(io::Error),
 }
 
-/// What somebody who asked is told: for `Switch` the start, and each line of the script and each changed setting as it
-/// comes; for every command one answer, last.
+/// What a requester receives. For `Switch`: its start, each line of the script and each changed setting as they come.
+/// For every command: one answer, last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     SwitchStarted {
@@ -78,12 +77,12 @@ pub enum Reply {
         max_queued: u32,
     },
     ScriptLine(String),
-    /// The interval of the progress rows may be another one now.
+    /// A setting has changed, perhaps the interval of the progress rows.
     SettingChanged,
     Answer(Answer, Option<SwitchTimings>),
 }
 
-/// Where the time of a switchover went, and how many were held when it ended.
+/// How long each phase of a switchover took, and how many clients were held at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SwitchTimings {
     pub drain: Duration,
@@ -92,31 +91,31 @@ pub struct SwitchTimings {
     pub held: usize,
 }
 
-/// The way to the coordinator.
+/// Sends to the coordinator.
 #[derive(Clone, Debug)]
 pub struct CoordinatorHandle(Sender<Message>);
 
 impl CoordinatorHandle {
-    /// A new inbox and the way to it.
+    /// A new inbox and the handle that sends to it.
     pub fn new() -> (CoordinatorHandle, Receiver<Message>) {
         let (sender, inbox) = unbounded();
         (CoordinatorHandle(sender), inbox)
     }
 
-    /// Reports something. After the coordinator's end there is nobody to tell, and the message is dropped.
+    /// Sends a message. After the coordinator's end it is dropped.
     pub fn send(&self, message: Message) {
         self.0.send(message).ok();
     }
 
-    /// Asks for the backends as they are now; the receiver is disconnected without them only if the coordinator has
-    /// ended.
+    /// Requests the current state of the backends. The receiver is disconnected without an answer only if the
+    /// coordinator has ended.
     pub fn survey(&self) -> Receiver<Vec<BackendView>> {
         let (sender, views) = bounded(1);
         self.send(Message::Surveyed(sender));
         views
     }
 
-    /// Asks for something; the receiver is disconnected without an answer only if the coordinator has ended.
+    /// Requests a command. The receiver is disconnected without an answer only if the coordinator has ended.
     pub fn ask(&self, command: Command) -> Receiver<Reply> {
         let (sender, replies) = unbounded();
         self.send(Message::Asked(command, sender));

@@ -1,6 +1,6 @@
-//! The effects: everything that blocks, opens, reads, writes or waits, on behalf of one service.
+//! The effects: everything on behalf of one service that blocks, opens, reads or writes.
 //!
-//! In reading order: `acceptor`, `permits` and `first_bytes` (what becomes of clients that were accepted), `dispatcher`
+//! In reading order: `acceptor`, `permits` and `first_bytes` (clients that were just accepted), `dispatcher`
 //! (the core behind one lock; carries out what concerns clients), `clients` (their sockets), `watch` (held clients),
 //! `messages` (what is sent to the coordinator, and its replies), `coordinator` (the thread that handles timers, the
 //! script and answers), `script`, `probe`, `rebind`, `resolve`. The module `relay` carries assigned clients, in threads of their
@@ -52,34 +52,34 @@ use crate::relay::{Relay, RelayConfig};
 use crate::threads;
 use crate::threads::pool::ThreadPool;
 
-/// What the process has room for.
+/// How much of each scarce resource the process has.
 #[derive(Clone, Debug)]
 pub struct Capacity {
-    /// For clients; without one a client is refused. Services that share the count have clones of this.
+    /// A client without a permit is rejected. Services that share the count have clones of this.
     pub permits: Permits,
-    /// Pipes for bulk transfers; where there is none, bytes are copied.
+    /// Number of pipes for bulk transfers. When none is left, bytes are copied.
     pub pipes: usize,
-    /// Shared threads that carry clients; at least one.
+    /// Number of shared relay threads; at least one.
     pub relays: usize,
-    /// Clients that can have a pair of threads of their own at once.
+    /// Number of clients that can have a pair of threads of their own at once.
     pub pairs: usize,
 }
 
 /// What a service is started with.
 pub struct EngineConfig {
     pub service: Service,
-    /// Bound already.
+    /// These are bound already.
     pub listeners: Vec<Listener>,
-    /// To be bound later, if the service has such.
+    /// Could not be bound at the start. They are tried again, if the service allows that.
     pub unbound: Vec<Endpoint>,
-    /// Of its backends.
+    /// The addresses of its backends.
     pub addresses: Addresses,
     pub room: Capacity,
-    /// In the style of the log.
+    /// Creates the log format of the dialect.
     pub new_log_format: NewLogFormat,
-    /// Writes a line for each client that has gone.
+    /// Writes a line for each client that has ended.
     pub access_logger: Option<AccessLogger>,
-    /// Shows everything that passes.
+    /// Shows all relayed bytes.
     pub display: Option<DumpHandle>,
 }
 
@@ -88,20 +88,20 @@ pub struct Engine {
     handle: CoordinatorHandle,
     stats: Stats,
     thread: Option<JoinHandle<()>>,
-    /// Why the service ended, if nobody asked for it.
+    /// Why the service ended, unless it was told to.
     failure: Arc<Mutex<Option<io::Error>>>,
     workers: ThreadPool,
     resolver: Resolver,
     addresses: Addresses,
-    /// Disconnected when clients are accepted no more.
+    /// Disconnected when no more clients are accepted.
     accepting: Receiver<()>,
 }
 
 impl Engine {
-    /// Starts to serve.
+    /// Starts the service.
     ///
     /// # Errors
-    /// When a thread or descriptor is not to be had.
+    /// If the system has no thread or descriptor left.
     pub fn start(start: EngineConfig) -> io::Result<Engine> {
         let EngineConfig { service, listeners, unbound, addresses, room, new_log_format, access_logger, display } =
             start;
@@ -199,7 +199,7 @@ impl Engine {
         })
     }
 
-    /// The way to ask for something.
+    /// The handle through which commands are requested.
     pub fn handle(&self) -> CoordinatorHandle {
         self.handle.clone()
     }
@@ -209,18 +209,18 @@ impl Engine {
         self.stats.clone()
     }
 
-    /// Where the backends are, and how more places become known.
+    /// The addresses of the backends. More endpoints can be added through it.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }
 
-    /// Waits until clients are accepted no more. The service goes on until the last one has gone.
+    /// Waits until no more clients are accepted. The service runs on until the last client has ended.
     pub fn wait_while_accepting(&self) {
-        // Nothing is ever sent: it ends by being disconnected.
+        // Nothing is ever sent: the channel is disconnected.
         self.accepting.recv().ok();
     }
 
-    /// For fresh addresses before a switchover.
+    /// Refreshes the addresses before a switchover.
     pub fn refresher(&self) -> Refresher {
         self.resolver.refresher()
     }
@@ -228,7 +228,7 @@ impl Engine {
     /// Waits until the service has ended.
     ///
     /// # Errors
-    /// Why it ended, if nobody asked for it.
+    /// Why the service ended, unless it was told to.
     pub fn wait(&mut self) -> io::Result<()> {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -242,7 +242,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if self.thread.is_some() {
-            // Dropping the replies is fine: the end is waited for, not the answer.
+            // The replies are not needed: `wait` waits for the end.
             drop(self.handle.ask(crate::core::msg::Command::QuitForce));
             self.wait().ok();
         }
@@ -250,7 +250,7 @@ impl Drop for Engine {
     }
 }
 
-/// How clients of a service wait to be accepted.
+/// The listen options of a service.
 pub fn queue(network: &Network) -> ListenOptions {
     ListenOptions {
         length: network.backlog,

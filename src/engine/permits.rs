@@ -1,10 +1,10 @@
-//! How many clients the process has room for: one count for all services, from the moment a client is accepted until it
-//! is gone (promise 5).
+//! Limits the number of clients of the process: one count for all services, from accepting a client until it has ended
+//! (promise 5).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Permits to be here. Cheap to clone; all clones share one count.
+/// The permits of the process. Cheap to clone; all clones share one count.
 #[derive(Clone, Debug)]
 pub struct Permits(Arc<PermitCount>);
 
@@ -15,7 +15,7 @@ struct PermitCount {
     most: usize,
 }
 
-/// One client's. Given back when dropped.
+/// The permit of one client. Given back when dropped.
 #[derive(Debug)]
 pub struct Permit(Arc<PermitCount>);
 
@@ -24,14 +24,14 @@ impl Permits {
         Permits(Arc::new(PermitCount { taken: AtomicUsize::new(0), most }))
     }
 
-    /// One more, if there is room.
+    /// Takes a permit, if one is left.
     pub fn take(&self) -> Option<Permit> {
         let more = |taken: usize| (taken < self.0.most).then_some(taken + 1);
         let taken = self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.is_ok().then(|| Permit(Arc::clone(&self.0)))
     }
 
-    /// How many there are.
+    /// Number of permits in all.
     pub fn most(&self) -> usize {
         self.0.most
     }

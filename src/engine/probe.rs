@@ -1,6 +1,6 @@
-//! Probes: a connection to a backend is made and closed again, on a thread of its own, within the connect timeout.
-//! Tells whether somebody takes connections there, and nothing more: no byte is sent. Ends at once when the service
-//! ends.
+//! Probes: each connects to a backend and closes the connection again, on a thread of its own, within the connect
+//! timeout. A probe shows that the backend accepts connections and nothing more: it sends no byte. Probes end at once
+//! when the service ends.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use crate::net::wait_until;
 use crate::relay::dial::{Dial, DialProgress, Wakeup};
 use crate::threads::pool::ThreadPool;
 
-/// The probes under way. Dropping it ends them.
+/// The running probes. Dropping it ends them.
 #[derive(Debug, Default)]
 pub struct Probes {
-    /// Made for the first probe. Each probe holds the reading side, which becomes readable when the other is dropped.
+    /// Created for the first probe. Each probe holds the reading end, which becomes readable when the writing end is
+    /// dropped.
     service: Option<(Arc<PipeReader>, PipeWriter)>,
 }
 
 impl Probes {
-    /// Begins one; it ends in `Report::Probed`.
+    /// Starts a probe. It ends with `Report::Probed`.
     pub fn begin(&mut self, backend: BackendId, workers: &ThreadPool, dispatcher: &Dispatcher) {
         let (ended, thread) = match self.service_end().and_then(|ended| Ok((ended, workers.claim()?))) {
             Ok(both) => both,
@@ -46,7 +47,8 @@ impl Probes {
     }
 }
 
-/// Who has to be told. Dropped before it has told anything, the probe's thread has panicked.
+/// Reports the result of a probe. If it is dropped without a result, the probe's thread has panicked, and the probe
+/// counts as failed.
 struct ProbeReporter {
     backend: BackendId,
     dispatcher: Dispatcher,
@@ -68,7 +70,7 @@ impl Drop for ProbeReporter {
     }
 }
 
-/// Dials as a client's dial would, and waits for what comes of it.
+/// Dials as for a client, and waits for the result.
 fn reach(mut dial: Dial, ended: &PipeReader) -> io::Result<()> {
     let mut wakeup = Wakeup::Clock;
     loop {

@@ -1,5 +1,5 @@
-//! Listeners that could not be bound at the start: tried again every so often, on a thread of their own, while the rest
-//! of the service runs. Each failure is told.
+//! Retries to bind the listeners that could not be bound at the start, at regular intervals on a thread of its own,
+//! while the rest of the service runs. Each failure is logged.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -19,10 +19,10 @@ pub struct Rebind {
 }
 
 impl Rebind {
-    /// Tries again to bind these listeners of this service, until all are bound.
+    /// Starts to retry these listeners of this service, until all are bound.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// If the system has no thread.
     pub fn start(
         places: Vec<Endpoint>,
         every: Duration,
@@ -36,7 +36,7 @@ impl Rebind {
 }
 
 struct BindRetry {
-    /// Not bound yet.
+    /// The endpoints that are not bound yet.
     places: Vec<Endpoint>,
     every: Duration,
     service: Service,
@@ -45,7 +45,7 @@ struct BindRetry {
 }
 
 impl BindRetry {
-    /// Tries each once; that is enough when all are bound.
+    /// Tries each endpoint once. Breaks when all are bound.
     fn run(&mut self) -> ControlFlow<()> {
         for at in std::mem::take(&mut self.places) {
             match bind(&at, queue(&self.service.network)) {

@@ -1,5 +1,6 @@
-//! The addresses of the backends' names: resolved at the start, then again every 30 s and when asked, on a thread of
-//! their own. A refresh that fails keeps the last good addresses and is logged once. Never asked on the data path.
+//! The addresses of the backends' names: resolved at the start, then every 30 s and on request, on a thread of their
+//! own. If a refresh fails, the last good addresses are kept and the failure is logged once. Dialling a client never
+//! waits for the resolver.
 
 use std::io;
 use std::sync::Arc;
@@ -15,22 +16,22 @@ use crate::endpoint::{Address, Endpoint};
 use crate::net::Own;
 use crate::threads;
 
-/// How often names are asked for again.
+/// Interval between two refreshes.
 const REFRESH: Duration = Duration::from_secs(30);
-/// How long a switchover waits for fresh addresses before it starts with the ones it has.
+/// The longest time that a switchover waits for fresh addresses. After that it starts with those it has.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The current addresses of every backend. Cheap to clone; all clones are the same.
+/// The current addresses of every backend. Cheap to clone; all clones share the same table.
 #[derive(Clone, Debug)]
 pub struct Addresses(Arc<AddressTable>);
 
 #[derive(Debug)]
 struct AddressTable {
-    /// All endpoints that were ever used, indexed by `EndpointId`. Never becomes shorter.
+    /// All endpoints that were ever used, indexed by `EndpointId`. Never shrinks.
     known: RwLock<Vec<Arc<ResolvedEndpoint>>>,
-    /// Indexed by backend: where it is.
+    /// The endpoint of each backend, indexed by `BackendId`.
     places: RwLock<Vec<EndpointId>>,
-    /// Where no backend may be.
+    /// The addresses of this process, which no backend may have.
     own: Own,
 }
 
@@ -38,23 +39,23 @@ struct AddressTable {
 struct ResolvedEndpoint {
     endpoint: Endpoint,
     current: RwLock<Arc<[Address]>>,
-    /// Its last refresh failed, and that has been told.
+    /// The last refresh failed, and that was logged.
     failed: AtomicBool,
 }
 
-/// The thread that asks again; none is started when every backend is an address already.
+/// The thread that refreshes names. Not started when every backend is given as an address.
 #[derive(Debug)]
 pub struct Resolver {
     requests: Option<Sender<Sender<()>>>,
-    /// The thread ends when it is dropped. Requests cannot tell it that: whoever may ask has a sender of those, and
-    /// keeps it to the end of the program.
+    /// Dropping it ends the thread. Disconnecting the request channel would not, because refreshers keep senders of it
+    /// until the program ends.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
-/// Why a place cannot be learned.
+/// Why an endpoint cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unlearned {
     /// It has no address.
@@ -71,10 +72,10 @@ pub struct ResolveError {
 }
 
 impl Addresses {
-    /// Asks for all of them. Nothing that is learned later may be one of `own`.
+    /// Resolves all endpoints. Endpoints that are learned later must not be one of `own`.
     ///
     /// # Errors
-    /// The first backend that has no address.
+    /// The first endpoint that has no address.
     pub fn resolve<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Result<Addresses, ResolveError> {
         let entry = |endpoint: &Endpoint| match endpoint.resolve() {
             Ok(found) => Ok(ResolvedEndpoint::new(endpoint, found)),
@@ -83,7 +84,7 @@ impl Addresses {
         Ok(Addresses::of_entries(endpoints.map(entry).collect::<Result<Vec<_>, _>>()?, own))
     }
 
-    /// Likewise. One that has no address cannot be dialled until a refresh has found one.
+    /// Like `resolve`, but accepts an endpoint without an address. It cannot be dialled until a refresh has found one.
     pub fn resolve_what_can_be<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, own: Own) -> Addresses {
         let entry = |endpoint: &Endpoint| {
             let found = endpoint.resolve().unwrap_or_else(|cause| {
@@ -100,15 +101,15 @@ impl Addresses {
         Addresses(Arc::new(AddressTable { known: RwLock::new(known), places: RwLock::new(places), own }))
     }
 
-    /// Where no backend may be.
+    /// The addresses of this process, which no backend may have.
     pub fn own(&self) -> Own {
         self.0.own.clone()
     }
 
-    /// Asks for one more endpoint, which a backend may be assigned to then. May block as long as the resolver does.
+    /// Resolves a new endpoint, so that a backend may be given it. Blocks for as long as the resolver does.
     ///
     /// # Errors
-    /// When it has no address, or one that this process listens on.
+    /// If it has no address, or one on which this process listens.
     pub fn learn(&self, endpoint: &Endpoint) -> Result<EndpointId, Unlearned> {
         let found = endpoint.resolve().map_err(|_| Unlearned::Unresolved)?;
         if found.iter().any(|address| self.0.own.has(address)) {
@@ -123,19 +124,19 @@ impl Addresses {
         Ok(EndpointId(at))
     }
 
-    /// From now on this backend is there. Returns where, unless nobody has learned of that.
+    /// Gives this backend another endpoint. Returns the endpoint, or `None` for an id that was not learned.
     pub fn assign(&self, backend: BackendId, to: EndpointId) -> Option<Endpoint> {
         let endpoint = self.0.known.read().get(to.0).map(|entry| entry.endpoint.clone())?;
         let mut places = self.0.places.write();
         match places.get_mut(backend.0) {
             Some(place) => *place = to,
-            // Backends are created one after the other.
+            // Backends are created in the order of their ids.
             None => places.push(to),
         }
         Some(endpoint)
     }
 
-    /// Where a backend is; `None` for an id that does not exist.
+    /// The endpoint of a backend; `None` for an id that does not exist.
     pub fn endpoint_of(&self, backend: BackendId) -> Option<Endpoint> {
         self.entry(backend).map(|entry| entry.endpoint.clone())
     }
@@ -155,7 +156,7 @@ impl Addresses {
         self.0.known.read().iter().any(|entry| entry.endpoint.is_name())
     }
 
-    /// Asks for all names again.
+    /// Resolves all names again.
     fn refresh(&self) {
         let known = self.0.known.read().clone();
         for entry in known.iter().filter(|entry| entry.endpoint.is_name()) {
@@ -182,8 +183,8 @@ impl ResolvedEndpoint {
         Arc::new(ResolvedEndpoint { endpoint: endpoint.clone(), current: RwLock::new(found.into()), failed })
     }
 
-    /// Takes over what was found, in its order: a name server that changes the order at each answer spreads the load
-    /// that way. Returns the addresses if they are others than before, whatever their order.
+    /// Takes over the addresses in the order in which they were found: a name server that rotates its answers spreads
+    /// the load by that. Returns the addresses as text if they differ from before, whatever their order.
     fn moves_to(&self, found: Vec<Address>) -> Option<String> {
         let mut current = self.current.write();
         let all_in = |these: &[Address], those: &[Address]| these.iter().all(|address| those.contains(address));
@@ -195,10 +196,10 @@ impl ResolvedEndpoint {
 }
 
 impl Resolver {
-    /// Starts asking again from time to time, if there is a name to ask for.
+    /// Starts the periodic refresh, if a backend is given by name.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// If the system has no thread.
     pub fn start(addresses: &Addresses) -> io::Result<Resolver> {
         if !addresses.has_names() {
             return Ok(Resolver { requests: None, stop: None, thread: None, ended: never() });
@@ -210,33 +211,33 @@ impl Resolver {
         let thread = threads::spawn("resolver", move || {
             let _running = running;
             loop {
-                let asker = select_biased! {
+                let requester = select_biased! {
                     recv(stopped) -> _ => return,
-                    // Never disconnected before it is stopped.
-                    recv(inbox) -> asker => asker.ok(),
+                    // Never disconnected before `stop` is.
+                    recv(inbox) -> requester => requester.ok(),
                     default(REFRESH) => None,
                 };
                 addresses.refresh();
-                // Whoever asked may have stopped waiting.
-                asker.map(|asker| asker.try_send(()));
+                // The requester may have stopped waiting.
+                requester.map(|requester| requester.try_send(()));
             }
         })?;
         Ok(Resolver { requests: Some(requests), stop: Some(stop), thread: Some(thread), ended })
     }
 
-    /// Something to wait with for fresh addresses.
+    /// A handle that requests fresh addresses.
     pub fn refresher(&self) -> Refresher {
         Refresher(self.requests.clone())
     }
 }
 
-/// Asks for fresh addresses, from any thread.
+/// Requests fresh addresses, from any thread.
 #[derive(Clone, Debug)]
 pub struct Refresher(Option<Sender<Sender<()>>>);
 
 impl Refresher {
-    /// Waits until all names have been asked for, but no longer than a second: a resolver that hangs must not keep an
-    /// operator from switching.
+    /// Waits until all names are refreshed, at most one second: a resolver that hangs must not keep an operator from
+    /// switching.
     pub fn refresh(&self) {
         let Some(requests) = &self.0 else { return };
         let (done, wait) = bounded(1);
@@ -250,7 +251,7 @@ impl Drop for Resolver {
     fn drop(&mut self) {
         self.stop = None;
         let Some(thread) = self.thread.take() else { return };
-        // A call that hangs in the system's library cannot be woken, and must not hold up the end of the program.
+        // A call that hangs in the system's library cannot be interrupted, and must not delay the end of the program.
         match self.ended.recv_timeout(PATIENCE) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 thread.join().ok();

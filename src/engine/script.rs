@@ -1,6 +1,6 @@
-//! Runs the switch script: no shell, standard input from /dev/null, in a session of its own without a terminal, no
-//! descriptor of ours, every signal as it is by default. Its output is read line by line and never keeps it waiting;
-//! killing it kills its whole group, at once, from the thread that decides so.
+//! Runs the switch script: without a shell, with standard input from /dev/null, in a session of its own without a
+//! terminal, with none of our descriptors and with default signal handling. Its output is read line by line and never
+//! blocks it. A kill reaches its whole process group at once, from the thread that decides it.
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read};
@@ -24,20 +24,20 @@ use crate::net::errno::is;
 use crate::net::{wait_for, wait_until};
 use crate::observe::words::system_words;
 
-/// What is to be run.
+/// What to run.
 #[derive(Debug)]
 pub struct ScriptRun {
     pub run: RunId,
     pub script: PathBuf,
     /// Host and port of the active upstream, host and port of the other one.
     pub arguments: [String; 4],
-    /// Until the time limit; the script finds it in `CBPX_SECONDS_LEFT`.
+    /// Time until the switchover's time limit. The script finds it in `CBPX_SECONDS_LEFT`, in seconds.
     pub time_left: Duration,
-    /// Closed when nobody waits for the end of this run any more.
+    /// Closed when the end of this run is not needed any more.
     pub forsaken: PipeReader,
 }
 
-/// A run that can be killed, also before its process exists and after it has ended.
+/// A run that can be killed at any time: before its process exists, while it runs, and after it has ended.
 #[derive(Clone, Debug, Default)]
 pub struct ScriptHandle(Arc<Mutex<ProcessState>>);
 
@@ -45,29 +45,29 @@ pub struct ScriptHandle(Arc<Mutex<ProcessState>>);
 enum ProcessState {
     #[default]
     Starting,
-    /// Not reaped yet, so its number is not anybody else's.
+    /// Not reaped yet, so its process id cannot belong to another process.
     Alive(Pid),
     Killed,
     Ended,
 }
 
-/// A longer line is cut.
+/// Longer lines are truncated. In bytes.
 const LINE: usize = 4 * 1024;
-/// What one run may say in all; the rest is read and thrown away.
+/// The most output of one run that is reported, in bytes. The rest is read and discarded.
 const OUTPUT: usize = 64 * 1024;
-/// What a pipe holds (pipe(7)).
+/// Capacity of a pipe in bytes (pipe(7)).
 const PIPE: usize = 64 * 1024;
-/// How long somebody may put things back after a kill, before clients are let through.
+/// How long processes that the script left behind may undo its work after a kill, before clients are served.
 const PUTTING_BACK: Duration = Duration::from_secs(3);
 
 impl ScriptHandle {
-    /// SIGKILL for the script and everything it started in its group. When this returns none of them runs another
-    /// instruction of its own; one that is just being started is killed the moment it has been. Does not wait.
+    /// Sends SIGKILL to the script and its whole process group. After this returns, none of them runs another
+    /// instruction of its own. A script that is just being started is killed as soon as it has been. Does not block.
     pub fn kill(&self) {
         let mut process = self.0.lock();
         match *process {
             ProcessState::Alive(group) => {
-                // Fails only for a group that is gone.
+                // Fails only if the group has ended.
                 kill_process_group(group, Signal::KILL).ok();
                 *process = ProcessState::Killed;
             }
@@ -76,7 +76,7 @@ impl ScriptHandle {
         }
     }
 
-    /// Runs the script on the calling thread, from start to end, and reports its lines and how it ended.
+    /// Runs the script on the calling thread, from start to end. Reports its lines and how it ended.
     pub fn execute(&self, script_run: &ScriptRun, handle: &CoordinatorHandle) {
         let end = match self.start(script_run) {
             Ok(Some((child, output))) => self.attend(child, output, script_run, handle),
@@ -91,7 +91,7 @@ impl ScriptHandle {
         handle.send(Message::ScriptEnded(script_run.run, end));
     }
 
-    /// `None` when it was killed before it began.
+    /// `None` if it was killed before it was started.
     fn start(&self, script_run: &ScriptRun) -> io::Result<Option<(Pid, PipeReader)>> {
         let (output, writer) = io::pipe()?;
         let script = file(&script_run.script);
@@ -105,12 +105,12 @@ impl ScriptHandle {
         if self.is_killed() {
             return Ok(None);
         }
-        // Starting may take as long as the script's file system does; the lock is not held meanwhile.
+        // Starting takes as long as the script's file system does, so the lock is not held meanwhile.
         let child = children::start(|| spawn(command, &script))?;
         let mut process = self.0.lock();
         match *process {
             ProcessState::Starting | ProcessState::Alive(_) => *process = ProcessState::Alive(child),
-            // The kill came while it was being started.
+            // The kill came during the start.
             ProcessState::Killed | ProcessState::Ended => {
                 kill_process_group(child, Signal::KILL).ok();
             }
@@ -126,8 +126,8 @@ impl ScriptHandle {
         }
     }
 
-    /// Reads what the script says until its process has ended. What it left running may keep the pipe open: that is
-    /// not waited for, except after a kill, which may have left somebody behind who puts things back.
+    /// Reads the script's output until its process has ended. Processes that it left running may keep the pipe open.
+    /// They are not waited for, except after a kill, when they may be undoing its work.
     fn attend(&self, child: Pid, output: PipeReader, script_run: &ScriptRun, handle: &CoordinatorHandle) -> ScriptEnd {
         let mut lines = LineSplitter::new(|line| handle.send(Message::ScriptLine(script_run.run, line)));
         let ended = pidfd_open(child, PidfdFlags::empty())
@@ -141,7 +141,7 @@ impl ScriptHandle {
             log::warn!("cannot read what the switch script says: {e}");
         }
         lines.finish();
-        // Waits without reaping: the lock, which `kill` needs, is taken only when there is nothing left to wait for.
+        // Waits without reaping. `kill` needs the lock, so it is taken only when there is nothing left to wait for.
         children::wait(child).ok();
         let status = {
             let mut process = self.0.lock();
@@ -156,37 +156,37 @@ impl ScriptHandle {
     }
 }
 
-/// A bare name is a file in the working directory, not something to be searched for in `PATH`.
+/// A bare name means a file in the working directory; `PATH` is not searched.
 fn file(script: &Path) -> PathBuf {
     if script.is_absolute() { script.to_owned() } else { Path::new(".").join(script) }
 }
 
-/// Starts it as the leader of a session of its own, and so of a process group of that number.
+/// Starts the script as the leader of a new session, and so of a new process group with the same number.
 fn spawn(mut command: Command, script: &Path) -> io::Result<Pid> {
     let number = if has_usual_beginning(script) {
         CommandWrap::from(command).wrap(ProcessSession).wrap(ResetSigmask).spawn()?.id()
     } else {
-        // The C library would give such a file to /bin/sh in its next attempt, as a shell does. This way it makes no
-        // other: the system knows what to do with the file (binfmt_misc), or says that it does not.
+        // On the other path the C library would try to run such a file with /bin/sh, as a shell does. On this path it
+        // does not: the system either knows how to run the file (binfmt_misc) or reports an error.
         command.process_group(0).spawn()?.id()
     };
     i32::try_from(number).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from(Errno::SRCH))
 }
 
-/// Whether the file is a script with an interpreter, or a program of this kind of system; or cannot be read.
+/// Whether the file starts like a script with an interpreter or like a program of this system, or cannot be read.
 fn has_usual_beginning(script: &Path) -> bool {
     let mut beginning = [0; 4];
     let is_file = fs::metadata(script).is_ok_and(|found| found.is_file());
     match is_file.then(|| File::open(script).and_then(|mut file| file.read(&mut beginning))) {
         Some(Ok(length)) => length == 4 && (beginning.starts_with(b"#!") || beginning == *b"\x7fELF"),
-        // There is nothing the C library could give to /bin/sh.
+        // The C library has nothing to pass to /bin/sh.
         Some(Err(_)) | None => true,
     }
 }
 
 const HINT: &str = " (the file is there: see its first line, #!)";
 
-/// The system says "no such file" of a script whose interpreter is missing.
+/// Whether "no such file" is about the script's interpreter, not about the script.
 fn is_about_interpreter(error: &io::Error, script: &Path) -> bool {
     is(error, Errno::NOEXEC) || is(error, Errno::NOENT) && script.exists()
 }
@@ -198,8 +198,8 @@ fn how(status: Option<&WaitIdStatus>) -> ScriptEnd {
     }
 }
 
-/// Waits for output and for the end of the process; returns at the end, when what the pipe held by then has been read.
-/// Something left running may go on writing: no more than a pipe holds is read after the end.
+/// Reads output until the process has ended, and then what the pipe holds at that moment. A process left running may
+/// write on, so no more than the pipe's capacity is read after the end.
 fn read_until_end(
     process: &OwnedFd,
     output: &PipeReader,
@@ -228,9 +228,9 @@ fn read_until_end(
     }
 }
 
-/// Waits until nobody holds the pipe any more, for a limited time. A script that must not leave things half done when
-/// it is killed starts a process of its own session that inherits standard output and closes it when all is put back.
-/// Nor is it waited for when nobody lets clients through any more.
+/// Waits until no process holds the pipe, for a limited time. A script that must not leave things half done when it is
+/// killed starts a guard: a process in a session of its own that inherits standard output and closes it when everything
+/// is undone. Returns at once when the end of this run is not needed any more.
 fn read_until_closed(
     output: &PipeReader,
     forsaken: &PipeReader,
@@ -238,7 +238,7 @@ fn read_until_closed(
 ) -> io::Result<()> {
     let deadline = Instant::now() + PUTTING_BACK;
     let mut buffer = [0; 4096];
-    // Somebody who keeps talking does not get more time.
+    // More output does not extend the time.
     while Instant::now() < deadline {
         let mut fds = [PollFd::new(forsaken, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
         if !wait_until(&mut fds, deadline)? || !fds[0].revents().is_empty() {
@@ -252,11 +252,11 @@ fn read_until_closed(
     Ok(())
 }
 
-/// Cuts a stream of bytes into lines, within the limits.
+/// Splits a stream of bytes into lines, within the limits.
 struct LineSplitter<F> {
     tell: F,
     pending: Vec<u8>,
-    /// Bytes that may still be told.
+    /// Number of bytes that may still be reported.
     left: usize,
 }
 
@@ -275,7 +275,7 @@ impl<F: FnMut(String)> LineSplitter<F> {
         }
     }
 
-    /// A last line without an end is a line.
+    /// A last line without a line end counts as a line.
     fn finish(&mut self) {
         if !self.pending.is_empty() {
             self.flush();
@@ -287,9 +287,9 @@ impl<F: FnMut(String)> LineSplitter<F> {
         if self.left == 0 {
             return;
         }
-        // An operator's terminal must not be steered by a script.
+        // Control characters are removed: a script must not control an operator's terminal.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        // Its end counts too: empty lines are not free, the coordinator handles each.
+        // The line end counts too: the coordinator handles each line, so empty lines have a cost.
         if text.len() + 1 >= self.left {
             self.left = 0;
             return (self.tell)("(more output than 64 KiB: the rest is not shown)".to_owned());
@@ -299,13 +299,13 @@ impl<F: FnMut(String)> LineSplitter<F> {
     }
 }
 
-/// Whether this looks like something that can be started, as far as that can be told beforehand.
+/// Checks that this can be started, as far as that can be known beforehand.
 ///
 /// # Errors
 /// What is missing.
 pub fn look_at(script: &Path) -> io::Result<()> {
     let found = fs::metadata(script)?;
-    // Opening a pipe would wait for somebody to write to it.
+    // Opening a pipe would block until something writes to it.
     let runnable = found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
     if runnable { File::open(script).map(drop) } else { Err(io::Error::from(Errno::ACCESS)) }
 }

@@ -1,7 +1,7 @@
 //! Watches held clients for hang-up: one thread, one epoll set, no periodic work and no cost per waiting client.
 //!
-//! A client that resets, or a Unix client that closes, is gone. One that ends its sending side is reported once; what
-//! that means is decided by who knows whether it had sent anything (see `clients`).
+//! A client that resets its connection, or a Unix client that closes it, is gone. A client that ends its sending side
+//! is reported once; `clients` knows whether it had sent something, and decides what that means.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::core::msg::ClientId;
 use crate::net::{Events, Poller, Stream};
 use crate::threads;
 
-/// The set of watched clients. Cheap to clone; all clones are the same set.
+/// The set of watched clients. Cheap to clone; all clones share the same set.
 #[derive(Clone, Debug)]
 pub struct WatchSet(Arc<Poller>);
 
-/// The thread that watches. Dropping it ends and joins it.
+/// The thread that watches. Dropping it stops and joins it.
 #[derive(Debug)]
 pub struct Watch {
     watched: WatchSet,
@@ -48,21 +48,22 @@ impl WatchSet {
         Ok(WatchSet(Arc::new(Poller::new()?)))
     }
 
-    /// Reports once when this client stirs.
+    /// Reports the next event on this client's socket, once.
     ///
     /// # Errors
-    /// When the system is short of memory. The client is then not watched, which costs a dial later and nothing else.
+    /// If the system is short of memory. The client is then not watched, which at worst costs a dial for a client that
+    /// has left.
     pub fn add(&self, client: ClientId, stream: &Stream) -> io::Result<()> {
         self.0.add(stream, client.0, EventFlags::RDHUP | EventFlags::ONESHOT)
     }
 
-    /// Reports when this client, which has ended its sending side, is gone altogether.
+    /// Reports when this client, which has ended its sending side, is gone for good.
     pub fn rearm(&self, client: ClientId, stream: &Stream) {
         // Errors and hang-ups are always reported. A failure leaves the client unwatched, see `add`.
         self.0.modify(stream, client.0, EventFlags::ONESHOT).ok();
     }
 
-    /// No longer.
+    /// Stops watching this client.
     pub fn remove(&self, stream: &Stream) {
         self.0.remove(stream);
     }

@@ -39,15 +39,16 @@ impl Stream {
     fn ask(&self) -> Option<Answer> {
         let (own, peer) = (self.socket.local_addr().ok()?.as_socket()?, self.socket.peer_addr().ok()?.as_socket()?);
         let answer = ask(own, peer)?;
-        // Another socket, a listener say, is found when ours is not in the table. The answer has half of the number.
+        // If our socket is not in the table, the kernel may answer for another one, such as a listener. The answer has
+        // the lower half of the inode number.
         (answer.inode == rustix::fs::fstat(&self.socket).ok()?.st_ino as u32).then_some(answer)
     }
 }
 
-/// What the system says about a socket.
+/// The kernel's answer about a socket.
 struct Answer {
     state: u8,
-    /// Of the send queue.
+    /// Bytes in the send queue.
     length: u32,
     inode: u32,
 }
@@ -69,7 +70,7 @@ const STATE: usize = HEADER + 1;
 const WQUEUE: usize = HEADER + 60;
 const INODE: usize = HEADER + 68;
 
-/// About the socket between these addresses.
+/// Asks about the socket between these addresses.
 fn ask(own: SocketAddr, peer: SocketAddr) -> Option<Answer> {
     let kernel = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -83,7 +84,7 @@ fn ask(own: SocketAddr, peer: SocketAddr) -> Option<Answer> {
     // The kernel has queued the answer when the send returns.
     let (length, _) = rustix::net::recv(&kernel, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
     let answer = answer.get(..length)?;
-    // An error has another type.
+    // An error message has another type.
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     let found = Answer { state: *answer.get(STATE)?, length: number(WQUEUE)?, inode: number(INODE)? };
@@ -95,14 +96,14 @@ fn request(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     bytes.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
-    // Sequence number and sender: unused, because there is one answer to one question.
+    // Sequence number and sender. Unused, because each question has one answer.
     bytes.extend([0; 8]);
     let (family, scope) = match peer {
         SocketAddr::V4(_) => (AddressFamily::INET, 0),
         SocketAddr::V6(peer) => (AddressFamily::INET6, peer.scope_id()),
     };
     bytes.extend([family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
-    // In any state.
+    // Sockets in any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(own.port().to_be_bytes());
     bytes.extend(peer.port().to_be_bytes());

@@ -45,7 +45,7 @@ impl Stream {
     /// not if this machine no longer has the address.
     ///
     /// # Errors
-    /// When there is no descriptor or the system refuses at once; also when a Unix listener's queue is full.
+    /// If no descriptor is left or the system refuses at once; also if a Unix listener's queue is full.
     pub fn begin_connect(to: &Address, source: Option<Source>) -> io::Result<Stream> {
         let (address, domain) = socket_address(to)?;
         let stream =
@@ -76,7 +76,7 @@ impl Stream {
     /// The error of an earlier `begin_connect`; `None` if the stream is connected.
     ///
     /// # Errors
-    /// When the socket's state cannot be read.
+    /// If the socket's state cannot be read.
     pub fn connection_error(&self) -> io::Result<Option<io::Error>> {
         self.socket.take_error()
     }
@@ -96,13 +96,13 @@ impl Stream {
         self.socket.set_nonblocking(false)
     }
 
-    /// Whether reads wait.
+    /// Sets whether reads and writes return at once instead of blocking.
     pub fn set_nonblocking(&self, nonblocking: bool) {
         // Never fails on a valid socket.
         rustix::io::ioctl_fionbio(&self.socket, nonblocking).ok();
     }
 
-    /// Reads wait at most this long (`None`: for ever) and then fail with `WouldBlock`.
+    /// Reads block at most this long (`None`: no limit) and then fail with `WouldBlock`.
     ///
     /// # Errors
     /// Never on a valid socket and a time above zero.
@@ -110,7 +110,7 @@ impl Stream {
         self.socket.set_read_timeout(limit)
     }
 
-    /// A write waits at most this long and then fails with `WouldBlock`.
+    /// A write blocks at most this long and then fails with `WouldBlock`.
     ///
     /// # Errors
     /// Never on a valid socket and a time above zero.
@@ -140,16 +140,16 @@ impl Stream {
     /// Like `shutdown(Write)`, for the caller that must know whether bytes were lost.
     ///
     /// # Errors
-    /// When the peer has reset the connection.
+    /// If the peer has reset the connection.
     pub fn end_writing(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Resets the connection and wakes all threads that wait on it. Bytes not yet delivered are lost. `connect(2)` with
-    /// AF_UNSPEC does both; if it fails, and for Unix sockets, which have no reset, both directions are shut down.
+    /// Resets the connection and wakes all threads that block on it. Bytes not yet delivered are lost. `connect(2)`
+    /// with AF_UNSPEC does both. If it fails, and for Unix sockets, which have no reset, both directions are shut down.
     ///
-    /// Not for a connection that both sides have ended: Linux may then discard data in flight without a reset, and the
-    /// peer waits for ever.
+    /// Do not use it on a connection that both sides have ended: Linux may then discard data in flight without a reset,
+    /// and the peer would wait forever.
     pub fn abort(&self) {
         if self.is_tcp && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
@@ -199,15 +199,15 @@ impl Stream {
         Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT)?.0)
     }
 
-    /// Reads what has arrived, and waits until something has, unless the socket is non-blocking.
+    /// Reads what has arrived. Blocks until something has, unless the socket is non-blocking.
     ///
     /// # Errors
-    /// What `recv(2)` says.
+    /// The error of `recv(2)`.
     pub fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(&self.socket, buffer, RecvFlags::empty())?.0)
     }
 
-    /// Writes what there is room for and does not wait: `WouldBlock` when there is none.
+    /// Writes what there is room for and does not block: `WouldBlock` if there is no room.
     ///
     /// # Errors
     /// The error of `send(2)`.

@@ -47,8 +47,8 @@ pub struct AccessLog(LineWriter<AccessLine>);
 impl AccessLog {
     /// Opens the file and starts the thread.
     ///
-    /// When the file cannot be opened, or a thread cannot be started.
-    /// When the file cannot be opened, or a thread not be started.
+    /// # Errors
+    /// If the file cannot be opened, or a thread cannot be started.
     pub fn start(path: &Path, name: &str) -> io::Result<AccessLog> {
         let sink = AccessSink { path: path.to_owned(), file: lines::open(path, MODE)? };
         let hangs = format!("{name}: the access log's disk does not answer; its lines are lost");

@@ -1,5 +1,5 @@
-//! Takes the core's notes: keeps what is known about clients and backends, counts on the statistics, and lets the log
-//! format find the words.
+//! Receives the core's notes: records what the log needs about clients and backends, updates the statistics, and passes
+//! each note to the log format, which writes the text.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,12 +34,12 @@ impl ConnectionInfo {
         ConnectionInfo { peer, accepted, assigned: None, connected: None, up: 0, down: 0, cause: None }
     }
 
-    /// What failed last, to follow a sentence: `: connection refused`, or nothing.
+    /// The last error as the end of a sentence, such as `: connection refused`; empty if there is none.
     pub fn cause_words(&self) -> String {
         self.cause.as_ref().map(|cause| format!(": {}", system_words(cause))).unwrap_or_default()
     }
 
-    /// Since the backend took the connection.
+    /// Time since the backend accepted the connection.
     pub fn connected_for(&self) -> Duration {
         self.connected.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed())
     }
@@ -96,7 +96,7 @@ impl EventLog {
         }
     }
 
-    /// Publishes the situation after an event.
+    /// Publishes the state after an event.
     pub fn publish(&self, view: View, actions: &[Action]) {
         self.stats.publish(view, actions);
     }

@@ -11,11 +11,12 @@ use crate::config::Service;
 use crate::core::msg::{BackendId, BackendNote, BackendView, ClientId, ClientNote, ServiceNote, UpstreamId};
 use crate::endpoint::{Address, Endpoint};
 
-/// Lines of a log format have this target. In styles other than [`Origin`](crate::config::LogStyle::Origin) only these
-/// are written, and warnings and errors of the rest of the program.
+/// The target of all lines that a log format writes. In styles other than [`Origin`](crate::config::LogStyle::Origin)
+/// the log has only these lines, and warnings and errors from the rest of the program.
 pub const TARGET: &str = concat!(env!("CARGO_PKG_NAME"), "::log_format");
 
-/// Finds the words. A format says nothing of a group of notes, or of probes, unless it implements the method.
+/// Writes the text of log lines. A format that does not implement the method for a group of notes, or for probes, logs
+/// nothing about them.
 pub trait LogFormat: Send {
     /// The core has decided something about a client.
     fn client(&mut self, _client: ClientId, _note: ClientNote, _context: &LogContext<'_>) {}
@@ -23,17 +24,17 @@ pub trait LogFormat: Send {
     fn backend(&mut self, _backend: BackendId, _note: BackendNote, _context: &LogContext<'_>) {}
     /// The core has decided something about the service as a whole.
     fn service(&mut self, _note: ServiceNote, _context: &LogContext<'_>) {}
-    /// A probe has ended; why it failed.
+    /// A probe has ended. The error says why it failed.
     fn probed(&mut self, _backend: BackendId, _result: &io::Result<()>, _context: &LogContext<'_>) {}
-    /// Something has happened to the program.
+    /// An event of the process.
     fn process_event(&mut self, process_event: &ProcessEvent<'_>);
 }
 
-/// Makes the log formats of one log. A format keeps what it has said about its service, so each thread that writes to
-/// the log has its own.
+/// Creates log formats for one log. A format remembers what it has logged about its service, so each thread that writes
+/// to the log has a format of its own.
 pub type NewLogFormat = Box<dyn Fn() -> Box<dyn LogFormat>>;
 
-/// What a log format may want to know beside the note itself.
+/// What a log format may need in addition to the note.
 pub struct LogContext<'a> {
     /// The client that the note is about.
     pub info: Option<&'a ConnectionInfo>,
@@ -59,7 +60,7 @@ impl LogContext<'_> {
         self.places.get(backend.0).copied()
     }
 
-    /// What failed last for the client, to follow a sentence: `: connection refused`, or nothing.
+    /// The client's last error as the end of a sentence, such as `: connection refused`; empty if there is none.
     pub fn cause(&self) -> String {
         self.info.map(ConnectionInfo::cause_words).unwrap_or_default()
     }
@@ -70,7 +71,7 @@ impl LogContext<'_> {
     }
 }
 
-/// An event of the program as a whole, in order of life.
+/// An event of the process as a whole, in the order in which they happen.
 #[derive(Debug)]
 pub enum ProcessEvent<'a> {
     /// Before anything is bound.
@@ -89,22 +90,22 @@ pub enum ProcessEvent<'a> {
         cause: &'a io::Error,
         again: Duration,
     },
-    /// Everything is up. Has the maximum number of clients.
+    /// Everything runs. Has the maximum number of clients.
     Started {
         listening: &'a [Address],
         room: &'a str,
     },
-    /// The backends of a service by name, in list order, at an interval.
+    /// All backends of a service by name, in list order. Logged at an interval.
     Tally {
         backends: &'a [(&'a str, BackendView)],
     },
-    /// SIGHUP, if it reopens the logs.
+    /// SIGHUP, if it reopens log files.
     Reopening,
     /// A signal by its name, e.g. `SIGTERM`.
     Signal {
         name: &'static str,
     },
-    /// A signal without a meaning here.
+    /// A signal that has no effect.
     Ignored {
         name: &'static str,
     },

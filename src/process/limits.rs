@@ -1,7 +1,7 @@
-//! What the process has room for, found once at the start: descriptors, threads, memory. A client needs two descriptors
-//! and, at rest, some kilobytes; it needs no thread of its own, but has two where there is room for them. Beyond the
-//! room the newest client is refused (promise 5); so an estimate that is too low costs service, one that is too high
-//! costs everybody's, and both are told in the log.
+//! The capacity of the process, determined once at the start from the limits of descriptors, threads and memory. A
+//! client needs two descriptors and, when idle, some kilobytes. It needs no thread of its own, but gets two while there
+//! is capacity for them. Beyond the capacity the newest client is rejected (promise 5). An estimate that is too low
+//! rejects clients without need; one that is too high endangers all clients. The log shows the estimate.
 
 use std::fmt;
 use std::fs;
@@ -31,11 +31,11 @@ pub struct Limits {
     pub clients: usize,
     /// Maximum number of pipes for bulk transfers.
     pub pipes: usize,
-    /// Shared threads that carry clients.
+    /// Number of shared relay threads.
     pub relays: usize,
-    /// Clients that can have a pair of threads of their own at once.
+    /// Maximum number of clients with a pair of threads of their own.
     pub pairs: usize,
-    /// What there are no more clients for.
+    /// The resource that limits the number of clients.
     bound: ScarceResource,
     /// Set if the limit of threads is below what control and a switch may need.
     pub few_threads: Option<u64>,
@@ -59,19 +59,19 @@ const PER_CLIENT: u64 = 2;
 /// busy at a time.
 const PIPES_PART: u64 = 16;
 const MOST_PIPES: u64 = 256;
-/// This part of all descriptors at most is for pairs of threads: a client that shares threads is better than one
-/// refused.
+/// At most one in this many descriptors is for pairs of threads: it is better to let a client share threads than to
+/// reject another.
 const PAIRS_PART: u64 = 16;
-/// This part of all threads at most is for pairs (two each), beside what control and switches may need.
+/// At most one in this many threads is for pairs (two each). The others are for control and switches.
 const THREADS_PART: u64 = 2;
-/// What a pair costs beside its client: two stacks here (20 KiB are touched) and in the kernel (32 KiB), and what both
-/// keep for each thread. This part of all memory at most is for pairs.
+/// Memory of a pair in bytes, besides its client's: two stacks in the process (20 KiB are touched) and in the kernel
+/// (32 KiB), and the bookkeeping of two threads. Pairs get at most one in `PAIRS_MEMORY_PART` bytes of all memory.
 const PAIR_MEMORY: u64 = 96 * 1024;
 const PAIRS_MEMORY_PART: u64 = 16;
-/// As many as an operator can ask for.
+/// The largest number that an operator can set.
 const MOST_PAIRS: u64 = 65_536;
-/// A client at rest, both sockets: 1.3 KiB here and about 8 KiB in the kernel (`contrib/bench/relay --only idle`, and
-/// /proc/slabinfo beside it); the rest is for bytes on their way.
+/// Memory of an idle client in bytes, with both sockets: 1.3 KiB in the process and about 8 KiB in the kernel (measured
+/// with `contrib/bench/relay --only idle` and /proc/slabinfo). The rest is for bytes in flight.
 const CLIENT_MEMORY: u64 = 16 * 1024;
 /// One in this many bytes of memory is for clients; the rest is for other programs, and for clients with much traffic.
 const MEMORY_PART: u64 = 2;
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_scarcest_of_what_a_client_needs_decides() {
-        // 20 descriptors of our own and two for each relay thread, whose number depends on the machine.
+        // 20 descriptors of the process and two for each relay thread; their number depends on the machine.
         let own = |descriptors| 20 + 2 * relay::number(descriptors) as u64;
         let by_descriptors =
             |descriptors: u64, pipes: u64, pairs: u64| (descriptors - own(descriptors) - 2 * pipes - pairs) / 2;

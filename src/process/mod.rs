@@ -54,7 +54,7 @@ pub struct Proxy {
     controlled_at: Vec<Address>,
     log_format: Box<dyn LogFormat>,
     access: Option<AccessLog>,
-    /// Kept only to be dropped.
+    /// Kept only until it is dropped.
     _dump: Option<Dump>,
     logging: Option<Logging>,
 }
@@ -72,7 +72,7 @@ impl Proxy {
             Ok(proxy) => Ok(Proxy { logging, ..proxy }),
             Err(e) => {
                 match config.log.target {
-                    // The user sees it on standard error anyway.
+                    // The user sees standard error anyway.
                     LogTarget::StandardError | LogTarget::BothStandards | LogTarget::Nowhere => {}
                     LogTarget::File(_) | LogTarget::Syslog => log::error!("{e}"),
                 }
@@ -275,7 +275,7 @@ fn run_here(config: &Config, ready_pipe: Option<ReadyPipe>) -> Result<(), ExitFa
         ready_pipe.cut().map_err(other)?;
     }
     let ended = proxy.wait().map_err(other);
-    // Also after a failed run: the profile may show why.
+    // Written after a failed run too: the profile may show why it failed.
     let written = profile.map_or(Ok(()), Profile::write);
     let written = written.map_err(|e| format!("cannot write CPU profile {}: {}", at().display(), plain(&e)));
     ended.and(written.map_err(|words| ExitFailure::new(statuses.other, words)))
@@ -343,7 +343,7 @@ fn warn(name: &str, words: &str) {
     complain(&format!("{name}: warning: {words}"));
 }
 
-/// Writes a line to standard error. That may be closed, which changes nothing else.
+/// Writes a line to standard error. If standard error is closed, the line is lost.
 pub fn complain(words: &str) {
     writeln!(io::stderr(), "{words}").ok();
 }

@@ -1,4 +1,4 @@
-//! Maps signals to actions, and tells those concerned.
+//! Maps signals to actions and carries them out.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::engine::messages::{CoordinatorHandle, Reply};
 use crate::observe::lines::Reopener;
 use crate::observe::log_format::{LogFormat, ProcessEvent};
 
-/// Forwards signals.
+/// Forwards signals as commands to the services.
 pub struct SignalHandler {
     /// The coordinators of all services.
     pub handles: Vec<CoordinatorHandle>,
@@ -29,13 +29,13 @@ impl SignalHandler {
     pub fn handle_signal(&mut self, signal: Signal) {
         let command = match (signal, self.process.on_hangup, self.process.on_interrupt) {
             (Signal::HangUp, OnHangup::Reopen, _) => {
-                // In this order, so that the log line is in the new file.
+                // First, so that the log line is in the new file.
                 self.reopeners.iter().for_each(Reopener::reopen);
                 return self.log_format.process_event(&ProcessEvent::Reopening);
             }
             (Signal::Child, ..) => return children::collect_others(),
             (Signal::User, ..) => return self.log_format.process_event(&ProcessEvent::Ignored { name: signal.name() }),
-            // A repeating command of the console takes Ctrl-C for itself.
+            // While a repeating command runs on the console, Ctrl-C only ends that command.
             (Signal::Interrupt, ..) if self.interrupts.interrupt() => return,
             (Signal::Interrupt, _, OnInterrupt::Ask) if self.handles.len() == 1 => Command::Interrupt,
             (Signal::Interrupt, ..) | (Signal::HangUp, OnHangup::Stop, _) | (Signal::Stop | Signal::Quit, ..) => {
@@ -45,7 +45,7 @@ impl SignalHandler {
         self.log_format.process_event(&ProcessEvent::Signal { name: signal.name() });
         for handle in &self.handles {
             let replies = handle.ask(command);
-            // The log has every answer; but a user who pressed Ctrl-C without effect must not have to look there.
+            // The log has every answer, but a user whose Ctrl-C had no effect must see the reason at once.
             if command == Command::Interrupt
                 && let Ok(Reply::Answer(Answer::StillInUse { assigned, held }, _)) = replies.recv_timeout(PATIENCE)
             {

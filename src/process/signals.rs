@@ -70,7 +70,7 @@ pub fn reset_inherited() {
 pub fn survive_others() {
     // Unlike an ignored signal, a caught one has its default action again in a child after exec(2).
     (1..=LAST).filter(|number| !LEFT_ALONE.contains(number)).for_each(ignore);
-    // With a handler, access to the terminal from the background would be repeated for ever; with the signal blocked,
+    // Catching SIGTTIN or SIGTTOU would repeat a background access to the terminal forever. With the signal blocked,
     // reading fails and writing works.
     let terminal = [Number::SIGTTIN, Number::SIGTTOU];
     terminal.into_iter().collect::<SigSet>().thread_block().ok();
@@ -82,14 +82,15 @@ fn ignore(number: i32) {
     flag::register(number, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// What is done about a signal. Two threads may have one at the same time.
+/// The function that handles signals. Two threads may call it at the same time.
 type Handler = Arc<Mutex<dyn FnMut(Signal) + Send>>;
 
-/// Who hears Ctrl-C now: `ctrlc` takes one function for the life of the process.
+/// The current handler of Ctrl-C. `ctrlc` takes only one function in the life of the process, so it calls this one.
 static ON_CTRL_C: Mutex<Option<Handler>> = Mutex::new(None);
 
-/// Hears the signals: `ctrlc`'s thread SIGINT, and the thread `signals` those that `ctrlc` cannot tell apart. Dropping it
-/// joins the second; the first owns nothing and ends with the process. The signals stay caught and are ignored from then on.
+/// Receives the signals: the thread of `ctrlc` receives SIGINT, the thread `signals` the others, which `ctrlc` cannot
+/// tell apart. Dropping it joins the second thread. The first owns nothing and ends with the process. From then on the
+/// signals are caught and ignored.
 #[derive(Debug)]
 pub struct SignalThread {
     handle: Handle,
@@ -100,7 +101,7 @@ impl SignalThread {
     /// Calls `received` for each signal.
     ///
     /// # Errors
-    /// When handlers or a thread cannot be had.
+    /// If a handler cannot be installed or a thread cannot be started.
     pub fn start(received: impl FnMut(Signal) + Send + 'static) -> io::Result<SignalThread> {
         let handler: Handler = Arc::new(Mutex::new(received));
         let mut signals = Signals::new([SIGCHLD, SIGUSR1, SIGTERM, SIGQUIT, SIGHUP])?;
@@ -125,7 +126,7 @@ impl SignalThread {
     }
 }
 
-/// Once for each process; later calls find it done.
+/// Installs the handler once in the process. Later calls do nothing.
 fn catch_ctrl_c() -> io::Result<()> {
     let caught = ctrlc::set_handler(|| {
         let handler = ON_CTRL_C.lock().clone();

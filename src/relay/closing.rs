@@ -1,87 +1,87 @@
-//! How a pair ends: who has ended or failed, what is still owed to whom, and what each side sees last (promise 1).
+//! How a pair ends: which side has ended or failed, which bytes are still to be delivered, and what each side sees last
+//! (promise 1).
 //!
-//! The rules, which hold for every way of carrying a client:
-//! - Both streams have ended: both sockets are closed; the system delivers what is on its way.
-//! - One side fails: what it had sent is delivered first, then the other side sees a reset. A reset discards what waits
-//!   in the socket's own send queue, so it is sent when that queue is empty, or when nothing has left it for
-//!   [`PATIENCE`].
-//! - The backend has ended: a client that has sent nothing since is closed when it has had every byte and has then been
-//!   silent for [`LINGER`], or at once when a switchover asks. Its backend sees a reset, because the client has not
-//!   ended its stream. A client that has sent since is an open connection for as long as it likes.
-//! - The proxy gives up (idle timeout, cut): each side sees a reset, unless both streams between it and us have ended.
+//! The rules are the same for both kinds of relay threads:
+//! - Both streams have ended: both sockets are closed. The system delivers the bytes in flight.
+//! - One side fails: the bytes it had sent are delivered first, then the other side sees a reset. A reset discards what
+//!   waits in the socket's own send queue, so it is sent when that queue is empty, or has not moved for [`PATIENCE`].
+//! - The backend has ended: a client that sends nothing afterwards is closed when it has received every byte and has
+//!   then been silent for [`LINGER`], or at once when a switchover asks for it. Its backend sees a reset, because the
+//!   client has not ended its stream. A client that sends something afterwards stays open for as long as it likes.
+//! - The proxy ends the pair (idle timeout, reset): each side sees a reset, unless both streams of its connection have
+//!   ended.
 //!
-//! Pure: no socket, no clock, no thread. The owner says what has happened and what is the case ([`Facts`], gathered
-//! only when a look is due), and carries out the [`Parting`].
+//! Pure: no socket, no clock, no thread. The owner reports events and facts ([`Facts`], gathered only when a check is
+//! due), and carries out the [`Parting`].
 
 use std::time::{Duration, Instant};
 
 use crate::core::msg::{CloseReason, PeerRole};
 
-/// What is the case when a pair is looked at.
+/// The state of a pair's sockets when it is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Bytes of the client that were written to the backend's socket so far.
+    /// Bytes of the client written to the backend's socket so far.
     pub up: u64,
-    /// Bytes of the backend that were written to the client's socket so far.
+    /// Bytes of the backend written to the client's socket so far.
     pub down: u64,
-    /// Bytes of the client are still to be written: they were read and kept, or they have arrived and nobody has read
-    /// them.
+    /// Bytes of the client are still to be written: they were read and kept, or have arrived and are not read yet.
     pub waiting: bool,
-    /// Bytes written to the client's socket that its peer's system has not acknowledged; `None` if that is not known.
+    /// Bytes written to the client's socket that the client's system has not acknowledged; `None` if unknown.
     pub to_client: Option<u32>,
-    /// Likewise for the backend's socket.
+    /// The same for the backend's socket.
     pub to_backend: Option<u32>,
 }
 
 /// What a side sees last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Farewell {
-    /// Nothing but the end it was sent already: the socket is closed, and the system delivers what is on its way.
+    /// Only the end that was sent to it before: the socket is closed, and the system delivers the bytes in flight.
     Close,
-    /// The connection fails. (Except where the system has seen both streams of this socket end: a reset could then
-    /// discard what is on its way without a word, so the owner closes it.)
+    /// A failed connection. (If the system has seen both streams of this socket end, the owner closes it instead: a
+    /// reset could then silently discard bytes in flight.)
     Reset,
 }
 
-/// The end of a pair.
+/// How a pair ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parting {
     pub client: Farewell,
     pub backend: Farewell,
-    /// The reason, if the proxy itself has decided on it; else it is the end or the failure that came first.
+    /// The reason, if the proxy decided to end the pair. Otherwise the first end or failure is the reason.
     pub why: Option<CloseReason>,
 }
 
-/// What is known of one pair's end.
+/// The state of one pair's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closing {
     stage: Stage,
     client_ended: bool,
     backend_ended: bool,
-    /// What was on its way to either side when the pair last seemed to be idle.
+    /// The unacknowledged bytes of both sides when the pair last seemed to be idle.
     idle_queues: [Option<u32>; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nobody has failed, and the backend has not ended.
+    /// No side has failed, and the backend has not ended.
     Open,
     /// The backend has ended, and the client has sent nothing since.
     Lingering {
-        /// Bytes of the client that the backend had had by then.
+        /// Bytes of the client that the backend had received by then.
         had: u64,
-        /// Since when it is known to have had every byte.
+        /// Since when the client is known to have received every byte.
         silent_since: Option<Instant>,
         look: Look,
     },
     /// The backend has ended, and the client has sent something since.
     Speaking,
-    /// `from` has failed. The other side is still owed what it had sent.
+    /// `from` has failed. The bytes it had sent are still to be delivered to the other side.
     Delivering {
         from: PeerRole,
         /// All of that was written to the other's socket.
         written: bool,
-        /// How far the delivery was when it last got on.
+        /// The state of the delivery when it last made progress.
         progress: (u64, Option<u32>),
         since: Instant,
         look: Look,
@@ -89,27 +89,27 @@ enum Stage {
     Over,
 }
 
-/// When the facts are asked for next, and how long after that again if nothing has changed.
+/// When the facts are checked next, and the pause before the check after that if nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Look {
     at: Instant,
     pause: Duration,
 }
 
-/// A client that has sent nothing for this long after its backend had ended is closed. Connection pools keep such dead
+/// After its backend has ended, a client that sends nothing for this long is closed. Connection pools keep such dead
 /// connections for hours, and each would keep a switchover from completing.
 pub const LINGER: Duration = Duration::from_secs(5);
-/// A side that takes nothing for this long does not get the rest of what a failed one had sent: without the proxy that
-/// rest would have been lost in the failed side's own send queue.
+/// A side that accepts nothing for this long loses the rest of what a failed side had sent. Without the proxy that rest
+/// would have been lost in the failed side's own send queue.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Most clients end within this time after their backends, and then nothing needs to be asked.
+/// Most clients end within this time after their backends. Then no check is needed.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
-/// An acknowledgement takes a round trip, or 40 ms where the peer's system delays it.
+/// An acknowledgement takes a round trip, or 40 ms if the peer's system delays it.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Closing {
-    /// Of a pair that has just been made.
+    /// The state of a pair that was just made.
     pub fn new() -> Closing {
         Closing { stage: Stage::Open, client_ended: false, backend_ended: false, idle_queues: [None; 2] }
     }
@@ -146,7 +146,7 @@ impl Closing {
         }
     }
 
-    /// When [`Closing::look`] is to be called, whatever happens until then.
+    /// When [`Closing::look`] must be called, even if nothing happens until then.
     pub fn next_look(&self) -> Option<Instant> {
         match self.stage {
             Stage::Open | Stage::Speaking | Stage::Over => None,
@@ -154,7 +154,7 @@ impl Closing {
         }
     }
 
-    // What has happened.
+    // Events.
 
     /// A stream has ended in order, and its end was passed on. `had`: bytes of the client that the other side had had
     /// by then. Of what was passed on at the same time as the end, or is still in our send queue, that cannot be said.
@@ -183,13 +183,13 @@ impl Closing {
                 None
             }
             Stage::Delivering { from, .. } if from == role => None,
-            // Nobody is left.
+            // Both sides have failed.
             Stage::Delivering { .. } => Some(self.break_off(None)),
             Stage::Over => None,
         }
     }
 
-    /// Everything a failed side had sent was written to the other's socket.
+    /// Every byte of a failed side was written to the other side's socket.
     pub fn written(&mut self, now: Instant) {
         if let Stage::Delivering { written, look, .. } = &mut self.stage
             && !std::mem::replace(written, true)
@@ -198,19 +198,19 @@ impl Closing {
         }
     }
 
-    /// Bytes of the client were passed on: so many in all.
+    /// Bytes of the client were relayed. `up` is their total.
     pub fn sent(&mut self, up: u64) {
         if matches!(self.stage, Stage::Lingering { had, .. } if up > had) {
             self.stage = Stage::Speaking;
         }
     }
 
-    /// A look is due: what follows from the facts.
+    /// A check is due. Returns what follows from the facts.
     pub fn look(&mut self, info: &Facts, now: Instant) -> Option<Parting> {
         self.hear(info);
         match &mut self.stage {
             Stage::Open | Stage::Speaking | Stage::Over => None,
-            // It is at its reader's pace.
+            // The client is still receiving at its own pace.
             Stage::Lingering { look, .. } if info.to_client.is_some_and(|bytes| bytes > 0) => {
                 look.again(now);
                 None
@@ -247,7 +247,7 @@ impl Closing {
         }
     }
 
-    /// A switchover asks whether it may go on without this pair, which was dismissible.
+    /// A switchover asks to close this pair, which was reported dismissible.
     pub fn close_gracefully(&mut self, info: &Facts) -> Option<Parting> {
         self.hear(info);
         match self.stage {
@@ -255,13 +255,12 @@ impl Closing {
             Stage::Lingering { silent_since: Some(_), .. } => {
                 Some(self.part(Farewell::Close, Farewell::Reset, Some(CloseReason::ClosedForSwitch)))
             }
-            // Whoever is owed something sees it fail in any case.
+            // Bytes are still to be delivered, so this side sees the connection fail in any case.
             Stage::Delivering { .. } => Some(self.break_off(None)),
         }
     }
 
-    /// No byte has been passed on for the idle timeout. Bytes that reach a slow reader from a send queue are bytes,
-    /// too.
+    /// No byte was relayed for the idle timeout. Bytes that a slow reader takes from a send queue count as relayed too.
     pub fn idle(&mut self, info: &Facts) -> Option<Parting> {
         let queues = [info.to_client, info.to_backend];
         let before = std::mem::replace(&mut self.idle_queues, queues);
@@ -272,12 +271,12 @@ impl Closing {
         Some(self.break_off(Some(CloseReason::Idle)))
     }
 
-    /// The proxy ends the pair at once, whatever is on its way.
+    /// The proxy ends the pair at once. Bytes in flight may be lost.
     pub fn reset(&mut self, why: CloseReason) -> Parting {
         self.break_off(Some(why))
     }
 
-    /// A client whose bytes are on their way, or were when its backend ended, has sent something since.
+    /// Notices that the client has sent something since its backend ended, or that its bytes were in flight then.
     fn hear(&mut self, info: &Facts) {
         if let Stage::Lingering { had, .. } = self.stage
             && (info.up > had || info.waiting || info.to_backend.is_some_and(|bytes| bytes > 0))
@@ -286,8 +285,8 @@ impl Closing {
         }
     }
 
-    /// Each side sees the connection fail, unless it was sent the end of one stream and has ended the other: it has
-    /// said everything and gets the rest of what it was sent.
+    /// Each side sees the connection fail, with one exception: a side that has ended its stream and was sent the end of
+    /// the other one. It has sent everything, and receives the rest of what it was sent.
     fn break_off(&mut self, why: Option<CloseReason>) -> Parting {
         let farewell = if self.client_ended && self.backend_ended { Farewell::Close } else { Farewell::Reset };
         self.part(farewell, farewell, why)
@@ -300,7 +299,7 @@ impl Closing {
 }
 
 impl Look {
-    /// Nothing has changed: a little later than this time.
+    /// Nothing has changed: schedules the next check, after a longer pause than this one.
     fn again(&mut self, now: Instant) {
         self.at = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -313,7 +312,7 @@ mod tests {
 
     const QUEUES: [Option<u32>; 3] = [None, Some(0), Some(9)];
 
-    /// Everything that can happen to a pair next. Time passes in steps of a second.
+    /// Everything that can happen to a pair next. Time passes in steps of one second.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Step {
         Ended(PeerRole),
@@ -341,12 +340,12 @@ mod tests {
         all
     }
 
-    /// What a careful observer writes down beside the machine.
+    /// What the test knows independently of `Closing`.
     #[derive(Clone, Copy, Default)]
     struct Notes {
         ended: [bool; 2],
         failed: [bool; 2],
-        /// The client has sent since the backend's end, or its bytes were seen on their way.
+        /// The client has sent since the backend's end, or its bytes were seen in flight.
         spoke: bool,
         written: bool,
         up: u64,
@@ -359,7 +358,7 @@ mod tests {
         }
     }
 
-    /// Plays a step, unless the owner would not: `None` then.
+    /// Plays a step. `None` if the owner would not take it in this state.
     fn play(closing: &mut Closing, notes: &mut Notes, step: Step, now: Instant) -> Option<Option<Parting>> {
         let dismissible = closing.is_dismissible();
         let info = |waiting, to_client, to_backend| Facts { up: notes.up, down: 5, waiting, to_client, to_backend };
@@ -407,7 +406,7 @@ mod tests {
         Some(parting)
     }
 
-    /// The promise, whatever has led here.
+    /// Asserts promise 1 for this end, whatever path led to it.
     fn judge(notes: &Notes, step: Step, parting: Parting, path: &[Step]) {
         let both = notes.ended == [true; 2];
         for (farewell, other) in [(parting.client, PeerRole::Backend), (parting.backend, PeerRole::Client)] {
@@ -465,7 +464,7 @@ mod tests {
         assert!(partings > 100_000, "{partings} ends are too few");
     }
 
-    /// Looks whenever it is due, with these facts, until the end; how long that took.
+    /// Checks whenever a check is due, with these facts, until the end. Returns how long that took.
     fn lasts(closing: &mut Closing, mut now: Instant, info: impl Fn(Duration) -> Facts) -> Option<(Duration, Parting)> {
         let start = now;
         for _ in 0..1_000 {
@@ -492,7 +491,7 @@ mod tests {
         assert_eq!(time, FIRST_LOOK + LINGER);
         let expected = Parting { client: Farewell::Close, backend: Farewell::Reset, why: Some(CloseReason::Lingered) };
         assert_eq!(parting, expected);
-        // The system does not tell: as if all were delivered, which a reset makes harmless.
+        // The system does not tell: treated as if all were delivered. The reset makes that harmless.
         let unknown = |_| Facts { to_client: None, to_backend: None, ..DELIVERED };
         assert_eq!(lasts(&mut after_the_backends_end(now), now, unknown), Some((time, expected)));
     }

@@ -1,9 +1,9 @@
-//! One client's way to a backend: the addresses of its name are tried in turn, within one time limit. Never waits:
-//! whoever owns an attempt watches its socket and the clock, and calls [`Dial::step`] when either has something to
-//! tell.
+//! The connection attempt of one client to its backend: the addresses of the backend's name are tried in turn, within
+//! one time limit. Never blocks: the owner of a dial watches its socket and the clock, and calls [`Dial::step`] after
+//! an event on either.
 //!
-//! The first connect is begun by whoever calls [`Dial::begin`], so that connects begin in the order in which clients
-//! were released (promise 3). Does not read a byte of the client.
+//! [`Dial::begin`] starts the first connect at once, so that connects start in the order in which clients were released
+//! (promise 3). A dial does not read a byte of the client.
 
 use std::fmt;
 use std::io;
@@ -19,72 +19,72 @@ use crate::endpoint::{Address, Source};
 use crate::net::errno::{is, is_shortage};
 use crate::net::{Own, Stream, StreamOptions, has_way_to};
 
-/// A dial under way.
+/// A dial in progress.
 #[derive(Debug)]
 pub struct Dial {
     addresses: Arc<[Address]>,
     /// Index of the address being tried.
     at: usize,
-    /// For all addresses together.
+    /// The time limit for all addresses together.
     deadline: Instant,
     dial_options: DialOptions,
     current: DialState,
 }
 
-/// How a service's dials are made.
+/// The options of a service's dials.
 #[derive(Clone, Debug)]
 pub struct DialOptions {
-    /// For all addresses of a name together.
+    /// The time limit for all addresses of a name together.
     pub timeout: Duration,
-    /// Where connections come from.
+    /// The source address of connections; `None` lets the system choose.
     pub source: Option<Source>,
     pub tuning: StreamOptions,
-    /// Where nobody is dialled.
+    /// The addresses of this process, to which no client is connected.
     pub own: Own,
 }
 
-/// What is going on at the address being tried.
+/// The state of the address being tried.
 #[derive(Debug)]
 enum DialState {
     Connecting {
         stream: Stream,
         until: Instant,
     },
-    /// A Unix listener's queue is full: it is tried again then.
+    /// The queue of a Unix listener is full. The connect is tried again at this time.
     Full {
         again: Instant,
     },
-    /// Nothing any more.
+    /// This address has failed.
     Failed(io::Error),
 }
 
-/// What makes somebody call [`Dial::step`].
+/// Why [`Dial::step`] is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wakeup {
     /// The socket is connected or has failed.
     Stirred,
-    /// The attempt has just begun, or its time is over.
+    /// The dial has just been started, or the time it waited for is over.
     Clock,
 }
 
-/// How far a dial has come.
+/// The progress of a dial.
 #[derive(Debug)]
 pub enum DialProgress {
-    /// Nothing new: wait for the socket, or until then.
+    /// No change: wait for the socket, at most until this time.
     Waits(Instant),
-    /// Likewise, but for another socket than before, if there is one ([`Dial::stream`]).
+    /// The same, but on another socket than before, if there is one ([`Dial::stream`]).
     WaitsAnew(Instant),
     Connected(Stream, Address),
-    /// No address is left; the last one's error.
+    /// All addresses have failed. The error is that of the last one.
     Failed(io::Error),
 }
 
-/// The pause before a Unix listener whose queue was full is tried again. There is nothing to wait for: the system tells
-/// a connect that does not block when a queue is full, and nobody when it is not any more.
+/// The pause before a connect to a Unix listener with a full queue is tried again. It has to be polled: a connect that
+/// does not block fails when the queue is full, and no event follows when it is not full any more.
 const FULL: Duration = Duration::from_millis(5);
 
 impl Dial {
-    /// Begins to connect to the first address. What comes of it, the first `step` tells.
+    /// Starts to connect to the first address. The first `step` tells the result.
     pub fn begin(addresses: Arc<[Address]>, dial_options: DialOptions) -> Dial {
         let now = Instant::now();
         let current = DialState::Failed(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
@@ -101,20 +101,21 @@ impl Dial {
         }
     }
 
-    /// Goes as far as it can, on to the next address when one has failed. After `Connected` or `Failed` it is over.
+    /// Advances as far as possible, to the next address when one has failed. The dial is over after `Connected` or
+    /// `Failed`.
     pub fn step(&mut self, wakeup: Wakeup, now: Instant) -> DialProgress {
         let mut anew = false;
         loop {
             let over = DialState::Failed(io::ErrorKind::NotConnected.into());
             let error = match mem::replace(&mut self.current, over) {
-                // The cue was about the socket before this one.
+                // The event was for the previous socket.
                 DialState::Connecting { stream, until } if anew => {
                     self.current = DialState::Connecting { stream, until };
                     return DialProgress::WaitsAnew(until);
                 }
                 DialState::Connecting { stream, until } => match outcome(&stream, wakeup, now >= until) {
                     Ok(true) if stream.meets_itself() => {
-                        // The port is free again at once: whoever is to listen there can bind it.
+                        // An abort frees the port at once, so that a server can bind it.
                         stream.abort();
                         let words = "nobody listens there (the connection met itself)";
                         io::Error::new(io::ErrorKind::ConnectionRefused, words)
@@ -150,8 +151,8 @@ impl Dial {
         }
     }
 
-    /// Begins with the address at `at`, if there is one. The time that is left is shared by the addresses that are
-    /// left, so that a silent first one leaves some for the second.
+    /// Starts to connect to the address at index `at`, if there is one. The remaining addresses share the remaining
+    /// time, so that one that does not answer leaves some for the next.
     fn connect(&mut self, now: Instant) {
         let Some(address) = self.addresses.get(self.at) else { return };
         if self.dial_options.own.has(address) {
@@ -170,7 +171,7 @@ impl Dial {
     }
 }
 
-/// Whether the connection stands, or its time is `over`.
+/// Whether the connection is established, or its error. `over`: its time has ended.
 fn outcome(stream: &Stream, wakeup: Wakeup, over: bool) -> io::Result<bool> {
     if wakeup == Wakeup::Stirred {
         return stream.connection_error()?.map_or(Ok(true), Err);
@@ -196,7 +197,7 @@ pub fn blame(error: &io::Error) -> DialFailure {
     }
 }
 
-/// All local ports are in use for connections to one address. For another address the same ports serve again.
+/// All local ports are in use for connections to one address. Connections to another address can use the same ports.
 #[derive(Debug)]
 struct NoPort {
     to: SocketAddr,
@@ -217,11 +218,11 @@ impl fmt::Display for NoPort {
 
 impl std::error::Error for NoPort {}
 
-/// First and last port; IPv6 uses them, too.
+/// First and last local port. IPv6 uses the same range.
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// An error of connect(2). The one for a lack of ports is the same as for a lack of an address to come from, where this
-/// machine has none of that family.
+/// Names the cause of a connect(2) error. If this machine has an address of that family, EADDRNOTAVAIL means that no
+/// port is left.
 fn with_ports_named(error: io::Error, address: &Address) -> io::Error {
     match address {
         Address::Tcp(to) if is(&error, Errno::ADDRNOTAVAIL) && has_way_to(*to) => {
@@ -231,7 +232,7 @@ fn with_ports_named(error: io::Error, address: &Address) -> io::Error {
     }
 }
 
-/// Whether a Unix listener had no room at the moment: a TCP connect would have waited by itself.
+/// Whether the queue of a Unix listener was full. A TCP connect waits in that case.
 fn queue_is_full(error: &io::Error) -> bool {
     is(error, Errno::AGAIN)
 }

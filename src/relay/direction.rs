@@ -1,11 +1,11 @@
-//! One direction of a pair. Every byte read is written, in order, or the writing side's failure is reported (promise
-//! 1). Waits only in a read, and only where the side says so; does not time out, count clients or decide when the pair
-//! is over.
+//! One direction of a pair. Every byte read is written, in order, or the failure of the writing side is reported
+//! (promise 1). Blocks only in a read, and only if the peer is set up for that. Does not handle timeouts, count clients
+//! or decide when the pair is over.
 //!
-//! A read goes into a buffer that all clients of a thread share, and is written from there at once: a client at rest
-//! has no buffer of its own. Only what the other side has no room for is kept, and nothing more is read until it has
-//! gone. The first reads are small; the size grows while reads come back full, and after some full reads of the largest
-//! size the bytes move by splice(2) through a pipe, uncopied, until they become few again.
+//! A read goes into a buffer that all clients of a thread share and is written from there at once, so an idle client
+//! has no buffer of its own. Only what the other side has no room for is kept, and nothing more is read until that is
+//! written. The first reads are small. The size grows while reads come back full. After some full reads of the largest
+//! size the bytes move by splice(2) through a pipe, uncopied, until transfers become small again.
 
 use std::io;
 use std::mem;
@@ -25,13 +25,13 @@ pub struct Direction {
     /// Bytes passed on.
     pub moved: u64,
     pending: Pending,
-    /// The next read's size; 0 before the first.
+    /// Size of the next read in bytes; 0 before the first.
     size: usize,
-    /// Reads of the largest size that came back full, one after the other.
+    /// Number of consecutive full reads of the largest size.
     full: u8,
 }
 
-/// What was read and not yet written.
+/// Bytes that were read and not written yet.
 #[derive(Debug, Default)]
 enum Pending {
     #[default]
@@ -43,17 +43,17 @@ enum Pending {
     Piped(Pipe),
 }
 
-/// What one thread's directions work with.
+/// The resources of one thread, shared by all its directions.
 #[derive(Debug)]
 pub struct Resources {
-    /// As long as the largest read so far.
+    /// The buffer of all reads; as long as the largest read so far.
     scratch: Vec<u8>,
     pub pipes: Pipes,
-    /// The first read's size, in bytes.
+    /// Size of the first read in bytes.
     pub first_size: usize,
     /// See `Network::idle_timeout`.
     pub idle_timeout: Option<Duration>,
-    /// Where everything that passes is shown. It is copied then, whatever its amount.
+    /// Shows all relayed bytes. Bytes are then always copied, never spliced.
     pub display: Option<DumpHandle>,
     /// What another thread is told of each read before the bytes are passed on.
     pub taken: Option<Taken>,
@@ -73,7 +73,7 @@ pub enum Taken {
 pub enum Progress<E> {
     /// It waits for an event.
     Waits,
-    /// It has had its turn and could go on: others first.
+    /// It could continue, but its turn is over.
     Yields,
     /// There will be no other turn.
     Ended(E),
@@ -86,35 +86,35 @@ pub enum RelayError {
     Writing(io::Error),
 }
 
-/// The largest read that is copied; also the most that is kept for a side that does not read. Larger ones gained
+/// The largest read that is copied, and the most that is kept for a side that does not read. Larger reads gained
 /// nothing measurable: by then bytes are spliced.
 const LARGEST: usize = 64 * 1024;
-/// So much a thread may keep for one client that says nothing.
+/// A thread may keep this much memory for an idle client.
 const SMALL: usize = 4 * 1024;
-/// So many full reads show that more is to come.
+/// After this many full reads a bulk transfer is assumed.
 const SETTLED: u8 = 3;
-/// A splice that moves less than this is dearer than a copy: back to copying.
+/// A splice of fewer bytes costs more than a copy. Then bytes are copied again.
 const FEW: usize = 8 * 1024;
-/// What one direction may move while others wait: about a tenth of a millisecond's work.
+/// The most that one direction moves in a turn while others wait: about 0.1 ms of work.
 const TURN: usize = 512 * 1024;
 
 impl Resources {
-    /// `pipes` bounds how many are open at once.
+    /// `pipes`: number of pipes that may still be opened.
     pub fn new(pipes: Arc<AtomicUsize>, idle_timeout: Option<Duration>, display: Option<DumpHandle>) -> Resources {
         Resources { scratch: Vec::new(), pipes: Pipes::new(pipes), first_size: 1, idle_timeout, display, taken: None }
     }
 
-    /// Whether more is kept than a client at rest may cost.
+    /// Whether more memory is held than an idle client may cost.
     pub fn hold_much(&self) -> bool {
         self.scratch.len() > SMALL.max(self.first_size) || self.pipes.are_idle()
     }
 
-    /// Whether the next read needs memory first.
+    /// Whether the next read needs memory to be allocated first.
     pub fn have_no_buffer(&self) -> bool {
         self.scratch.is_empty()
     }
 
-    /// Makes room for one read.
+    /// Allocates the buffer for one read.
     fn grow(&mut self, size: usize) -> io::Result<()> {
         if let Some(more @ 1..) = size.checked_sub(self.scratch.len()) {
             self.scratch.try_reserve_exact(more).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -151,7 +151,7 @@ impl Direction {
         }
     }
 
-    /// Writes what is kept, and reads and writes once.
+    /// Writes what is kept, then reads and writes once.
     ///
     /// # Errors
     /// See `advance`.
@@ -170,7 +170,7 @@ impl Direction {
         })
     }
 
-    /// Gives back what it does not need before more arrives. The next read is a small one.
+    /// Releases what is not needed until more bytes arrive. The next read is a small one.
     pub fn rest(&mut self, resources: &mut Resources) {
         (self.size, self.full) = (0, 0);
         resources.scratch = Vec::new();
@@ -185,21 +185,21 @@ impl Direction {
         }
     }
 
-    /// Shows that the stream has ended.
+    /// Shows in the dump that the stream has ended.
     pub fn show_end(&self, resources: &Resources) {
         if let Some(display) = &resources.display {
             display.end(self.sender);
         }
     }
 
-    /// Shows that the reading side has failed, where no read has told.
+    /// Shows in the dump that the reading side has failed, if no read has reported it.
     pub fn show_failure(&self, resources: &Resources) {
         if let Some(display) = &resources.display {
             display.failure(self.sender);
         }
     }
 
-    /// Whether the other side keeps this direction from reading on.
+    /// Whether kept bytes that the other side does not take keep this direction from reading.
     pub fn is_stuck(&self) -> bool {
         match self.pending {
             Pending::Nothing => false,
@@ -207,7 +207,7 @@ impl Direction {
         }
     }
 
-    /// Lets go of what it holds.
+    /// Drops the kept bytes and releases the pipe.
     pub fn clear(&mut self, resources: &mut Resources) {
         match mem::take(&mut self.pending) {
             Pending::Nothing | Pending::Bytes { .. } => {}
@@ -215,7 +215,7 @@ impl Direction {
         }
     }
 
-    /// Writes what is kept; false when not all of it could be.
+    /// Writes what is kept. Returns false if some of it is left.
     fn unload(&mut self, to: &mut Peer, resources: &mut Resources) -> Result<bool, RelayError> {
         loop {
             let written = match &mut self.pending {
@@ -240,7 +240,7 @@ impl Direction {
         }
     }
 
-    /// Reads once and passes on what the other side takes.
+    /// Reads once and writes what the other side takes.
     fn load(&mut self, from: &mut Peer, to: &mut Peer, resources: &mut Resources) -> Result<ReadOutcome, RelayError> {
         if self.full >= SETTLED && resources.display.is_none() && from.can_splice_to(to) {
             if !from.is_ready_to_splice() {
@@ -263,7 +263,7 @@ impl Direction {
         if let Some(display) = &resources.display {
             match &read {
                 Ok(Some(length @ 1..)) => display.bytes(self.sender, &buffer[..*length]),
-                // Its owner knows whether it is one.
+                // The owner knows whether this is an end or a failure.
                 Ok(Some(0)) => {}
                 Ok(None) => {}
                 Err(_) => display.failure(self.sender),
@@ -313,7 +313,7 @@ impl Direction {
                 }
                 self.pending = Pending::Piped(pipe);
             }
-            // The end, or an urgent byte: a read tells.
+            // The end of the stream, or an urgent byte: a read finds out.
             Ok(Some(_)) => {
                 self.full = 0;
                 from.note_stop();
@@ -322,7 +322,8 @@ impl Direction {
             Ok(None) => resources.pipes.give_back(pipe),
             Err(e) => {
                 resources.pipes.give_back(pipe);
-                // Where sockets cannot be spliced; the peer's own failures have other names, and a read tells them too.
+                // `InvalidInput`: these sockets cannot be spliced. Failures of the peer have other kinds, and a read
+                // reports them too.
                 if e.kind() != io::ErrorKind::InvalidInput {
                     return Err(RelayError::Reading(e));
                 }
@@ -338,7 +339,7 @@ fn write(to: &mut Peer, bytes: &[u8]) -> Result<Option<usize>, RelayError> {
     some(to.write(bytes))
 }
 
-/// A write that is said to have moved nothing would be repeated for ever.
+/// Turns a write of zero bytes into an error, because it would be repeated forever.
 fn some(written: io::Result<Option<usize>>) -> Result<Option<usize>, RelayError> {
     match written {
         Ok(Some(0)) => Err(RelayError::Writing(io::ErrorKind::WriteZero.into())),
@@ -347,7 +348,7 @@ fn some(written: io::Result<Option<usize>>) -> Result<Option<usize>, RelayError>
     }
 }
 
-/// A copy of what could not be written yet. Without memory for it this client's connection fails, and no other.
+/// Copies what could not be written yet. If there is no memory for it, only this client's connection fails.
 fn keep(rest: &[u8]) -> Result<Pending, RelayError> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(rest.len()).map_err(|_| RelayError::Writing(io::ErrorKind::OutOfMemory.into()))?;

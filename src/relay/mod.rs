@@ -1,14 +1,14 @@
 //! The relay: carries each assigned client's bytes, from its dial to its end.
 //!
-//! [`Relay::serve`] takes a client and returns a [`ClientHandle`]; none of its methods waits. What becomes of the
-//! client is told to a [`Reporter`]. There are two ways to carry a client, and nobody outside can tell them apart but
-//! by their speed:
+//! [`Relay::serve`] takes a client and returns a [`ClientHandle`]. None of its methods blocks. What happens to the
+//! client is reported to a [`Reporter`]. A client can be carried in two ways, which behave the same and differ only in
+//! speed:
 //!
-//! 1. `threads`: a pair of blocking threads of its own, for the first `Settings::thread_pairs` clients. One client and
-//!    its backend exchange messages with the least delay, the kernel shares the processors out, and an operator sees in
+//! 1. `threads`: a pair of blocking threads of its own, for the first `Settings::thread_pairs` clients. Messages
+//!    between client and backend have the least delay, the kernel schedules the threads fairly, and an operator sees in
 //!    `top` or a debugger what each client does.
-//! 2. `shared`: a few threads that wait for events carry everybody else. Many clients that are busy at once cost less
-//!    that way, because a thread that has work for many is seldom changed for another.
+//! 2. `shared`: a few threads that wait for events carry all other clients. With many busy clients this costs less CPU,
+//!    because one thread serves many of them without a thread switch.
 //!
 //! In reading order: `report` (what goes in and out), `closing` (how a connection ends), `reason` (how its end is
 //! told), `direction` (one direction), `peer` (one socket), `pipes` (for splice); `threads`; `shared` (starts and stops
@@ -38,16 +38,16 @@ use self::threads::Pairs;
 use crate::net;
 use crate::observe::dump::DumpHandle;
 
-/// What the threads work by.
+/// The configuration of the relay threads.
 #[derive(Clone)]
 pub struct RelayConfig {
-    /// Pipes for bulk transfers that may still be opened, by all threads together.
+    /// Number of pipes for bulk transfers that all threads together may still open.
     pub pipes: Arc<AtomicUsize>,
     /// See `Settings::net_buffer_size`.
     pub first_size: Arc<AtomicUsize>,
     /// See `Network::idle_timeout`.
     pub idle_timeout: Option<Duration>,
-    /// Where everything that passes is shown.
+    /// Shows all relayed bytes.
     pub display: Option<DumpHandle>,
 }
 
@@ -61,13 +61,13 @@ struct RelayInner {
     config: RelayConfig,
 }
 
-/// The relay's threads. Dropping it resets whoever is left and joins them.
+/// The relay's threads. Dropping it resets the remaining clients and joins the threads.
 pub struct RunningRelay {
     _pairs: threads::RunningPairs,
     _shared: shared::SharedThreads,
 }
 
-/// A client that is being served. Its end is reported; dropping this changes nothing for the client.
+/// A client that is being served. Dropping it has no effect on the client, whose end is reported.
 #[derive(Debug)]
 pub struct ClientHandle(HandleKind);
 
@@ -83,11 +83,11 @@ pub const DESCRIPTORS_EACH: u64 = net::DESCRIPTORS_EACH;
 pub const DESCRIPTORS_OF_A_PAIR: u64 = threads::DESCRIPTORS_EACH;
 
 impl Relay {
-    /// With so many shared threads, which are not started yet. There are `wanted` pairs of threads at most, as long as
-    /// that is not more than `room`.
+    /// Creates a relay with this many shared threads, which are not started yet. The number of thread pairs is limited
+    /// by `wanted`, which may change, and by `room`.
     ///
     /// # Errors
-    /// When there is no descriptor.
+    /// If the system has no descriptor left.
     pub fn new(threads: usize, wanted: Arc<AtomicUsize>, room: usize, config: RelayConfig) -> io::Result<Relay> {
         let pairs = Pairs::new(wanted, room, config.clone());
         Ok(Relay(Arc::new(RelayInner { pairs, shared: Shared::new(threads)?, config })))
@@ -96,13 +96,13 @@ impl Relay {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When there is no thread or descriptor.
+    /// If the system has no thread or descriptor left.
     pub fn start(&self, reporter: &Arc<dyn Reporter>) -> io::Result<RunningRelay> {
         let shared = self.0.shared.start(reporter, &self.0.config)?;
         Ok(RunningRelay { _pairs: self.0.pairs.start(reporter), _shared: shared })
     }
 
-    /// Waits for the dial, then relays.
+    /// Waits for the dial on a relay thread, then relays.
     pub fn serve(&self, job: Job) -> ClientHandle {
         ClientHandle(match self.0.pairs.serve(job) {
             Ok(place) => HandleKind::Threads(place),
@@ -112,7 +112,7 @@ impl Relay {
 }
 
 impl ClientHandle {
-    /// Ends the dial, unless it has succeeded.
+    /// Cancels the dial, unless it has succeeded.
     pub fn cancel_dial(&self) {
         match &self.0 {
             HandleKind::Threads(place) => place.cancel_dial(),
@@ -120,7 +120,7 @@ impl ClientHandle {
         }
     }
 
-    /// Ends a connection in order whose backend has ended.
+    /// Closes a connection whose backend has ended: see `Action::CloseGracefully`.
     pub fn close_gracefully(&self) {
         match &self.0 {
             HandleKind::Threads(place) => place.close_gracefully(),
@@ -128,7 +128,7 @@ impl ClientHandle {
         }
     }
 
-    /// Ends it at once: see `Action::Cut`.
+    /// Resets both sides at once: see `Action::Reset`.
     pub fn reset(&self) {
         match &self.0 {
             HandleKind::Threads(place) => place.reset(),

@@ -1,9 +1,9 @@
-//! A client and its backend, connected: two directions.
+//! A connected client and its backend: two directions.
 //!
-//! Half-close is passed on as half-close: that direction ends and the other runs on. How a pair ends otherwise is
-//! decided in `closing`; here its decisions are carried out. A pair that is dropped before its end is broken off, so
-//! that neither side takes a truncated stream for a complete one (promise 1). Knows nothing of events, other clients or
-//! the core: its owner gives it turns and reports.
+//! Half-close is passed on as half-close: that direction ends and the other continues. `closing` decides how a pair
+//! ends; this module carries that out. A pair that is dropped before its end is reset, so that neither side takes a
+//! truncated stream for a complete one (promise 1). A pair does not know events, other clients or the core: its owner
+//! gives it turns and reports its end.
 
 use std::io;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ pub struct Pair {
     /// From the client to the backend.
     up: Direction,
     down: Direction,
-    /// Where others read how much has been passed on.
+    /// Read by other threads: the bytes relayed so far.
     flow: Arc<ByteCounters>,
-    /// Bytes of the client that had been passed on before the backend's last ones were.
+    /// Bytes of the client that had been relayed before the backend's last bytes were.
     answered: u64,
     closing: Closing,
     reason: Reason,
-    /// Each side has seen its end.
+    /// Both sides have seen their end.
     over: bool,
 }
 
@@ -94,8 +94,8 @@ impl Pair {
         if up == Progress::Yields || down == Progress::Yields { Progress::Yields } else { Progress::Waits }
     }
 
-    /// What follows from a turn of the direction that reads from this side. `sent`: bytes of the client that were
-    /// passed on before the turn.
+    /// Handles the result of a turn of the direction that reads from this side. `sent`: bytes of the client that were
+    /// relayed before the turn.
     fn after(
         &mut self,
         outcome: Result<Progress<()>, RelayError>,
@@ -109,7 +109,7 @@ impl Pair {
                 self.pass_on_end(from, sent);
             }
             Ok(Progress::Waits) => {
-                // It may still be there (a Unix socket that takes nothing more), but what it had sent has been read.
+                // The peer may be alive (a Unix socket that accepts nothing more), but everything it had sent was read.
                 if self.closing.has_failed(from) && !self.direction(from).is_stuck() {
                     self.closing.written(Instant::now());
                 }
@@ -127,7 +127,7 @@ impl Pair {
 
     fn pass_on_end(&mut self, from: PeerRole, sent: u64) {
         self.reason.ended(from);
-        // Before the client hears of the end: what it makes of that must not change the answer.
+        // Asked before the client learns of the end, because its reaction must not change the answer.
         let had = match from {
             PeerRole::Client => sent,
             PeerRole::Backend => sent.saturating_sub(self.unheard()),
@@ -136,7 +136,7 @@ impl Pair {
         let parting = self.closing.ended(from, had, Instant::now());
         let both_ended = parting.is_some();
         self.part(parting);
-        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        // A peer that had ended and closed lost nothing. A peer that reset the connection lost bytes.
         match told {
             Err(e) if both_ended => self.reason.failed(from.other(), e),
             Err(e) => self.fail(from.other(), e),
@@ -144,8 +144,8 @@ impl Pair {
         }
     }
 
-    /// Bytes of the client that the backend has not had when it ends. That is asked only if they are the last ones that
-    /// were passed on either way: an exchange that the backend has ended with an answer costs no system call.
+    /// Bytes of the client that the backend had not received when it ended. Asked only if they were the last bytes
+    /// relayed in either direction, so an exchange that ends with the backend's answer costs no system call.
     fn unheard(&self) -> u64 {
         let client_was_last = self.up.moved > self.answered;
         let unheard = client_was_last.then(|| self.backend.stream.undelivered()).flatten();
@@ -160,9 +160,9 @@ impl Pair {
         self.part(parting);
     }
 
-    /// A side that fails while nobody reads it is noticed here: its bytes wait for the other side, its stream has
-    /// ended, or the other one has failed. Asked after the turn, because the event may be older than that: an end and a
-    /// failure are often told at once.
+    /// Notices a failure of a side that is not being read: its bytes wait for the other side, its stream has ended, or
+    /// the other side has failed. Asked after the turn, because the event may be older than the turn: an end and a
+    /// failure are often reported together.
     fn notice_failures(&mut self) {
         for role in [PeerRole::Client, PeerRole::Backend] {
             let unread = !self.closing.moves(role) || self.direction(role).is_stuck();
@@ -176,7 +176,7 @@ impl Pair {
         }
     }
 
-    /// Lets a look be taken that is due.
+    /// Runs the check of `closing` if it is due.
     fn look(&mut self) {
         let Some(at) = self.closing.next_look() else { return };
         let now = Instant::now();
@@ -187,7 +187,7 @@ impl Pair {
         }
     }
 
-    /// Some system calls: for moments that are rare.
+    /// Makes several system calls, so it is called rarely.
     fn info(&self) -> Facts {
         let undelivered = |moved: u64, peer: &Peer| if moved == 0 { Some(0) } else { peer.stream.undelivered() };
         Facts {
@@ -199,7 +199,7 @@ impl Pair {
         }
     }
 
-    /// Lets each side see its end. The next turn is the last.
+    /// Shows each side its end. The next turn is the last.
     fn part(&mut self, parting: Option<Parting>) {
         let Some(Parting { client, backend, why }) = parting else { return };
         if let Some(why) = why {
@@ -212,7 +212,7 @@ impl Pair {
         }
     }
 
-    /// Breaks the connection off.
+    /// Resets both sides.
     pub fn reset(&mut self) {
         if !self.over {
             let parting = self.closing.reset(CloseReason::Terminated);
@@ -220,7 +220,7 @@ impl Pair {
         }
     }
 
-    /// A switchover does not wait for this pair, if only its end is to come.
+    /// A switchover closes this pair, if only its end is still to come.
     pub fn close_gracefully(&mut self) {
         if self.closing.is_dismissible() {
             let parting = self.closing.close_gracefully(&self.info());
@@ -228,7 +228,7 @@ impl Pair {
         }
     }
 
-    /// No byte was passed on for the idle timeout. It may turn out that bytes are reaching a slow reader.
+    /// No byte was relayed for the idle timeout. The check may find that bytes are still reaching a slow reader.
     pub fn expire(&mut self) {
         if !self.over {
             let parting = self.closing.idle(&self.info());
@@ -236,17 +236,17 @@ impl Pair {
         }
     }
 
-    /// Bytes passed on, both ways together.
+    /// Bytes relayed, in both directions together.
     pub fn moved(&self) -> u64 {
         self.up.moved + self.down.moved
     }
 
-    /// Whether a switchover need not wait for it.
+    /// Whether a switchover need not wait for this pair.
     pub fn is_dismissible(&self) -> bool {
         self.closing.is_dismissible()
     }
 
-    /// When it wants another turn although nothing has happened.
+    /// When it needs another turn even if nothing has happened.
     pub fn next_look(&self) -> Option<Instant> {
         self.closing.next_look()
     }
@@ -281,7 +281,7 @@ impl Pair {
     }
 }
 
-/// Nobody was told how it ended, so nobody may take it for complete.
+/// A pair dropped before its end is reset: neither side may take its stream for complete.
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.over {

@@ -1,6 +1,6 @@
-//! One end of a pair: a socket, and what is known about it. What a call finds out (nothing to read, no room) is kept
-//! here, so that nobody asks the system twice. When something changes, events tell (shared threads), or the owner finds
-//! out by trying and polling (threads of a client's own).
+//! One side of a pair: a socket and what is known about it. The result of a call (nothing to read, no room) is
+//! remembered here, so that the system is not asked again. Changes are reported by events (shared threads), or found by
+//! trying and polling (threads of a client's own).
 
 use std::io::{self, ErrorKind};
 use std::mem;
@@ -14,51 +14,53 @@ use crate::net::Stream;
 #[derive(Debug)]
 pub struct Peer {
     pub stream: Arc<Stream>,
-    /// There may be something to read, an end or an error included.
+    /// There may be something to read, or an end or an error.
     pub readable: bool,
-    /// There may be room for what is written.
+    /// There may be room to write.
     pub writable: bool,
-    /// The peer has ended its stream or failed: whatever is read, the end is still to come, and no event will tell.
+    /// The peer has ended its stream or failed. After the bytes that have arrived the end follows, and no event reports
+    /// it.
     closing: bool,
-    /// An event has told that the connection has failed. A read tells why, if anybody reads.
+    /// An event has reported that the connection failed. A read returns the cause.
     failed: bool,
-    /// It is known to have failed, and only read on: see [`Peer::drain`].
+    /// It has failed, and only the bytes that have arrived are still read: see [`Peer::drain`].
     draining: bool,
-    /// A read may stop before the end of what has arrived: not to be taken for the last one. True of Unix sockets, and
-    /// of TCP from the first urgent byte (MSG_OOB) on, at whose place the system interrupts a read.
+    /// A short read does not mean that nothing more has arrived. True of Unix sockets, and of TCP after the first
+    /// urgent byte (MSG_OOB), because the system ends a read before such a byte.
     choppy: bool,
-    /// Bytes may be spliced from and to here.
+    /// splice(2) works on this socket.
     spliceable: bool,
-    /// A read waits until something has arrived. Writes never wait.
+    /// A read blocks until something has arrived. Writes never block.
     pub waits: bool,
-    /// How it is found out whether there is something to read.
+    /// How the owner learns that there is something to read.
     source: Source,
-    /// Calls that have no flag for it do not wait either.
+    /// The socket is in non-blocking mode, so calls without a flag for that do not block either.
     nonblocking: bool,
-    /// It has failed, or both its streams have ended: a poll tells nothing new.
+    /// It has failed, or both its streams have ended: polling it reports nothing new.
     over: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Events,
-    /// `told`: a poll said so, after the last read.
+    /// `told`: since the last read, a poll has reported something to read.
     Trial {
         told: bool,
     },
 }
 
-/// Each change is told once ("edge-triggered"), so that a connection costs no call beyond its reads and writes.
+/// Edge-triggered: each change is reported once, so a connection needs no call beyond its reads and writes.
 pub const EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
 
 impl Peer {
-    /// A socket that never waits, registered for [`EVENTS`]. Until the first event there is nothing to read.
+    /// A socket that never blocks and is registered for [`EVENTS`]. Until the first event there is nothing to read.
     pub fn new(stream: Stream) -> Peer {
         Peer { readable: false, source: Source::Events, ..Peer::by_trial(Arc::new(stream), true) }
     }
 
-    /// One whose state is found out by reading and writing. Another thread may use the same socket the other way.
+    /// A socket whose state is found by reading and writing. Another thread may use the same socket for the other
+    /// direction.
     pub fn by_trial(stream: Arc<Stream>, nonblocking: bool) -> Peer {
         let is_tcp = stream.is_tcp();
         Peer {
@@ -77,19 +79,19 @@ impl Peer {
         }
     }
 
-    /// A poll has said that there is something to read.
+    /// A poll has reported that there is something to read.
     pub fn tell_readable(&mut self) {
         self.readable = true;
         self.source = Source::Trial { told: true };
     }
 
-    /// Nothing is read before a poll has said that there is something.
+    /// From now on nothing is read before a poll has reported something.
     pub fn leave_to_poll(&mut self) {
         self.readable &= self.source == Source::Trial { told: true };
     }
 
-    /// Whether splice(2), which has no flag against waiting in a socket, would not wait here. If that is not known, it
-    /// is left to a poll.
+    /// Whether splice(2) would not block on this socket. (It has no flag for that.) If that is not known, the next step
+    /// is a poll.
     pub fn is_ready_to_splice(&mut self) -> bool {
         match self.source {
             Source::Events => true,
@@ -101,7 +103,7 @@ impl Peer {
         }
     }
 
-    /// Whether writes by splice(2) wait, and with that the reads of another thread.
+    /// Sets whether writes by splice(2) block. This applies to the reads of the other thread too.
     pub fn set_nonblocking(&mut self, nonblocking: bool) {
         if self.source != Source::Events && self.nonblocking != nonblocking {
             self.stream.set_nonblocking(nonblocking);
@@ -109,22 +111,22 @@ impl Peer {
         }
     }
 
-    /// A poll has said that nothing more is to be expected.
+    /// A poll has reported that no further events will come.
     pub fn note_over(&mut self) {
         self.over = true;
     }
 
-    /// Whether there is nothing to poll for.
+    /// Whether polling this socket is useless.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// A splice has stopped at something: the end, or an urgent byte.
+    /// A splice has stopped at the end or at an urgent byte.
     pub fn note_stop(&mut self) {
         self.choppy = true;
     }
 
-    /// Takes note of an event.
+    /// Records an event.
     pub fn note(&mut self, events: EventFlags) {
         let ended = events.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         self.closing |= ended;
@@ -134,25 +136,25 @@ impl Peer {
         self.failed |= events.contains(EventFlags::ERR);
     }
 
-    /// Why the connection has failed, if it has: for whoever does not read from it, or not now. Told once.
+    /// The error of a failed connection, for an owner that is not reading from it. Returned once.
     pub fn failure(&mut self) -> Option<io::Error> {
         if !mem::take(&mut self.failed) {
             return None;
         }
-        // A socket that cannot be asked has not been reported as failed by its peer.
+        // If the socket cannot be asked, its peer has not reported a failure.
         self.stream.connection_error().unwrap_or_default()
     }
 
-    /// It is known to have failed: it is read on to the end of what has arrived, which no event will tell. That end is
-    /// a failure: the system tells of one once (a write may have heard of it), and of an end in order afterwards.
+    /// The socket has failed: what has arrived is read to its end, without further events. That end counts as a
+    /// failure: the system reports a failure once, perhaps to a write, and an end of stream afterwards.
     pub fn drain(&mut self) {
         (self.closing, self.readable, self.draining) = (true, true, true);
     }
 
-    /// Reads once. `None` when there is nothing at the moment; 0 is the end.
+    /// Reads once. `None` means nothing to read at the moment; 0 is the end.
     ///
     /// # Errors
-    /// The peer has failed.
+    /// If the peer has failed.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let length = if self.waits {
             self.track_read(|peer| peer.stream.read_waiting(buffer))?
@@ -171,40 +173,40 @@ impl Peer {
             && !self.closing
             && !self.choppy
         {
-            // All there was: what comes later is told by an event.
+            // Everything that had arrived was read. An event will report more.
             self.readable = false;
         }
         Ok(length)
     }
 
-    /// Writes once. `None` when there is no room at the moment.
+    /// Writes once. `None` means no room at the moment.
     ///
     /// # Errors
-    /// The peer has failed.
+    /// If the peer has failed.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         self.track_write(|peer| peer.stream.write_now(bytes))
     }
 
-    /// Something that reads from the socket.
+    /// Runs a call that reads from the socket, and records its result.
     pub fn track_read<T>(&mut self, read: impl FnMut(&Peer) -> io::Result<T>) -> io::Result<Option<T>> {
         let read = self.at_once(read);
         self.readable &= !matches!(read, Ok(None));
         read
     }
 
-    /// Something that writes to the socket.
+    /// Runs a call that writes to the socket, and records its result.
     pub fn track_write<T>(&mut self, write: impl FnMut(&Peer) -> io::Result<T>) -> io::Result<Option<T>> {
         let written = self.at_once(write);
         self.writable &= !matches!(written, Ok(None));
         written
     }
 
-    /// Whether bytes can be spliced to `to`: not from a stream with urgent bytes, at which splice(2) stops for good.
+    /// Whether bytes can be spliced to `to`. A stream with urgent bytes cannot be: splice(2) never gets past one.
     pub fn can_splice_to(&self, to: &Peer) -> bool {
         self.spliceable && to.spliceable && !self.choppy
     }
 
-    /// The system has refused to.
+    /// The system has refused to splice this socket: never try again.
     pub fn forget_splicing(&mut self) {
         self.spliceable = false;
     }

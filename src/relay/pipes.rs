@@ -1,5 +1,5 @@
-//! Pipes for splice(2), used again. A pipe in the pool is empty: one that was dropped with bytes in it is closed, never
-//! kept. When there is none to be had, nobody is told: bytes are copied then.
+//! Pipes for splice(2), which are reused. A pipe in the pool is always empty: a pipe dropped with bytes in it is
+//! closed. When no pipe is available, bytes are copied; that is not reported.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,28 +10,28 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::net::Stream;
 
-/// What one thread has.
+/// The pipes of one thread.
 #[derive(Debug)]
 pub struct Pipes {
     idle: Vec<Pipe>,
-    /// How many more may be opened, by all threads together; each takes two descriptors.
+    /// Number of pipes that all threads together may still open. Each takes two descriptors.
     left: Arc<AtomicUsize>,
-    /// One was taken since `tidy`.
+    /// A pipe was taken since the last `tidy`.
     used: bool,
 }
 
-/// A pipe, and what is known to be in it.
+/// A pipe and the number of bytes in it.
 #[derive(Debug)]
 pub struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
-    /// Bytes in it. Not bounded by the pipe's size, which counts pages.
+    /// Bytes in the pipe. May exceed the pipe's size, which the system counts in pages.
     held: usize,
 }
 
-/// Asked for; where the user's share of pipe memory is used up (pipe(7)) it stays at 64 KiB.
+/// Requested size in bytes. It stays at 64 KiB if the user's limit for pipe memory is reached (pipe(7)).
 pub const SIZE: usize = 256 * 1024;
-/// Pipes that wait for their next use.
+/// Number of idle pipes that are kept for their next use.
 const KEPT: usize = 8;
 
 impl Pipes {
@@ -39,7 +39,7 @@ impl Pipes {
         Pipes { idle: Vec::new(), left, used: false }
     }
 
-    /// An empty pipe, if there is one to be had.
+    /// An empty pipe, if one is available.
     pub fn take(&mut self) -> Option<Pipe> {
         self.used = true;
         self.idle.pop().or_else(|| {
@@ -53,19 +53,19 @@ impl Pipes {
         })
     }
 
-    /// Whether descriptors are held for nobody.
+    /// Whether idle pipes hold descriptors.
     pub fn are_idle(&self) -> bool {
         !self.idle.is_empty()
     }
 
-    /// Closes what waits, if nothing was needed since this was called last.
+    /// Closes the idle pipes, if none was taken since the last call.
     pub fn tidy(&mut self) {
         if !std::mem::take(&mut self.used) {
             self.close_idle();
         }
     }
 
-    /// It is not needed any more.
+    /// Returns a pipe that is not needed any more.
     pub fn give_back(&mut self, pipe: Pipe) {
         if pipe.held == 0 && self.idle.len() < KEPT {
             self.idle.push(pipe);
@@ -74,7 +74,7 @@ impl Pipes {
         }
     }
 
-    /// Closes what waits.
+    /// Closes the idle pipes.
     pub fn close_idle(&mut self) {
         let number = self.idle.len();
         self.idle.clear();
@@ -95,7 +95,7 @@ impl Pipe {
         Ok(Pipe { out, into, held: 0 })
     }
 
-    /// Bytes that were read and not yet written.
+    /// Number of bytes that were read and not written yet.
     pub fn held(&self) -> usize {
         self.held
     }
@@ -104,7 +104,7 @@ impl Pipe {
     /// read. 0 may be the end, or an urgent byte.
     ///
     /// # Errors
-    /// What splice(2) says.
+    /// The error of splice(2).
     pub fn fill(&mut self, from: &Stream) -> io::Result<usize> {
         debug_assert_eq!(self.held, 0, "a pipe is filled when it is empty");
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
@@ -113,10 +113,10 @@ impl Pipe {
         Ok(length)
     }
 
-    /// Moves bytes on, as many as there is room for.
+    /// Moves bytes from the pipe to the socket, as many as there is room for.
     ///
     /// # Errors
-    /// What splice(2) says.
+    /// The error of splice(2).
     pub fn drain(&mut self, to: &Stream) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         let length = splice(&self.out, None, to, None, self.held, flags)?;

@@ -1,4 +1,4 @@
-//! How the end of a connection is told: to the log, the one of several reasons; to a side, what it sees last.
+//! How the end of a connection is reported: one of several reasons to the log, and the last event to each side.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::closing::Farewell;
 use crate::core::msg::{CloseReason, PeerRole};
 use crate::net::Stream;
 
-/// The reason so far. The first failure wins over everything, the first end in order over later ones.
+/// The reason so far. The first failure takes precedence over all else, the first end of stream over later ones.
 #[derive(Debug, Default)]
 pub struct Reason(Option<(CloseReason, Option<io::Error>)>);
 
@@ -29,21 +29,21 @@ impl Reason {
         self.give(why, Some(cause));
     }
 
-    /// Anything else.
+    /// Records any other reason.
     pub fn give(&mut self, why: CloseReason, cause: Option<io::Error>) {
         if self.0.as_ref().is_none_or(|(first, _)| gives_way(*first, why)) {
             self.0 = Some((why, cause));
         }
     }
 
-    /// What is told.
+    /// Returns the reason and its error.
     pub fn take(&mut self) -> (CloseReason, Option<io::Error>) {
         self.0.take().unwrap_or((CloseReason::Panicked, None))
     }
 }
 
-/// Whether an end in order, told so far, turns out to have been something else: a half-closed connection is not done
-/// before the other half is. A backend that had ended is not at fault when it takes no more bytes.
+/// Whether a later reason replaces an end of stream: a half-closed connection is not over before the other half is. But
+/// a backend that had ended is not at fault if it accepts no more bytes.
 fn gives_way(first: CloseReason, later: CloseReason) -> bool {
     match first {
         CloseReason::ClientEnded => true,
@@ -53,7 +53,7 @@ fn gives_way(first: CloseReason, later: CloseReason) -> bool {
         | CloseReason::ClientFailed
         | CloseReason::BackendFailed => false,
         CloseReason::Idle | CloseReason::Terminated | CloseReason::Panicked => false,
-        // Never told of a pair.
+        // Never the reason of a pair.
         CloseReason::HungUp
         | CloseReason::NoBackend
         | CloseReason::Full
@@ -62,11 +62,11 @@ fn gives_way(first: CloseReason, later: CloseReason) -> bool {
     }
 }
 
-/// Lets a side see the last it is to see. `both_ended`: it has ended its stream, and was sent the end of the other's.
+/// Closes or resets one side. `both_ended`: the side has ended its stream and was sent the end of the other one.
 pub fn part_from(stream: &Stream, farewell: Farewell, both_ended: impl FnOnce() -> bool) {
     match farewell {
         Farewell::Close => {}
-        // See `Stream::abort`. (Bytes of its own that nobody has read make the close a reset.)
+        // See `Stream::abort`. (If it has sent bytes that were not read, the close is a reset.)
         Farewell::Reset if both_ended() => {}
         Farewell::Reset => stream.abort(),
     }

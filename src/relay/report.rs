@@ -1,4 +1,4 @@
-//! What the relay is given and what it reports. It knows nothing of who takes its reports: see [`Reporter`].
+//! The relay's input and output. The relay does not know who receives its reports: see [`Reporter`].
 
 use std::io;
 use std::sync::Arc;
@@ -9,45 +9,45 @@ use crate::core::msg::{ClientId, CloseReason, DialFailure};
 use crate::endpoint::Address;
 use crate::net::Stream;
 
-/// A client to be served: its dial has begun.
+/// A client to be served. Its dial has been started.
 #[derive(Debug)]
 pub struct Job {
     pub client: ClientId,
     pub stream: Stream,
     pub dial: Box<Dial>,
-    /// Where others read how much has been passed on.
+    /// Read by other threads: the bytes relayed so far.
     pub flow: Arc<ByteCounters>,
 }
 
-/// What becomes of a client that is served. The last report is `DialFailed` or `Closed`.
+/// What happens to a client that is served. The last report is `DialFailed` or `Closed`.
 #[derive(Debug)]
 pub enum Report {
     Connected(ClientId, Address),
-    /// A dial ended without a connection; the client's socket comes back untouched.
+    /// The dial ended without a connection. The client's socket is returned; nothing was read from it.
     DialFailed {
         client: ClientId,
         stream: Stream,
         failure: DialFailure,
         cause: io::Error,
     },
-    /// Only the end of its connection is still to come.
+    /// A switchover need not wait for this client: only its end is still to come.
     Dismissible(ClientId),
-    /// Not so: its client has sent something.
+    /// Revokes `Dismissible`: the client has sent something.
     Resumed(ClientId),
     /// Both sockets are closed.
     Closed(ClientId, CloseSummary),
 }
 
-/// Takes the relay's reports. It may call any method of [`super::ClientHandle`] before it returns.
+/// Receives the relay's reports. It may call any method of [`super::ClientHandle`] before it returns.
 pub trait Reporter: Send + Sync {
-    /// Takes all reports, in their order.
+    /// Takes all reports, in order, and empties the list.
     fn report(&self, reports: &mut Vec<Report>);
 
-    /// A thread that many clients need cannot go on.
+    /// A thread that many clients need has failed.
     fn failed(&self, cause: io::Error);
 }
 
-/// How many bytes have been passed on so far. Written by the relay only.
+/// The bytes relayed so far. Written by the relay only.
 #[derive(Debug, Default)]
 pub struct ByteCounters {
     /// From the client to the backend.
@@ -59,11 +59,11 @@ pub struct ByteCounters {
 #[derive(Debug)]
 pub struct CloseSummary {
     pub why: CloseReason,
-    /// Bytes passed on from the client to the backend.
+    /// Bytes relayed from the client to the backend.
     pub up: u64,
-    /// Bytes passed on from the backend to the client.
+    /// Bytes relayed from the backend to the client.
     pub down: u64,
-    /// The system's error, when something failed.
+    /// The system's error, if something failed.
     pub cause: Option<io::Error>,
 }
 

@@ -36,7 +36,7 @@ struct PoolState {
 
 struct IdleThread {
     id: u64,
-    orders: Sender<PoolCommand>,
+    commands: Sender<PoolCommand>,
 }
 
 /// A thread that waits for a job. Dropping this makes it idle again.
@@ -56,26 +56,26 @@ impl ThreadPool {
     /// # Errors
     /// When the system cannot start another thread, or the program is ending.
     pub fn claim(&self) -> io::Result<ClaimedThread> {
-        let mut crew = self.0.lock();
-        if crew.closed {
+        let mut state = self.0.lock();
+        if state.closed {
             return Err(io::Error::other("the program is ending"));
         }
-        if let Some(thread) = crew.idle.pop() {
+        if let Some(thread) = state.idle.pop() {
             return Ok(ClaimedThread { thread: Some(thread), workers: self.clone() });
         }
-        for id in std::mem::take(&mut crew.ended) {
-            if let Some(handle) = crew.handles.remove(&id) {
+        for id in std::mem::take(&mut state.ended) {
+            if let Some(handle) = state.handles.remove(&id) {
                 join(handle);
             }
         }
-        let id = crew.next;
-        let (orders, inbox) = bounded(1);
-        let (own, home) = (self.clone(), orders.clone());
-        let body = move || own.work(id, &home, &inbox);
+        let id = state.next;
+        let (commands, inbox) = bounded(1);
+        let (own, sender) = (self.clone(), commands.clone());
+        let body = move || own.work(id, &sender, &inbox);
         let handle = thread::Builder::new().name("worker".to_owned()).stack_size(STACK).spawn(body)?;
-        crew.next += 1;
-        crew.handles.insert(id, handle);
-        Ok(ClaimedThread { thread: Some(IdleThread { id, orders }), workers: self.clone() })
+        state.next += 1;
+        state.handles.insert(id, handle);
+        Ok(ClaimedThread { thread: Some(IdleThread { id, commands }), workers: self.clone() })
     }
 
     /// Runs `job` on a thread with this name.
@@ -90,27 +90,27 @@ impl ThreadPool {
     /// Waits for all jobs to end and joins every thread. New claims fail.
     pub fn join(&self) {
         let handles = {
-            let mut crew = self.0.lock();
-            crew.closed = true;
-            for thread in crew.idle.drain(..) {
+            let mut state = self.0.lock();
+            state.closed = true;
+            for thread in state.idle.drain(..) {
                 thread.tell(PoolCommand::End);
             }
-            std::mem::take(&mut crew.handles)
+            std::mem::take(&mut state.handles)
         };
         handles.into_values().for_each(join);
     }
 
     /// The main loop of a thread: jobs, and idle times between them.
-    fn work(&self, id: u64, home: &Sender<PoolCommand>, inbox: &Receiver<PoolCommand>) {
+    fn work(&self, id: u64, sender: &Sender<PoolCommand>, inbox: &Receiver<PoolCommand>) {
         while let PoolCommand::Do(job) = self.next(id, inbox) {
             // The job's own guards have reported the panic; the thread remains usable.
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok();
             threads::rename("idle");
-            let mut crew = self.0.lock();
-            if crew.closed {
+            let mut state = self.0.lock();
+            if state.closed {
                 return;
             }
-            crew.idle.push(IdleThread { id, orders: home.clone() });
+            state.idle.push(IdleThread { id, commands: sender.clone() });
         }
     }
 
@@ -118,14 +118,14 @@ impl ThreadPool {
     fn next(&self, id: u64, inbox: &Receiver<PoolCommand>) -> PoolCommand {
         loop {
             // The thread itself holds a sender, so the only possible error is a timeout.
-            if let Ok(order) = inbox.recv_timeout(IDLE) {
-                return order;
+            if let Ok(command) = inbox.recv_timeout(IDLE) {
+                return command;
             }
-            let mut crew = self.0.lock();
+            let mut state = self.0.lock();
             // If it is not in the list, a claimer has taken it and is about to send a job.
-            if let Some(at) = crew.idle.iter().position(|idle| idle.id == id) {
-                crew.idle.swap_remove(at);
-                crew.ended.push(id);
+            if let Some(at) = state.idle.iter().position(|idle| idle.id == id) {
+                state.idle.swap_remove(at);
+                state.ended.push(id);
                 return PoolCommand::End;
             }
         }
@@ -134,8 +134,8 @@ impl ThreadPool {
 
 impl IdleThread {
     /// The thread waits for one command at a time, so the queue has room for it.
-    fn tell(&self, order: PoolCommand) {
-        self.orders.send(order).ok();
+    fn tell(&self, command: PoolCommand) {
+        self.commands.send(command).ok();
     }
 }
 
@@ -154,11 +154,11 @@ impl ClaimedThread {
 impl Drop for ClaimedThread {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            let mut crew = self.workers.0.lock();
-            if crew.closed {
+            let mut state = self.workers.0.lock();
+            if state.closed {
                 thread.tell(PoolCommand::End);
             } else {
-                crew.idle.push(thread);
+                state.idle.push(thread);
             }
         }
     }

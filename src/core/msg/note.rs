@@ -1,11 +1,11 @@
-//! What was decided, in three groups: about one client, about one backend, about the service as a whole. Whoever listens
-//! matches the group that concerns it, and need not know of the others.
+//! What was decided, in three groups: about one client, about one backend, about the service as a whole. A listener
+//! matches the group that concerns it and need not know the others.
 
 use std::time::Duration;
 
 use super::{BackendId, Change, ClientId, CloseReason, DialFailure, Outcome, RequestId, UpstreamId};
 
-/// What was decided: the only source of log lines, counters and reports.
+/// A decision. Notes are the only source of log lines, counters and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     Client(ClientId, ClientNote),
@@ -13,32 +13,32 @@ pub enum Note {
     Service(ServiceNote),
 }
 
-/// About one client, in the order of its life.
+/// About one client. The variants are in the order in which they happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientNote {
-    /// It was accepted and is in the queue now.
+    /// It was accepted and is now in the queue.
     Arrived,
     /// It left the queue for this backend.
     Assigned(BackendId),
     Connected,
-    /// The dial of this backend failed.
+    /// The dial to this backend failed.
     DialFailed(BackendId, DialFailure),
-    /// After a failed dial it is in the queue again, at its old place.
+    /// After a failed dial it is back in the queue, at its old place.
     Requeued,
-    /// Every backend has refused it. It stays in the queue and will be offered to them again.
+    /// Every backend has refused it. It stays in the queue and tries them again after a pause.
     Paused,
-    /// It is gone for good.
+    /// Its connection has ended.
     Ended(CloseReason),
 }
 
 /// About one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendNote {
-    /// It has failed and is passed over where there is another.
+    /// It has failed. It is tried only after the others.
     Failed,
-    /// It had failed and is used like any other again.
+    /// It has recovered and is used like any other again.
     Back,
-    /// It has failed and was disabled for that.
+    /// It has failed, and its failure policy has disabled it.
     Disabled,
 }
 
@@ -46,7 +46,7 @@ pub enum BackendNote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceNote {
     PoolChanged(Change),
-    /// More clients are held than `max_queued`, outside a switchover. Once each time the limit is crossed.
+    /// More than `max_queued` clients are held, outside a switchover. Noted once each time the limit is crossed.
     QueueOverLimit {
         held: usize,
         limit: u32,
@@ -66,12 +66,12 @@ pub enum ServiceNote {
         outcome: Outcome,
     },
     SettingChanged,
-    /// The program was told to stop and waits for this many clients.
+    /// The program was told to stop and waits for these clients.
     Stopping {
         assigned: usize,
         held: usize,
     },
-    /// Ctrl-C was not enough.
+    /// A first Ctrl-C was ignored because clients are connected or held.
     InterruptIgnored {
         assigned: usize,
         held: usize,

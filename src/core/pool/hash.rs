@@ -1,13 +1,13 @@
-//! Numbers from addresses, the same on every machine and in every release: a client keeps its backend when the program
-//! is restarted, and when several proxies stand in front of the same backends.
+//! Numbers from addresses, the same on every machine and in every release. So a client keeps its backend when the
+//! program restarts, and several proxies in front of the same backends choose alike.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::core::msg::{BackendId, ClientHash};
 use crate::endpoint::Address;
 
-/// The number of a client, from its address without the port. An IPv4 address and its v4-mapped form are the same
-/// client; all clients of a Unix socket are.
+/// The hash of a client's address without the port. An IPv4 address and its v4-mapped form have the same hash, and so
+/// have all clients of a Unix socket.
 pub fn of_client(peer: &Address) -> ClientHash {
     let ip = match peer {
         Address::Tcp(address) => address.ip().to_canonical(),
@@ -19,14 +19,14 @@ pub fn of_client(peer: &Address) -> ClientHash {
     })
 }
 
-/// How much a client prefers a backend: of all, it takes the one with the highest rank that it can have (rendezvous
-/// hashing). So one that is gone moves its own clients only, each to another place.
+/// How much a client prefers a backend. The client gets the available backend with the highest rank (rendezvous
+/// hashing). So when a backend is lost only its own clients move, and they spread over the others.
 pub fn rank(client: ClientHash, backend: BackendId) -> u64 {
     mix(client.0 ^ mix(backend.0 as u64 + 1))
 }
 
-/// Every bit of the input changes half of the bits of the output, and no two inputs have the same: the last steps of
-/// the splitmix64 generator, with its increment before them so that zero is mixed as well.
+/// A bijection in which every input bit changes half of the output bits on average: the last steps of the splitmix64
+/// generator, after its increment, so that zero is mixed as well.
 pub fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(STEP);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

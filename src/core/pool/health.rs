@@ -1,31 +1,31 @@
-//! What is remembered about a backend: whether an operator lets it be used, and whether it has failed. When somebody
-//! looks again is arranged by `core::backends`, which has the timers.
+//! What is remembered about a backend: whether an operator has enabled it, and whether it has failed. `core::backends`
+//! has the timers and decides when a failed backend is checked again.
 
 use super::{Load, Pool};
 use crate::config::FailurePolicy;
 use crate::core::msg::{BackendId, TimerId};
 
-/// What the last attempts say about a backend.
+/// The result of the last dials and probes of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// Nothing is known against it.
+    /// No failure is known.
     Up,
-    /// It is passed over while there is another.
+    /// It has failed: it is used only if no other is available.
     Failed,
 }
 
-/// What may change a backend's health without a client.
+/// The event that will next change or check a backend's health without a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Awaited {
     Nothing,
-    /// This timer, upon which the failure is forgotten or a probe begins.
+    /// This timer. When it fires, the failure is forgotten or a probe starts.
     Timer(TimerId),
     /// The end of a probe.
     Probe,
 }
 
 impl Pool {
-    /// What a failed dial of this backend is remembered as.
+    /// How a failed dial to this backend is remembered.
     pub fn failure_policy(&self, id: BackendId) -> FailurePolicy {
         self.group(self.members[id.0].group).failure_policy
     }
@@ -38,7 +38,7 @@ impl Pool {
         self.members[id.0].awaited = awaited;
     }
 
-    /// Whose timer this is.
+    /// The backend that waits for this timer.
     pub fn awaiting(&self, timer: TimerId) -> Option<BackendId> {
         self.ids().find(|id| self.awaited(*id) == Awaited::Timer(timer))
     }
@@ -51,7 +51,7 @@ impl Pool {
         self.members[id.0].health
     }
 
-    /// The backend has failed. Whether that is new.
+    /// Marks the backend as failed. Returns whether that is new.
     pub fn fail(&mut self, id: BackendId) -> bool {
         let member = &mut self.members[id.0];
         let new = member.enabled && member.health == Health::Up;
@@ -61,7 +61,7 @@ impl Pool {
         new
     }
 
-    /// The failure is over. Whether there was one.
+    /// Marks the backend as recovered. Returns whether it had failed.
     pub fn recover(&mut self, id: BackendId) -> bool {
         let failed = self.health(id) == Health::Failed;
         if failed {
@@ -71,14 +71,15 @@ impl Pool {
         failed
     }
 
-    /// Whether it was enabled. What was known about its health is forgotten, and nothing is awaited any more.
+    /// Disables the backend and forgets its health. A pending timer or probe is ignored. Returns whether it was
+    /// enabled.
     pub fn disable(&mut self, id: BackendId) -> bool {
         let member = &mut self.members[id.0];
         (member.health, member.awaited) = (Health::Up, Awaited::Nothing);
         std::mem::replace(&mut member.enabled, false)
     }
 
-    /// Whether it was disabled.
+    /// Enables the backend. Returns whether it was disabled.
     pub fn enable(&mut self, id: BackendId) -> bool {
         let disabled = !self.is_enabled(id);
         if disabled {
@@ -88,8 +89,8 @@ impl Pool {
         disabled
     }
 
-    /// A backend that comes back starts with what the others have had at least: else it would get every client until it
-    /// had caught up with the time it was away.
+    /// Raises the load of a returning backend to the smallest load of the others. Without this it would get every
+    /// client until it had made up for the time it was away.
     fn catch_up(&mut self, id: BackendId) {
         let serves = |other: &BackendId| {
             let member = &self.members[other.0];

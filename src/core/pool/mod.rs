@@ -1,9 +1,9 @@
-//! Which backend a client is given. Whoever is picked is enabled, below its limit, and has not refused this client in
-//! this round; one that has failed is picked only when no other can be. Knows groups, limits and how many clients each
-//! backend has; knows nothing of clients' sockets, of the queue, of timers or of switchovers.
+//! Which backend a client gets. The chosen backend is enabled, below its limit, and has not refused this client in this
+//! round. A failed backend is chosen only if no other one is available. The pool knows groups, limits and the number of
+//! clients of each backend. It does not know clients' sockets, the queue, timers or switchovers.
 //!
-//! `policy` puts a group's backends in order, `health` remembers failures, `totals` counts, `hash` turns an address
-//! into a number.
+//! `policy` puts the backends of a group in order, `health` remembers failures, `totals` counts, `hash` turns an
+//! address into a number.
 
 pub mod hash;
 mod health;
@@ -20,9 +20,9 @@ use crate::config::{Failover, FailurePolicy, Policy, Service};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     upstreams: Vec<Vec<Group>>,
-    /// Indexed by `BackendId`. Never becomes shorter.
+    /// Indexed by `BackendId`. Backends are never removed.
     members: Vec<Member>,
-    /// What the next random choice depends on.
+    /// State of the random number generator.
     random: u64,
     #[cfg(feature = "mutation")]
     pub(super) mutation: Option<Mutation>,
@@ -34,7 +34,7 @@ struct Group {
     failover: Failover,
     failure_policy: FailurePolicy,
     members: Vec<BackendId>,
-    /// Where the next search begins, for policies that give each its turn; `next < members.len()`, or 0.
+    /// Where round robin starts its next search. `next < members.len()`, or 0.
     next: usize,
 }
 
@@ -43,7 +43,7 @@ struct Member {
     group: GroupId,
     enabled: bool,
     limit: Option<u32>,
-    /// Clients dialling or open. No dial makes it more than `limit`, which an operator may lower below it.
+    /// Clients dialling or open. Exceeds `limit` only when an operator has lowered the limit.
     assigned: u32,
     health: Health,
     awaited: Awaited,
@@ -51,7 +51,7 @@ struct Member {
     tally: Counters,
 }
 
-/// What a choice depends on besides the pool.
+/// The client's properties on which a choice depends.
 #[derive(Clone, Copy, Debug)]
 pub struct Criteria<'a> {
     pub hash: ClientHash,
@@ -61,14 +61,14 @@ pub struct Criteria<'a> {
     pub again: bool,
 }
 
-/// The answer to "who may serve this client".
+/// The result of choosing a backend for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// This one, now.
+    /// This backend can take the client now.
     Backend(BackendId),
-    /// One that this client has not tried yet has no room at the moment.
+    /// The backends that this client has not tried yet are at their limits.
     Full,
-    /// This client has tried all there are.
+    /// This client has tried every backend.
     Exhausted,
 }
 
@@ -100,8 +100,8 @@ impl Pool {
         }
     }
 
-    /// Chooses for a client: the first group that has somebody for it. Those that have failed are the last resort.
-    /// Changes nothing: see `take`.
+    /// Chooses a backend: from the first group that has one for this client. A failed backend is chosen only if no
+    /// group has another. Changes nothing; see `take`.
     pub fn choose(&self, upstream: UpstreamId, criteria: &Criteria<'_>) -> Choice {
         let groups = self.upstreams.get(upstream.0).map_or(&[][..], Vec::as_slice);
         let offers: Vec<_> = groups.iter().map(|group| self.in_order(group, criteria)).collect();
@@ -114,7 +114,7 @@ impl Pool {
         if offers.iter().flatten().next().is_some() { Choice::Full } else { Choice::Exhausted }
     }
 
-    /// The client is about to be dialled at the backend that `choose` has found for it.
+    /// Records that the client is about to be dialled to the backend that `choose` returned.
     pub fn take(&mut self, id: BackendId, criteria: &Criteria<'_>) {
         let member = &mut self.members[id.0];
         member.tally.0.attempts += 1;
@@ -129,7 +129,7 @@ impl Pool {
         self.add_load(id, Load { connections: 1, ..Load::default() });
     }
 
-    /// A client was given this backend. Called by `State::move_to` only.
+    /// A client was assigned to this backend. Called by `State::move_to` only.
     pub fn assign(&mut self, id: BackendId) {
         self.members[id.0].assigned += 1;
     }
@@ -139,25 +139,25 @@ impl Pool {
         self.members[id.0].assigned -= 1;
     }
 
-    /// A dial of this backend succeeded.
+    /// A dial to this backend succeeded.
     pub fn connected(&mut self, id: BackendId) {
         self.members[id.0].tally.0.connections += 1;
     }
 
-    /// A dial or probe of this backend failed.
+    /// A dial to this backend, or a probe of it, failed.
     pub fn dial_failed(&mut self, id: BackendId) {
         self.members[id.0].tally.0.errors += 1;
     }
 
-    /// So much more was passed on, or so much more time has passed, on a connection of this backend.
+    /// Adds the new traffic of a connection to this backend.
     pub fn flowed(&mut self, id: BackendId, more: Traffic) {
         self.members[id.0].tally.add(more);
         self.add_load(id, Load::of(more));
     }
 
-    // What an operator may change. An id that does not exist was refused before.
+    // Changes by an operator. The caller has rejected unknown ids.
 
-    /// A new backend at the end of a group, disabled and without a limit.
+    /// Adds a backend at the end of a group, disabled and without a limit.
     pub fn create(&mut self, group: GroupId) -> BackendId {
         let id = BackendId(self.members.len());
         self.members.push(Member::new(group, None, false));
@@ -174,14 +174,14 @@ impl Pool {
         self.members[id.0].limit = limit;
     }
 
-    /// Counts from zero again; what the policies go by stays.
+    /// Resets the counters for people. The load that the policies compare is kept.
     pub fn reset(&mut self, id: BackendId) {
         self.members[id.0].tally = Counters::default();
     }
 
-    // Questions.
+    // Queries.
 
-    /// How many upstreams there are to switch between.
+    /// Number of upstreams to switch between.
     pub fn upstreams(&self) -> usize {
         self.upstreams.len()
     }
@@ -199,7 +199,7 @@ impl Pool {
         self.members[id.0].group.upstream
     }
 
-    /// Clients that have this backend, dialling or open.
+    /// Number of clients that have this backend, dialling or open.
     pub fn assigned_to(&self, id: BackendId) -> u32 {
         self.members[id.0].assigned
     }
@@ -208,8 +208,8 @@ impl Pool {
         self.members[id.0].limit
     }
 
-    /// Whether all clients that nobody has refused may be given the same backends: then, if one of them has to wait,
-    /// so do the others.
+    /// Whether all clients that no backend has refused may get the same backends. If so, when one of them has to wait,
+    /// all the others have to wait too.
     pub fn treats_all_alike(&self, upstream: UpstreamId) -> bool {
         let alike = |group: &Group| (group.policy, group.failover) != (Policy::ClientHash, Failover::NextGroup);
         self.upstreams.get(upstream.0).is_none_or(|groups| groups.iter().all(alike))
@@ -219,12 +219,12 @@ impl Pool {
         (0..self.members.len()).map(BackendId)
     }
 
-    /// Every backend with the number of clients it has.
+    /// Every backend with its number of clients.
     pub fn assigned_counts(&self) -> impl Iterator<Item = (BackendId, u32)> {
         self.ids().map(|id| (id, self.members[id.0].assigned))
     }
 
-    /// What an operator may see, upstream by upstream, group by group.
+    /// The state that an operator may see, upstream by upstream, group by group.
     pub fn views(&self) -> impl Iterator<Item = BackendView> {
         let groups = self.upstreams.iter().flatten();
         groups.flat_map(|group| {
@@ -289,7 +289,7 @@ mod tests {
     use crate::config::{Backend, Group as GroupConfig, RetryPolicy, Settings, Upstream, WhenFull};
     use crate::endpoint::Endpoint;
 
-    /// What all groups of a pool under test have in common.
+    /// The settings shared by all groups of a pool under test.
     #[derive(Clone, Copy)]
     pub(super) struct Setup {
         pub policy: Policy,
@@ -301,7 +301,7 @@ mod tests {
             Setup { policy: Policy::RoundRobin, failover: Failover::WithinGroup }
         }
 
-        /// One upstream with backends of these limits.
+        /// One upstream whose backends have these limits.
         pub fn pool(self, groups: &[&[Option<u32>]]) -> Pool {
             let backend =
                 |limit: &Option<u32>| Backend { endpoint: Endpoint::tcp("h", 1), limit: *limit, enabled: true };
@@ -338,7 +338,7 @@ mod tests {
         Criteria { hash: ClientHash(7), tried, again: !tried.is_empty() }
     }
 
-    /// Clients that were refused by `tried` are given these, one after the other.
+    /// Asserts that clients refused by `tried` get these backends, one after the other.
     pub(super) fn picks(pool: &mut Pool, tried: &[usize], expected: &[usize]) {
         let tried: Vec<_> = tried.iter().copied().map(BackendId).collect();
         for (turn, want) in expected.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! In which order a group offers its backends to a client. Every policy orders all members; who is disabled, who has
-//! refused the client and what the failover forbids is left out here, once for all of them.
+//! The order in which a group offers its backends to a client. Each policy orders all members. One function then
+//! removes the disabled ones, those that have refused the client and those that the failover rule excludes.
 
 use std::cmp::Reverse;
 
@@ -9,7 +9,7 @@ use crate::core::Mutation;
 use crate::core::msg::BackendId;
 
 impl Group {
-    /// Whether this client is given any other one rather than the policy's next.
+    /// Whether this client gets a random backend instead of the policy's next one.
     pub(super) fn chooses_at_random(&self, criteria: &Criteria<'_>) -> bool {
         match self.failover {
             Failover::RandomOther => criteria.again,
@@ -17,7 +17,7 @@ impl Group {
         }
     }
 
-    /// All members, beginning with the one whose turn it is.
+    /// All members in round-robin order, starting with the next one.
     fn by_turn(&self) -> Vec<BackendId> {
         let (before, after) = self.members.split_at(self.next.min(self.members.len()));
         [after, before].concat()
@@ -25,7 +25,7 @@ impl Group {
 }
 
 impl Pool {
-    /// Whom this group offers to this client, the best first; with room or without, failed or not.
+    /// The backends that this group offers to this client, best first, whether or not they are full or have failed.
     pub(super) fn in_order(&self, group: &Group, criteria: &Criteria<'_>) -> Vec<BackendId> {
         let mut order = match group.policy {
             Policy::RoundRobin | Policy::Least(_) => group.by_turn(),
@@ -56,7 +56,7 @@ impl Pool {
         self.members[id.0].enabled || self.broken(Mutation::GiveTheDisabled)
     }
 
-    /// Those who have had the same stay in the order they were in.
+    /// Sorts by load, smallest first. Backends with equal load keep their order.
     fn least_first(&self, order: &mut [BackendId], weights: Weights) {
         let sum = order.iter().map(|id| self.members[id.0].load).fold(Default::default(), super::Load::plus);
         order.sort_by_key(|id| self.members[id.0].load.share_of(&sum, weights));

@@ -1,5 +1,5 @@
-//! What each backend has had so far: once for people, and once for the policies that go by it. The two differ: an
-//! operator may reset the first, and a backend that returns is credited in the second.
+//! Counters of each backend: once for people, and once for the policies that compare load. The two differ: an operator
+//! may reset the first, and a returning backend is credited in the second.
 
 use std::hash::{Hash, Hasher};
 
@@ -7,7 +7,7 @@ use super::Pool;
 use crate::config::{Policy, Weights};
 use crate::core::msg::{BackendId, Totals, Traffic};
 
-/// Counters for people. Nothing is decided by them, so two states that differ only here are the same state.
+/// Counters for people. No decision depends on them, so two states that differ only here are equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters(pub Totals);
 
@@ -32,7 +32,7 @@ impl Counters {
     }
 }
 
-/// What [`Policy::Least`] compares; stays zero under any other policy. Time is in microseconds.
+/// The load that [`Policy::Least`] compares; zero under any other policy. Time is in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Load {
     pub connections: u64,
@@ -66,8 +66,8 @@ impl Load {
         }
     }
 
-    /// The weighted sum of this backend's shares of its group's `sum`, in parts of 2^32 of one weight. A measure of
-    /// which the group has had nothing counts nothing.
+    /// The weighted sum of this backend's shares of its group's `sum`, in units of 2^-32 of one weight. A measure whose
+    /// sum is zero contributes nothing.
     pub(super) fn share_of(&self, sum: &Load, weights: Weights) -> u128 {
         let share = |own: u64, sum: u64, weight: u32| {
             (u128::from(own) << 32).checked_div(u128::from(sum)).unwrap_or(0) * u128::from(weight)
@@ -79,7 +79,7 @@ impl Load {
 }
 
 impl Pool {
-    /// Adds to what the policy of its group goes by.
+    /// Adds to the load that the policy of its group compares.
     pub(super) fn add_load(&mut self, id: BackendId, more: Load) {
         match self.group(self.members[id.0].group).policy {
             Policy::Least(_) => self.members[id.0].load = self.members[id.0].load.plus(more),

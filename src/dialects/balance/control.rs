@@ -17,7 +17,7 @@ use crate::engine::resolve::Unlearned;
 
 /// The first line of a shell: it keeps the session open, with a prompt before each command.
 pub const SHELL: &str = "-i";
-/// The answer to `kill` when it did not work.
+/// The answer to `kill` if it failed.
 pub const STOP_FAILED: &str = "shutdown failed.";
 const SYNTAX: &str = "syntax error";
 const OUT_OF_RANGE: &str = "value out of range";
@@ -26,7 +26,7 @@ const BAD_ADDRESS: &str = "invalid address";
 const ENDING: &str = "too late: the program is ending";
 
 pub(super) const GROUPS: i64 = 16;
-/// Of one group.
+/// Maximum number of channels of a group.
 const CHANNELS: usize = 64;
 /// Maximum length of a line at the prompt, in bytes.
 const LONGEST: usize = 127;
@@ -80,7 +80,7 @@ const ROWS: &[BalanceRow] = &[
     BalanceRow { name: "rr", arguments: "", help: "use round robin in the current group", run: round_robin },
 ];
 
-/// Ends the service for everyone, so a typing mistake must not trigger it.
+/// Ends the service for all clients, so it must be typed in full.
 const KILL: &str = "kill";
 
 fn find(word: &str) -> Option<&'static BalanceRow> {
@@ -178,7 +178,7 @@ fn version(_: &mut Channels, _: &Context, _: &[i64], _: &[&str], terminal: &mut 
     terminal.line(&format!("  MAXCHANNELS={CHANNELS}"))
 }
 
-/// Asks for a change, and says what became of it.
+/// Requests a change and writes its result.
 fn change(
     context: &Context,
     change: Change,
@@ -301,7 +301,7 @@ fn round_robin(channels: &mut Channels, context: &Context, _: &[i64], _: &[&str]
     change(context, policy, terminal, |_| format!("group {} set to round robin", channels.group))
 }
 
-/// Answered when nobody listens any more: the next instance may be started at once.
+/// Ends the service. Answers only after the listeners are closed, so that the next instance can be started at once.
 fn kill(_: &mut Channels, context: &Context, _: &[i64], _: &[&str], terminal: &mut Terminal<'_>) -> Sent {
     terminal.leaving = true;
     let stopped = context.ask(Command::Stop) == Some(Answer::Ending) && terminal.closes_within(STOPPING);

@@ -1,5 +1,5 @@
-//! balance's log, for somebody who watches standard error: failures, and with `-d` the channel tried for each client
-//! and the result.
+//! balance's log, for a user who watches standard error: failures, and with `-d` the channel tried for each client and
+//! the result.
 
 use std::io;
 use std::time::Instant;

@@ -125,9 +125,9 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
 /// Describes a value in messages.
 struct Measure<'a> {
     kind: &'a str,
-    /// Follows the range, with a space before it.
+    /// Text after the range, with a space before it.
     unit: &'a str,
-    /// A further accepted value; follows the unit.
+    /// A further accepted value. Text after the unit.
     also: &'a str,
 }
 
@@ -273,7 +273,7 @@ impl CbpxArguments {
         }
     }
 
-    /// How the service listens and connects.
+    /// How the service listens and connects. Mistakes are collected.
     fn network(&self, mistakes: &mut Mistakes) -> Option<Network> {
         let backlog = self.listen_backlog.as_deref().unwrap_or("4096");
         let backlog = mistakes.count("-b/--listen_backlog", backlog, "connections", [1, 65_535]);
@@ -298,7 +298,7 @@ impl CbpxArguments {
         })
     }
 
-    /// Those that may change later, by the rows that `set` uses.
+    /// The settings that may change at run time, parsed by the rows that `set` uses.
     fn settings(&self, mistakes: &mut Mistakes) -> Option<Settings> {
         let required = [
             ("-t/--switch_max_time", "switch_max_time", &self.switch_max_time),

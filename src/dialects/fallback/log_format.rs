@@ -71,7 +71,7 @@ impl LogFormat for FallbackLog {
                 debug(context.backend(backend), format_args!("moving a waiting client on"));
             }
             ClientNote::Ended(why) => self.ended(client, why, context),
-            // The log does not tell what happens to a client before it is given a backend.
+            // The log does not mention a client before it has a backend.
             ClientNote::Arrived | ClientNote::Requeued | ClientNote::Paused => {}
         }
     }
@@ -80,12 +80,12 @@ impl LogFormat for FallbackLog {
         match note {
             BackendNote::Failed => self.failed(backend, context),
             BackendNote::Back => self.back(backend, context),
-            // Nobody asks a program with this log format to disable one.
+            // No backend is ever disabled in a program with this log format.
             BackendNote::Disabled => {}
         }
     }
 
-    /// Nobody switches or changes anything in a program with this log format.
+    /// A program with this log format has no switches and no changes.
     fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
         if let ServiceNote::Stopping { assigned, held } = note
             && assigned + held > 0

@@ -323,7 +323,7 @@ mod tests {
         super::read("tcp_fallback", &words(line))
     }
 
-    /// Parses a line that is to be run; returns its configuration and warnings.
+    /// Parses a command line that is valid. Returns its configuration and warnings.
     fn runs(line: &str) -> (Config, Vec<String>) {
         match read(line) {
             Ok(Parsed::Serve { config, warnings }) => (*config, warnings),

@@ -48,7 +48,7 @@ impl LogFormat for FproxyLog {
         }
     }
 
-    /// Nobody asks a program with this log format for a switch or a change.
+    /// A program with this log format has no switches and no changes.
     fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
         if let ServiceNote::Stopping { assigned, held } = note {
             info!(target: TARGET, "stopping: waiting for {} clients", assigned + held);
@@ -62,7 +62,7 @@ impl LogFormat for FproxyLog {
             ProcessEvent::BindFailed { at, cause, .. } => {
                 error!(target: TARGET, "cannot listen on {at}: {}", system_words(cause));
             }
-            // This dialect has no timer for it.
+            // This dialect does not log these lines.
             ProcessEvent::Tally { .. } => {}
             ProcessEvent::Started { listening, room } => {
                 let listening = listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -38,7 +38,8 @@ impl LogFormat for PumpkinLog {
                 self.refused.remove(&client);
                 ended(why, context);
             }
-            // The log does not tell of clients that are served. A client whose dial was cancelled has not been refused.
+            // The log does not mention clients that are served. A backend whose dial was cancelled has not refused the
+            // client.
             ClientNote::DialFailed(_, DialFailure::Cancelled)
             | ClientNote::Arrived
             | ClientNote::Connected
@@ -47,7 +48,7 @@ impl LogFormat for PumpkinLog {
         }
     }
 
-    /// Nobody switches or changes anything in a program with this log format.
+    /// A program with this log format has no switches and no changes.
     fn service(&mut self, note: ServiceNote, _: &LogContext<'_>) {
         if let ServiceNote::Stopping { assigned, held } = note
             && assigned + held > 0

@@ -1,4 +1,4 @@
-//! The command line and the configuration file of PumpkinLB: each port has workers that take turns.
+//! The command line and the configuration file of PumpkinLB: the workers of each port are used in turn.
 //!
 //! A mapping, worker or key that cannot be used causes a warning and is ignored; a file with nothing to listen on is an
 //! error. Reads that one file, and looks up names if the file asks for it.
@@ -68,7 +68,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed, Usage> {
     }
 }
 
-/// `--thread_pairs N` or `--thread_pairs=N` before the file's name, and the words behind it.
+/// Parses `--thread_pairs N` or `--thread_pairs=N` before the file's name. Also returns the words after it.
 fn thread_pairs(words: &[OsString]) -> Result<(Option<usize>, &[OsString]), String> {
     const FLAG: &str = "--thread_pairs";
     let Some((first, rest)) = words.split_first() else { return Ok((None, words)) };
@@ -89,7 +89,7 @@ fn not_started(words: String) -> Usage {
     Usage { words, status: NOT_STARTED }
 }
 
-/// Runs what is in this file, asking `look_up` for the addresses of names. `pairs` wins over what the file says.
+/// Reads this file, with `look_up` for the addresses of names. `pairs` overrides the value in the file.
 fn read(path: &Path, pairs: Option<usize>, look_up: impl Fn(&Endpoint) -> Option<Endpoint>) -> Result<Parsed, Usage> {
     let shown = path.display();
     let bytes = fs::read(path);

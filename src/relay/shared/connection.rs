@@ -17,15 +17,15 @@ use crate::relay::direction::Progress;
 use crate::relay::pair::Pair;
 use crate::relay::report::{ByteCounters, CloseSummary, Report};
 
-/// A client and what it has of a backend.
+/// A client with its dial or its backend connection.
 #[derive(Debug)]
 pub struct Connection {
     stage: ConnectionState,
-    /// When it wants to be looked at although nothing has happened.
+    /// When it must be checked even if nothing has happened.
     due: Option<Instant>,
-    /// When a byte passed last. Kept only where clients that are idle are closed.
+    /// When a byte was last relayed. Kept only if there is an idle timeout.
     stirred: Option<Instant>,
-    /// It has said `Yields`, so that another turn is on its way.
+    /// It has returned `Yields`, so another turn is scheduled.
     yielding: bool,
     /// The core knows that a switchover need not wait for it.
     dismissible: bool,
@@ -33,14 +33,14 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum ConnectionState {
-    /// Nothing of the client has been read.
+    /// Nothing has been read from the client.
     Dialling {
         client: Stream,
         dial: Box<Dial>,
         flow: Arc<ByteCounters>,
     },
     Paired(Box<Pair>),
-    /// Only for the moment of a change.
+    /// Only during a change of state.
     Over,
 }
 
@@ -105,7 +105,7 @@ impl Connection {
             ConnectionState::Paired(pair) => {
                 if over {
                     pair.expire();
-                    // If it lives on, something is reaching a slow reader.
+                    // If it was not closed, bytes are still reaching a slow reader.
                     self.stirred = Some(now);
                 }
                 if self.yielding { self.rearm(context) } else { self.advance(context) }
@@ -114,7 +114,7 @@ impl Connection {
         }
     }
 
-    /// When it will have been idle for too long, as far as is known now.
+    /// When it will have been idle for too long if no byte is relayed until then.
     fn idle_at(&self, context: &WorkerContext<'_>) -> Option<Instant> {
         Some(self.stirred? + context.resources.idle_timeout?)
     }

@@ -1,5 +1,5 @@
-//! What a relay thread is told by others. Never waits; a thread that sleeps is woken, one that works finds it before it
-//! sleeps again.
+//! The commands of other threads to a relay thread. Sending never blocks. A thread that sleeps is woken; one that works
+//! finds the command before it sleeps again.
 
 use std::io;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use crate::core::msg::ClientId;
 use crate::net::Poller;
 use crate::relay::report::Job;
 
-/// What is to be done.
+/// A command to a relay thread.
 #[derive(Debug)]
 pub enum WorkerCommand {
-    /// Wait for the backend, then relay. Ends in `DialFailed` or `Closed`.
+    /// Wait for the backend, then relay. Answered by `DialFailed` or `Closed`.
     Serve(Job),
-    /// End this dial, unless it has succeeded.
+    /// Cancel this dial, unless it has succeeded.
     CancelDial(ClientId),
-    /// End this pair, unless its client has sent something since its backend ended: see `Action::Dismiss`.
+    /// Close this pair, unless its client has sent something since its backend ended: see `Action::CloseGracefully`.
     CloseGracefully(ClientId),
-    /// End this client at once: see `Action::Cut`.
+    /// Reset this client at once: see `Action::Reset`.
     Reset(ClientId),
-    /// Cut everybody and end.
+    /// Reset all clients and end the thread.
     Stop,
 }
 
-/// The way to one relay thread. Cheap to clone.
+/// Sends to one relay thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Mailbox(Arc<MailboxInner>);
 

@@ -1,5 +1,5 @@
-//! The shared relay threads: each carries many clients. Starts and stops them, and gives a client to the one that has
-//! the fewest.
+//! The shared relay threads: each carries many clients. Starts and stops them, and gives each client to the thread with
+//! the fewest clients.
 
 pub mod connection;
 pub mod mailbox;
@@ -18,7 +18,7 @@ use super::{DESCRIPTORS_EACH, RelayConfig};
 use crate::core::msg::ClientId;
 use crate::threads;
 
-/// The way to all shared threads.
+/// All shared threads.
 #[derive(Debug)]
 pub struct Shared(Vec<WorkerHandle>);
 
@@ -26,30 +26,30 @@ pub struct Shared(Vec<WorkerHandle>);
 #[derive(Clone, Debug)]
 struct WorkerHandle {
     mailbox: Mailbox,
-    /// Clients it has.
+    /// Number of its clients.
     load: Arc<AtomicUsize>,
 }
 
-/// The threads. Dropping it resets whoever is left and joins them.
+/// The threads. Dropping it resets the remaining clients and joins the threads.
 #[derive(Debug)]
 pub struct SharedThreads {
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// A client that a shared thread has. It counts until this is dropped.
+/// A client on a shared thread. It counts towards that thread's load until this is dropped.
 #[derive(Debug)]
 pub struct SharedPlace {
     client: ClientId,
     worker: WorkerHandle,
 }
 
-/// One for each processor, but not more than this: the core behind them is one.
+/// There is one thread per processor, but not more than this: they share one core, behind one lock.
 const MOST: usize = 16;
-/// A thread is for so many descriptors at least: where there are few, they are for clients.
+/// Start one thread per this many descriptors: where descriptors are scarce, clients need them.
 const WORTH_A_THREAD: u64 = 32 * DESCRIPTORS_EACH;
 
-/// How many relay threads there are on this machine, in a process that may have so many descriptors.
+/// Number of relay threads for this machine, in a process with this limit of descriptors.
 pub fn number(descriptors: u64) -> usize {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let worth = usize::try_from(descriptors / WORTH_A_THREAD).unwrap_or(MOST);
@@ -57,10 +57,10 @@ pub fn number(descriptors: u64) -> usize {
 }
 
 impl Shared {
-    /// For so many threads, which are not started yet; at least one.
+    /// Prepares this many threads, at least one, without starting them.
     ///
     /// # Errors
-    /// When there is no descriptor.
+    /// If the system has no descriptor left.
     pub fn new(threads: usize) -> io::Result<Shared> {
         let worker = |_| Ok(WorkerHandle { mailbox: Mailbox::new()?, load: Arc::default() });
         Ok(Shared((0..threads.max(1)).map(worker).collect::<io::Result<_>>()?))
@@ -85,7 +85,7 @@ impl Shared {
         Ok(running)
     }
 
-    /// Gives the client to the thread that has the fewest.
+    /// Gives the client to the thread with the fewest clients.
     pub fn serve(&self, job: Job) -> SharedPlace {
         let least = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         let worker = least.expect("there is at least one").clone();
@@ -116,8 +116,8 @@ impl Drop for SharedPlace {
     }
 }
 
-/// Dropped by a relay thread when it ends. If it panicked, and not on behalf of one client, those it had cannot go on,
-/// and new ones must not wait for it.
+/// Dropped by a relay thread when it ends. If the thread panicked (outside the work for one client), its clients cannot
+/// continue and new ones must not wait for it, so this reports the failure.
 struct Broken(Arc<dyn Reporter>);
 
 impl Drop for Broken {
@@ -132,7 +132,7 @@ impl Drop for SharedThreads {
     fn drop(&mut self) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(WorkerCommand::Stop));
         for thread in self.threads.drain(..) {
-            // Its panic has been reported.
+            // A panic of the thread has been reported already.
             thread.join().ok();
         }
     }

@@ -1,6 +1,6 @@
-//! One relay thread: it waits for what happens on its clients' sockets and gives each client its turn. It is the only
-//! one that touches them, so nothing here needs a lock. Whatever one client does, the others get their turn: no call
-//! waits, a turn is short, and a defect that panics costs the client on whose behalf it happened.
+//! One shared relay thread: it waits for events on its clients' sockets and gives each client its turn. No other thread
+//! touches them, so nothing here needs a lock. No client can delay the others: no call blocks, a turn is short, and a
+//! panic ends only the client whose turn it was.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -19,7 +19,7 @@ use crate::relay::direction::{Progress, Resources};
 use crate::relay::peer::EVENTS;
 use crate::relay::report::{CloseSummary, Job, Report, Reporter};
 
-/// What the thread owns.
+/// The state of the thread.
 pub struct Worker {
     /// Where commands and events come from.
     mailbox: Mailbox,
@@ -28,10 +28,10 @@ pub struct Worker {
     deadlines: Deadlines<ClientId>,
     /// Clients whose last turn ended before they were done.
     yielding: VecDeque<ClientId>,
-    /// What has not been reported yet.
+    /// Reports that were not sent yet.
     reports: Vec<Report>,
     resources: Resources,
-    /// When what is kept for the next client is looked at; `None` when nothing is.
+    /// When the idle buffers and pipes are checked; `None` if there are none.
     tidy_at: Option<Instant>,
     /// See `Settings::net_buffer_size`.
     first_size: Arc<AtomicUsize>,
@@ -39,7 +39,8 @@ pub struct Worker {
 
 /// How long a pipe waits for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
-/// Events taken at once. What is told for them is told under one lock, so this bounds how long that waits.
+/// Most events handled before their reports are sent. The reports are sent under one lock, so this bounds how long
+/// others wait for it.
 const BATCH: usize = 256;
 
 impl Worker {
@@ -57,7 +58,7 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to stop; whoever is left then is cut.
+    /// Runs until it is told to stop. The remaining clients are then reset.
     ///
     /// # Errors
     /// Only a defect here can make waiting fail.
@@ -119,7 +120,7 @@ impl Worker {
         poller.wait(events, deadline.into_iter().chain(self.tidy_at).min())
     }
 
-    /// Does what it is time for.
+    /// Handles everything that is due.
     fn fire(&mut self) {
         let now = Instant::now();
         if self.tidy_at.is_some_and(|at| at <= now) {

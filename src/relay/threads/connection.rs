@@ -1,6 +1,6 @@
-//! What the two threads of a client share: how the connection ends, and how a waiting thread is woken. No thread waits
-//! or reports while it holds the lock here: the dispatcher, which takes reports under a lock of its own, calls the
-//! first three methods under that.
+//! The state shared by the two threads of a client: how the connection ends, and how a blocked thread is woken. No
+//! thread blocks or reports while it holds this lock, because the dispatcher calls `cancel_dial`, `close_gracefully`
+//! and `reset` under its own lock, and takes reports under that.
 
 use std::io;
 use std::sync::Arc;
@@ -26,48 +26,48 @@ pub struct Connection {
     waker: Waker,
     /// Not only bytes are to be passed on: the state is to be looked at before each step.
     pub attention: AtomicBool,
-    /// Bytes of the client were read and cannot be written to the backend.
+    /// Bytes of the client were read and cannot be written to the backend at the moment.
     pub up_is_stuck: AtomicBool,
     pub flow: Arc<ByteCounters>,
-    /// Bytes of the client that were read; those that are being passed on included.
+    /// Bytes of the client that were read, including those not written yet.
     pub up_taken: Arc<AtomicU64>,
     /// `up_taken` when the backend's last bytes were read: what it had sent by then may be an answer to these.
     pub answered: Arc<AtomicU64>,
     began: Instant,
-    /// When a byte was passed on last, in microseconds after the beginning. Kept only where idle clients are closed.
+    /// When a byte was last relayed, in microseconds since the start. Kept only if there is an idle timeout.
     moved_at: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What is to become of the dial.
+    /// What the dispatcher wants of the dial.
     wish: Option<Wish>,
     connected: bool,
     sockets: Option<Sockets>,
     closing: Closing,
     reason: Reason,
-    /// The end. It is carried out by the last thread.
+    /// How the connection ends. The last thread carries it out.
     parting: Option<Parting>,
     /// Reading was stopped.
     stopped: Option<Stopped>,
-    /// A switchover asks whether it can go on without this client.
+    /// A switchover asks to close this client if it may.
     asked: bool,
     /// The waker is readable: somebody has woken the threads.
     woken: bool,
     /// Threads that are at work.
     threads: u8,
-    /// What was reported last: see [`Closing::is_dismissible`].
+    /// The last reported value of [`Closing::is_dismissible`].
     dismissible: bool,
-    /// A thread is about to report that.
+    /// A thread is about to report a new value.
     reporting: bool,
 }
 
-/// What a read that has returned an end has found.
+/// What it means that a read has returned the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     InOrder,
-    /// The side has failed, and what had arrived before has been read.
+    /// The side has failed, and everything that had arrived before was read.
     Failed,
     /// Reading was stopped here.
     Woken,
@@ -104,7 +104,7 @@ impl Connection {
         })
     }
 
-    // What others want: see `Handle`.
+    // Called by the dispatcher: see `ClientHandle`.
 
     pub fn cancel_dial(&self) {
         let mut state = self.state.lock();
@@ -132,14 +132,14 @@ impl Connection {
         }
     }
 
-    // What the threads do.
+    // Called by the two threads.
 
-    /// Waits for the dial, or until somebody does not want it any more.
+    /// Waits for the dial, or until it is cancelled or reset.
     pub fn dial(&self, dial: Dial) -> Dialled {
         let dialled = dial::wait(dial, &self.waker, || self.state.lock().wish);
         let mut state = self.state.lock();
         match (dialled, state.wish) {
-            (Dialled::Connected(..), Some(wish)) => wish.assigned(),
+            (Dialled::Connected(..), Some(wish)) => wish.end_of_dial(),
             (Dialled::Connected(backend, address), None) => {
                 state.connected = true;
                 Dialled::Connected(backend, address)
@@ -148,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// Both sockets are there.
+    /// Both sides are connected: returns their sockets.
     pub fn open(&self, client: Stream, backend: Stream) -> Sockets {
         let sockets = Sockets { client: Arc::new(client), backend: Arc::new(backend) };
         self.note_movement();
@@ -160,12 +160,12 @@ impl Connection {
         &self.waker
     }
 
-    /// A byte was passed on, or it is to be taken as if.
+    /// A byte was relayed; or time counts as if one had been.
     pub fn note_movement(&self) {
         self.moved_at.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// When it will have been idle for this long, as far as is known now.
+    /// When it will have been idle for this long if no byte is relayed until then.
     pub fn idle_at(&self, timeout: Duration) -> Instant {
         self.began + Duration::from_micros(self.moved_at.load(Ordering::Relaxed)) + timeout
     }
@@ -189,9 +189,9 @@ impl Connection {
             state.closing.written(Instant::now());
             return End::Failed;
         }
-        // The system tells of a failure once, and of an end afterwards. If the connection is over and the failure is
-        // not there any more, the other thread has got it from a write and has not come to the lock yet: this is no
-        // end. If it is still there, the end came before it.
+        // The system reports a failure once, and an end afterwards. If the connection is over and its failure cannot be
+        // read any more, a write of the other thread has received it and waits for the lock: this is not the end of the
+        // stream. If the failure can still be read, the end came before it.
         let mut failure = None;
         if own.is_tcp() && !state.closing.has_ended(from.other()) && own.is_over() {
             failure = own.connection_error().unwrap_or_default();
@@ -214,7 +214,7 @@ impl Connection {
         self.attention.store(true, Ordering::Release);
         let both_ended = parting.is_some();
         self.part(&mut state, parting);
-        // A side that had ended and gone is not harmed; one that reset the connection lost bytes.
+        // A peer that had ended and closed lost nothing. A peer that reset the connection lost bytes.
         match told {
             Err(e) if both_ended => state.reason.failed(from.other(), e),
             Err(e) => self.fail(&mut state, from.other(), e),
@@ -268,7 +268,7 @@ impl Connection {
             let info = self.info(&state);
             let parting = state.closing.idle(&info);
             self.part(&mut state, parting);
-            // If it lives on, something is reaching a slow reader.
+            // If it was not closed, bytes are still reaching a slow reader.
             self.note_movement();
         }
     }
@@ -308,7 +308,7 @@ impl Connection {
     }
 
     /// Reports whether a switchover needs to wait for this client, if that has changed. One thread reports at a time;
-    /// one that finds another reporting leaves it to that.
+    /// another one leaves the report to it.
     pub fn report_dismissible(&self, reporter: &dyn Reporter) {
         loop {
             let report = {
@@ -325,14 +325,14 @@ impl Connection {
         }
     }
 
-    /// A thread cannot go on: by a defect, or for want of memory.
+    /// A thread cannot continue: it panicked, or there is no memory.
     pub fn give_up(&self, cause: Option<io::Error>) {
         let mut state = self.state.lock();
         state.reason.give(CloseReason::Panicked, cause);
         self.reset_both(&mut state, CloseReason::Panicked);
     }
 
-    /// A thread is done with the sockets. The last one closes them, and is given what to report.
+    /// A thread does not use the sockets any more. The last one closes them and receives the summary to report.
     pub fn leave(&self) -> Option<CloseSummary> {
         let mut state = self.state.lock();
         state.threads -= 1;
@@ -350,7 +350,7 @@ impl Connection {
         Some(CloseSummary { why, up, down, cause })
     }
 
-    // With the lock.
+    // Called with the lock held.
 
     /// What the side had sent is still passed on; the other one is not read any more.
     fn fail(&self, state: &mut State, role: PeerRole, cause: io::Error) {
@@ -385,7 +385,7 @@ impl Connection {
         self.wake_both(state);
     }
 
-    /// A thread that reads finds the end of what has arrived, one that polls finds the waker.
+    /// Wakes both threads: one that reads finds the end of what has arrived, one that polls finds the waker.
     fn wake_both(&self, state: &mut State) {
         let in_order = state.closing.has_ended(PeerRole::Client) && state.closing.has_ended(PeerRole::Backend);
         if let Some(sockets) = &state.sockets
@@ -402,7 +402,7 @@ impl Connection {
         self.waker.wake();
     }
 
-    /// Some system calls: for moments that are rare.
+    /// Makes several system calls, so it is called rarely.
     fn info(&self, state: &State) -> Facts {
         let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
         let Some(sockets) = &state.sockets else { return Facts::default() };

@@ -1,8 +1,9 @@
-//! One direction of a connection, in a thread of its own: bytes are passed on until there are no more, then the
-//! connection's end is waited for. What ends it and how is decided in `connection`; how bytes move, in `direction`.
+//! One direction of a connection, in a thread of its own: it relays bytes until there are no more, then waits for the
+//! connection's end. `connection` decides how that ends; `direction` moves the bytes.
 //!
-//! A client that has said nothing yet has no buffer: its first bytes are waited for in poll(2). One that talks has a
-//! small one; what a thread needed for more is given back after a pause, before it waits without a time limit.
+//! A client that has not sent anything has no buffer: the thread waits for its first bytes in poll(2). An active client
+//! has a small one. What a thread needed beyond that is released after a pause, before the thread blocks without a time
+//! limit.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::relay::direction::{Direction, Progress, RelayError, Resources, Taken}
 use crate::relay::peer::Peer;
 use crate::relay::report::Reporter;
 
-/// What one thread owns.
+/// The state of one thread.
 pub struct Copier {
     connection: Arc<Connection>,
     reporter: Arc<dyn Reporter>,
@@ -33,7 +34,7 @@ pub struct Copier {
     look: Option<Instant>,
 }
 
-/// How long a large buffer or a pipe waits for its next use: the pause between two transfers of one client.
+/// How long a large buffer or a pipe is kept for its next use: the pause between two transfers of one client.
 const TIDY: Duration = Duration::from_secs(2);
 
 impl Copier {
@@ -66,10 +67,10 @@ impl Copier {
         }
     }
 
-    /// Works until the connection's end.
+    /// Runs until the connection's end.
     ///
     /// # Errors
-    /// When the system is short of memory.
+    /// If the system is short of memory.
     pub fn run(&mut self) -> io::Result<()> {
         while self.moves() {
             self.from.waits = self.resources.idle_timeout.is_none() && !self.resources.hold_much();
@@ -123,7 +124,7 @@ impl Copier {
         }
     }
 
-    /// Waits for the side that keeps this direction from going on.
+    /// Waits for the side that blocks this direction.
     fn wait(&mut self) -> io::Result<()> {
         let stuck = self.direction.is_stuck();
         let idle_at = self.idle_at();
@@ -131,7 +132,7 @@ impl Copier {
         let waker = PollFd::new(self.connection.waker(), PollFlags::IN);
         let mut fds = if stuck {
             let to = PollFd::new(&*self.to.stream, PollFlags::OUT);
-            // Nobody reads it now, so nobody else would notice that it has failed.
+            // This side is not being read now, so only this poll can report its failure.
             let from = PollFd::new(&*self.from.stream, PollFlags::empty());
             if self.from.is_over() { vec![waker, to] } else { vec![waker, to, from] }
         } else {
@@ -145,7 +146,7 @@ impl Copier {
         } else if happened {
             self.from.tell_readable();
         }
-        self.handle_signal(from_state);
+        self.note_poll(from_state);
         let now = Instant::now();
         if !happened && idle_at.is_some_and(|at| at <= now) {
             self.expire();
@@ -156,7 +157,7 @@ impl Copier {
         Ok(())
     }
 
-    /// The other direction may still move. Notices when the side that was read here fails.
+    /// Waits while the other direction may still move. Notices a failure of the side that was read here.
     fn wait_for_the_end(&mut self) -> io::Result<()> {
         while let Some((look, can_fail)) = self.connection.attend(self.own) {
             self.connection.report_dismissible(&*self.reporter);
@@ -167,7 +168,7 @@ impl Copier {
             }
             wait_for(&mut fds, look.into_iter().chain(idle_at).min())?;
             let from_state = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
-            self.handle_signal(from_state);
+            self.note_poll(from_state);
             if idle_at.is_some_and(|at| at <= Instant::now()) {
                 self.expire();
             }
@@ -175,8 +176,9 @@ impl Copier {
         Ok(())
     }
 
-    /// What a poll has told about the side that is not being read. It is told again each time, so it is noted.
-    fn handle_signal(&mut self, state: PollFlags) {
+    /// Handles what a poll reports about the side that is not being read. Each poll reports it again, so it is
+    /// recorded.
+    fn note_poll(&mut self, state: PollFlags) {
         if state.is_empty() {
             return;
         }
@@ -197,7 +199,7 @@ impl Copier {
         }
     }
 
-    /// Gives back what a client at rest does not need.
+    /// Releases what an idle client does not need.
     fn release(&mut self) {
         self.direction.rest(&mut self.resources);
     }

@@ -1,4 +1,4 @@
-//! The dial of a client that has threads of its own: waited for in poll(2), until somebody does not want it any more.
+//! The dial of a client with threads of its own: its thread waits in poll(2), until the dial ends or is cancelled.
 
 use std::io;
 use std::time::Instant;
@@ -10,21 +10,21 @@ use crate::endpoint::Address;
 use crate::net::{Stream, Waker, wait_until};
 use crate::relay::dial::{Dial, DialProgress, Wakeup, blame, cancelled};
 
-/// What somebody else wants of a dial.
+/// What the dispatcher wants of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     Cancel,
     Reset,
 }
 
-/// How a dial has ended.
+/// How a dial ended.
 pub enum Dialled {
     Connected(Stream, Address),
     Failed {
         failure: DialFailure,
         cause: io::Error,
     },
-    /// The client is to be closed.
+    /// Close the client.
     Reset,
 }
 
@@ -44,15 +44,15 @@ pub fn wait(mut dial: Dial, waker: &Waker, wish: impl Fn() -> Option<Wish>) -> D
             Err(cause) => return Dialled::Failed { failure: DialFailure::Local, cause },
         };
         if let Some(wish) = wish() {
-            return wish.assigned();
+            return wish.end_of_dial();
         }
         wakeup = if happened { Wakeup::Stirred } else { Wakeup::Clock };
     }
 }
 
 impl Wish {
-    /// The end of the dial.
-    pub fn assigned(self) -> Dialled {
+    /// How the dial ends when this is wanted.
+    pub fn end_of_dial(self) -> Dialled {
         match self {
             Wish::Cancel => {
                 let (failure, cause) = cancelled();

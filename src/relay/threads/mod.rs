@@ -1,16 +1,17 @@
-//! Clients that have a pair of threads of their own: `client-ID` dials, then copies from the client to the backend, and
-//! `backend-ID` copies the other way. A thread waits in the read or the write it is about to do, so a message costs two
-//! system calls, and the kernel shares the processors out.
+//! Clients with a pair of threads of their own: `client-ID` dials, then copies from the client to the backend, and
+//! `backend-ID` copies the other way. A thread blocks in its next read or write, so a message costs two system calls,
+//! and the kernel schedules the threads.
 //!
-//! Both threads are claimed before anything is read of the client. They come from a pool and go back to it. Whoever
-//! finds the limit reached, or no thread, is not served here: [`Pairs::serve`] returns the job.
+//! Both threads are claimed before anything is read from the client. They come from a pool and go back to it. If the
+//! limit is reached or no thread is available, [`Pairs::serve`] returns the job.
 //!
-//! In reading order: `dial`, `sockets`, `connection` (what both threads share, and how it ends), `copier` (one
-//! direction).
+//! In reading order: `dial`, `sockets`, `connection` (the state that both threads share, and how it ends), `copier`
+//! (one direction).
 //!
-//! A thread in recv(2) cannot be told anything, so whoever wants its attention ends the reading half of both sockets,
-//! which no peer sees. The sockets are reset or closed by the last of the two threads, because a reset that the kernel
-//! refuses while another thread waits on the socket (EBUSY) would have to be replaced by an orderly end (promise 1).
+//! A thread that blocks in recv(2) cannot receive messages. To wake it, the reading halves of both sockets are shut
+//! down, which no peer sees. The last of the two threads resets or closes the sockets: while another thread waits on a
+//! socket the kernel may refuse a reset (EBUSY), and then only an orderly end would be left, which would break promise
+//! 1.
 
 mod connection;
 mod copier;
@@ -36,11 +37,11 @@ use crate::net::Stream;
 use crate::rate_limit::RateLimit;
 use crate::threads::pool::{ClaimedThread, ThreadPool};
 
-/// All clients that have threads of their own.
+/// All clients with threads of their own.
 pub struct Pairs {
     /// See `Settings::thread_pairs`.
     wanted: Arc<AtomicUsize>,
-    /// What there are descriptors and threads for.
+    /// Number of pairs for which there are descriptors and threads.
     room: usize,
     config: RelayConfig,
     pool: ThreadPool,
@@ -48,24 +49,24 @@ pub struct Pairs {
 }
 
 struct Live {
-    /// From the start to the stop.
+    /// Set while the relay runs.
     reporter: Option<Arc<dyn Reporter>>,
     connections: HashMap<ClientId, Arc<Connection>>,
     refusals: RateLimit,
 }
 
-/// While it exists, clients are served. Dropping it resets whoever is left and joins the threads.
+/// Clients are served while it exists. Dropping it resets the remaining clients and joins the threads.
 pub struct RunningPairs(Arc<Pairs>);
 
-/// A client that has threads of its own.
+/// A client with threads of its own.
 #[derive(Debug)]
 pub struct PairPlace(Arc<Connection>);
 
-/// What a pair needs beside its sockets: the waker.
+/// Descriptors that a pair needs beside its sockets: the waker.
 pub const DESCRIPTORS_EACH: u64 = 1;
 
 impl Pairs {
-    /// `wanted` may change; there are never more than `room`.
+    /// `wanted` may change; the number of pairs never exceeds `room`.
     pub fn new(wanted: Arc<AtomicUsize>, room: usize, config: RelayConfig) -> Arc<Pairs> {
         let live = Live { reporter: None, connections: HashMap::new(), refusals: RateLimit::default() };
         Arc::new(Pairs { wanted, room, config, pool: ThreadPool::default(), live: Mutex::new(live) })
@@ -76,10 +77,10 @@ impl Pairs {
         RunningPairs(Arc::clone(self))
     }
 
-    /// Serves a client, or returns it untouched.
+    /// Serves a client, or returns the job untouched.
     ///
     /// # Errors
-    /// The job, when as many are served as there may be, or there is no thread or descriptor for one more.
+    /// The job, if the limit is reached or no thread or descriptor is available.
     pub fn serve(self: &Arc<Pairs>, job: Job) -> Result<PairPlace, Job> {
         let mut live = self.live.lock();
         if live.connections.len() >= self.wanted.load(Ordering::Relaxed).min(self.room) {
@@ -107,7 +108,7 @@ impl Pairs {
         Ok(PairPlace(connection))
     }
 
-    /// There is room for another one.
+    /// A client has ended: another may take its pair.
     fn forget(&self, client: ClientId) {
         self.live.lock().connections.remove(&client);
     }
@@ -139,7 +140,7 @@ impl Drop for RunningPairs {
     }
 }
 
-/// What a thread of the pool does for one client.
+/// The work of a pool thread for one client.
 #[derive(Clone)]
 struct Task {
     pairs: Arc<Pairs>,
@@ -149,7 +150,7 @@ struct Task {
 }
 
 impl Task {
-    /// The first thread: waits for the dial, then copies from the client to the backend. `second` is for the other way.
+    /// The first thread: waits for the dial, then copies from the client to the backend. `second` copies the other way.
     fn dial(self, job: Job, second: ClaimedThread) {
         let Job { client, stream, dial, .. } = job;
         let report = match catch_unwind(AssertUnwindSafe(|| self.connection.dial(*dial))) {
@@ -165,7 +166,7 @@ impl Task {
             Ok(Dialled::Reset) => closed_while_dialling(client, stream, CloseReason::Terminated),
             Err(_) => closed_while_dialling(client, stream, CloseReason::Panicked),
         };
-        // The threads are idle, or about to be, when somebody is served in this one's place.
+        // Both threads are free before another client can take this one's place.
         drop(second);
         self.pairs.forget(client);
         self.reporter.report(&mut vec![report]);
@@ -173,7 +174,7 @@ impl Task {
 
     fn open(&self, client: Stream, backend: Stream) -> [Copier; 2] {
         let config = &self.pairs.config;
-        // With a time limit nobody waits in a read.
+        // With an idle timeout no thread blocks in a read.
         let waits = config.idle_timeout.is_none();
         if waits {
             client.set_nonblocking(false);
@@ -186,7 +187,7 @@ impl Task {
         })
     }
 
-    /// One direction, to the connection's end. The last of both closes the sockets and reports.
+    /// Copies one direction until the connection's end. The last of the two closes the sockets and reports.
     fn copy(self, mut copier: Copier) {
         let outcome = catch_unwind(AssertUnwindSafe(|| copier.run()));
         match outcome {

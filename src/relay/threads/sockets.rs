@@ -1,4 +1,4 @@
-//! Both sockets of a client that has threads of its own.
+//! The two sockets of a client with threads of its own.
 
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::core::msg::PeerRole;
 use crate::net::Stream;
 
-/// Both sockets. They are closed when nobody has them any more.
+/// Both sockets. They are closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Sockets {
     pub client: Arc<Stream>,
@@ -28,7 +28,7 @@ impl Sockets {
         }
     }
 
-    /// A thread that waits in a read finds the end of what has arrived. No peer sees anything of it.
+    /// Wakes a thread that blocks in a read: it finds the end of what has arrived. The peers see nothing of it.
     pub fn stop_reading(&self) -> Stopped {
         let stopped = Stopped { client: self.client.has_ended(), backend: self.backend.has_ended() };
         self.client.shutdown(Shutdown::Read);

@@ -59,15 +59,15 @@ usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
 
   CLUSTER    where to listen: an IPv4 or IPv6 address, a name, or the path of a
              Unix socket (with a '/' in it)
-  BACKEND    a server, in the same notation; kinds may be mixed. The default port
-             is {port}; IPv6 with a port: [ADDR]:PORT
+  BACKEND    a server, in the same notation; kinds may be mixed. The default
+             port is {port}; IPv6 with a port: [ADDR]:PORT
 
   -oFILE     access log: one line per closed client
              (default {ACCESS_LOG})
   -eFILE     error log (default {ERROR_LOG})
   -pFILE     pid file (default {PID_FILE})
-  -f, -d     stay in the foreground: no access log, error log or pid file; errors
-             go to standard error
+  -f, -d     stay in the foreground: no access log, error log or pid file;
+             errors go to standard error
   -yN        connect to a server once the client has sent N bytes, at most
              {MOST_FIRST_BYTES} (default 0: at once)
   -tSEC      close a connection after SEC seconds without a byte in either
@@ -90,14 +90,14 @@ usage: fproxy [-oFILE] [-eFILE] [-pFILE] [-f] [-yN] [-tSEC] [-gSEC] [-s0...-s4]
   -h, --help, --version
 
 If an option is repeated, the last one counts.
-A server that refuses, or does not answer within {connect} seconds, has failed. The
-client gets another server and only sees a delay. When all have failed they are
-still tried, and the client is closed if none accepts it. A server that returns
-starts with the least load of the others. A peer that has ended its sending can
-still receive.
+A server that refuses, or does not answer within {connect} seconds, has failed.
+The client gets another server and only sees a delay. When all have failed they
+are still tried, and the client is closed if none accepts it. A server that
+returns starts with the least load of the others. A peer that has ended its
+sending can still receive.
 SIGHUP reopens both logs. After SIGTERM, SIGQUIT or SIGINT it accepts no more
-clients and exits when all connections have ended, without a time limit; a second
-signal resets them.
+clients and exits when all connections have ended, without a time limit; a
+second signal resets them.
 Errors at the start are reported before it leaves the terminal.
 Exit status: 0 started, or ended when told to; 1 could not start or go on; 2
 usage.

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::dial::{self, Dialled, Wish};
-use super::sockets::{Sockets, Stopped};
+use super::sockets::Sockets;
+use super::state::State;
 use crate::core::msg::{ClientId, CloseReason, PeerRole};
 use crate::net::{Stream, Waker};
-use crate::relay::closing::{Closing, Facts, Parting};
+use crate::relay::closing::{Facts, Parting};
 use crate::relay::dial::Dial;
-use crate::relay::reason::{Reason, part_from};
+use crate::relay::reason::part_from;
 use crate::relay::report::{ByteCounters, CloseSummary, Report, Reporter};
 
 /// One client's connection, from its dial to its end.
@@ -37,30 +38,6 @@ pub struct Connection {
     /// When a byte was last relayed, in microseconds since the start. Kept only if there is an idle timeout.
     moved_at: AtomicU64,
     state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// What the dispatcher wants of the dial.
-    wish: Option<Wish>,
-    connected: bool,
-    sockets: Option<Sockets>,
-    closing: Closing,
-    reason: Reason,
-    /// How the connection ends. The last thread carries it out.
-    parting: Option<Parting>,
-    /// Reading was stopped.
-    stopped: Option<Stopped>,
-    /// A switchover asks to close this client if it may.
-    asked: bool,
-    /// The waker is readable: somebody has woken the threads.
-    woken: bool,
-    /// Threads that are at work.
-    threads: u8,
-    /// The last reported value of [`Closing::is_dismissible`].
-    dismissible: bool,
-    /// A thread is about to report a new value.
-    reporting: bool,
 }
 
 /// What it means that a read has returned the end.
@@ -87,20 +64,7 @@ impl Connection {
             answered: Arc::default(),
             began: Instant::now(),
             moved_at: AtomicU64::new(0),
-            state: Mutex::new(State {
-                wish: None,
-                connected: false,
-                sockets: None,
-                closing: Closing::new(),
-                reason: Reason::default(),
-                parting: None,
-                stopped: None,
-                asked: false,
-                woken: false,
-                threads: 2,
-                dismissible: false,
-                reporting: false,
-            }),
+            state: Mutex::new(State::new()),
         })
     }
 
@@ -402,17 +366,9 @@ impl Connection {
         self.waker.wake();
     }
 
-    /// Makes several system calls, so it is called rarely.
     fn info(&self, state: &State) -> Facts {
         let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
-        let Some(sockets) = &state.sockets else { return Facts::default() };
-        let undelivered = |moved: u64, stream: &Stream| if moved == 0 { Some(0) } else { stream.undelivered() };
-        Facts {
-            up,
-            down,
-            waiting: self.up_is_stuck.load(Ordering::Relaxed) || sockets.client.has_unread_bytes(),
-            to_client: undelivered(down, &sockets.client),
-            to_backend: undelivered(up, &sockets.backend),
-        }
+        let stuck = self.up_is_stuck.load(Ordering::Relaxed);
+        state.sockets.as_ref().map_or_else(Facts::default, |sockets| sockets.facts(up, down, stuck))
     }
 }

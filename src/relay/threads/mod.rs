@@ -5,7 +5,7 @@
 //! Both threads are claimed before anything is read from the client. They come from a pool and go back to it. If the
 //! limit is reached or no thread is available, [`Pairs::serve`] returns the job.
 //!
-//! In reading order: `dial`, `sockets`, `connection` (the state that both threads share, and how it ends), `copier`
+//! In reading order: `dial`, `sockets`, `state`, `connection` (the state that both threads share, and how it ends), `copier`
 //! (one direction).
 //!
 //! A thread that blocks in recv(2) cannot receive messages. To wake it, the reading halves of both sockets are shut
@@ -17,6 +17,7 @@ mod connection;
 mod copier;
 mod dial;
 mod sockets;
+mod state;
 
 use std::collections::HashMap;
 use std::io;

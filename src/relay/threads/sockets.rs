@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::core::msg::PeerRole;
 use crate::net::Stream;
+use crate::relay::closing::Facts;
 
 /// Both sockets. They are closed when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -45,5 +46,18 @@ impl Sockets {
             (Some(stopped), PeerRole::Backend) => stopped.backend,
         };
         before || stream.has_sent_its_end().unwrap_or(false)
+    }
+
+    /// What the system knows of both connections, for the closing rules. It takes some system calls: for rare moments.
+    /// `up` and `down` are bytes passed on; `stuck`: bytes of the client were read and are not written yet.
+    pub fn facts(&self, up: u64, down: u64, stuck: bool) -> Facts {
+        let undelivered = |moved: u64, stream: &Stream| if moved == 0 { Some(0) } else { stream.undelivered() };
+        Facts {
+            up,
+            down,
+            waiting: stuck || self.client.has_unread_bytes(),
+            to_client: undelivered(down, &self.client),
+            to_backend: undelivered(up, &self.backend),
+        }
     }
 }

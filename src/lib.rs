@@ -46,10 +46,10 @@
 //!    half-close, a reset as a reset, after what had arrived before it. An end that the proxy itself decides on is a
 //!    reset as well: a truncated stream never looks complete. (Unix sockets have no reset; the peer sees an end.)
 //! 2. While the gate is shut no client is dialled. The active upstream changes only when nobody is assigned.
-//! 3. A held client is served, or closed with a reason in the log. Held clients are released in order of arrival:
-//!    a client that can be served is served before all that arrived later. (A client whose only remaining backend is at
-//!    its limit, because the others have refused it, lets later clients pass.) A client that has hung up never reaches a
-//!    backend.
+//! 3. A held client is served, or closed with a reason in the log. Held clients are released in order of arrival: a
+//!    client that can be served is served before all that arrived later. (A client whose only remaining backend is at
+//!    its limit, because the others have refused it, lets later clients pass.) A client that has hung up never reaches
+//!    a backend.
 //! 4. Each `switch` is answered exactly once, with the outcome and the timings. Any failure ends on the old upstream,
 //!    gate open.
 //! 5. No error of one client, backend, control session, log file or script ends or blocks another. When descriptors,
@@ -62,9 +62,8 @@
 //! # Modules, in reading order
 //!
 //! Imports point one way: each module imports the modules in its row and no others, and they stand above it in the
-//! table. Of `core` only the messages (`core::msg`) may be imported,
-//! except by `engine`. No dialect is named above `dialects`. A test (`tests/it/tidy.rs`) compares this table with the
-//! `use` lines.
+//! table. Of `core` only the messages (`core::msg`) may be imported, except by `engine`. No dialect is named above
+//! `dialects`. A test (`tests/it/tidy.rs`) compares this table with the `use` lines.
 //!
 //! | module | what it knows | imports |
 //! |---|---|---|
@@ -101,17 +100,17 @@
 //!   the coordinator and back. The coordinator handles what concerns the service as a whole. (The design left this to
 //!   measurement. For clients with threads of their own, reports through the coordinator's channel give the same number
 //!   of connections per second, within 5 %, and cost a tenth more CPU for each PostgreSQL connection.)
-//! - When a switchover begins, pending dials are cancelled. No byte of those clients has been sent, so they can be held,
-//!   and a dead backend cannot delay the drain for the whole connect timeout.
+//! - When a switchover begins, pending dials are cancelled. No byte of those clients has been sent, so they can be
+//!   held, and a dead backend cannot delay the drain for the whole connect timeout.
 //! - For the same reason a dial is cancelled when its backend turns out to be dead and another could take the client:
 //!   one failed dial or probe is enough for all.
 //! - A connect is started where it is decided, under the lock. So connects start in the order in which clients were
 //!   released, however the scheduler runs the threads.
 //! - At most `max_dials` dials are pending at once, and no more clients are accepted than there are descriptors for: a
 //!   client that has been held must not be rejected on release because descriptors have run out.
-//! - After a script is killed (time limit, `abort`), the gate stays shut until its process has ended and no process holds
-//!   its output any more, but for three seconds at most. So a guard that the script leaves behind can undo its work
-//!   (un-fence the old primary) before the first client arrives there.
+//! - After a script is killed (time limit, `abort`), the gate stays shut until its process has ended and no process
+//!   holds its output any more, but for three seconds at most. So a guard that the script leaves behind can undo its
+//!   work (un-fence the old primary) before the first client arrives there.
 //! - A backend that has failed is not excluded but tried last, whatever the policy. So no client is rejected because a
 //!   backend was wrongly taken for dead, and no policy needs a rule for the case that all backends have failed.
 //! - Held clients are watched by one thread, `watch`, with one epoll set, not by a poll over all of them: the cost of

@@ -6,7 +6,6 @@
 //! observed), `operator` (types `switch`), `bare` (the same without a proxy), `play` (the acts), `pulse` and `screen`
 //! (the rows), `verdict`. Uses the proxy only through its sockets and its control port; the rows, however, read its
 //! counters directly, forty times a second.
-//! counters directly, forty times a second.
 
 mod bare;
 mod book;

@@ -1,9 +1,9 @@
 //! The effects: everything on behalf of one service that blocks, opens, reads or writes.
 //!
-//! In reading order: `acceptor`, `permits` and `first_bytes` (clients that were just accepted), `dispatcher`
-//! (the core behind one lock; carries out what concerns clients), `clients` (their sockets), `watch` (held clients),
-//! `messages` (what is sent to the coordinator, and its replies), `coordinator` (the thread that handles timers, the
-//! script and answers), `script`, `probe`, `rebind`, `resolve`. The module `relay` carries assigned clients, in threads of their
+//! In reading order: `acceptor`, `permits` and `first_bytes` (clients that were just accepted), `dispatcher` (the core
+//! behind one lock; carries out what concerns clients), `clients` (their sockets), `watch` (held clients), `messages`
+//! (what is sent to the coordinator, and its replies), `coordinator` (the thread that handles timers, the script and
+//! answers), `script`, `probe`, `rebind`, `resolve`. The module `relay` carries assigned clients, in threads of their
 //! own or in shared ones. `core` decides who may be dialled and when; nothing here does.
 
 mod acceptor;

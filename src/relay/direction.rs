@@ -79,7 +79,7 @@ pub enum Progress<E> {
     Ended(E),
 }
 
-/// PeerRole side ended a direction.
+/// Which side ended a direction.
 #[derive(Debug)]
 pub enum RelayError {
     Reading(io::Error),
@@ -131,11 +131,11 @@ impl Direction {
     }
 
     /// Moves bytes until there are none, there is no room, or the turn is over. No byte is lost between the sides: what
-    /// was read was written or is kept. Ends when the reading side has ended its stream and everything it sent was passed
-    /// on.
+    /// was read was written or is kept. Ends when the reading side has ended its stream and everything it sent was
+    /// passed on.
     ///
     /// # Errors
-    /// PeerRole side failed. The bytes kept are lost with the connection, which the caller makes visible.
+    /// Which side failed. The bytes kept are lost with the connection, which the caller makes visible.
     pub fn advance(
         &mut self,
         from: &mut Peer,

@@ -10,10 +10,9 @@
 //! 2. `shared`: a few threads that wait for events carry all other clients. With many busy clients this costs less CPU,
 //!    because one thread serves many of them without a thread switch.
 //!
-//! In reading order: `report` (what goes in and out), `closing` (how a connection ends), `reason` (how its end is
-//! told), `direction` (one direction), `peer` (one socket), `pipes` (for splice); `threads`; `shared` (starts and stops
-//! the shared threads), `worker` (one of them: events, turns, reports), `mailbox` (what it is told),
-//! `connection` (one client: dialling, then a pair), `pair` (two directions).
+//! In reading order: `report` (what goes in and out), `dial` (the connection attempt), `closing` (how a connection
+//! ends), `reason` (how its end is told), `direction` (one direction), `peer` (one socket), `pipes` (for splice);
+//! `threads`; `shared`, and `pair` (two directions that one shared thread moves).
 
 mod closing;
 pub mod dial;
@@ -102,7 +101,7 @@ impl Relay {
         Ok(RunningRelay { _pairs: self.0.pairs.start(reporter), _shared: shared })
     }
 
-    /// Waits for the dial on a relay thread, then relays.
+    /// Has a pair of threads, or else a shared thread, wait for the dial and then relay.
     pub fn serve(&self, job: Job) -> ClientHandle {
         ClientHandle(match self.0.pairs.serve(job) {
             Ok(place) => HandleKind::Threads(place),

@@ -61,8 +61,8 @@ impl Pair {
         }
     }
 
-    /// Moves what can be moved, in both directions, and looks at how it ends when that is due. At its end the owner closes
-    /// both sockets and reports.
+    /// Moves what can be moved, in both directions, and looks at how it ends when that is due. At its end the owner
+    /// closes both sockets and reports.
     pub fn advance(&mut self, resources: &mut Resources) -> Progress<CloseSummary> {
         let sent = self.up.moved;
         let (mut up, mut down) = (Progress::Waits, Progress::Waits);

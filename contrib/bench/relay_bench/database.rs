@@ -1,5 +1,6 @@
-//! A real PostgreSQL under pgbench: what a proxy costs where it is meant to stand. One server for all peers, made for this
-//! run, without fsync; pgbench shares the machine with it, as every client here does. Left out where it is not installed.
+//! A real PostgreSQL under pgbench: what a proxy costs where it is meant to stand. One server for all peers, made for
+//! this run, without fsync; pgbench shares the machine with it, as every client here does. Left out where it is not
+//! installed.
 
 use std::fs::{self, File};
 use std::io;

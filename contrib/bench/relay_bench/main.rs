@@ -10,8 +10,9 @@
 //! Asserts nothing about speed: it fails only when a connection through cbpx failed or lost a byte.
 //!
 //! In reading order: `figures` (what is measured), `options`, `rounds` (who is measured when), `trips`, `requests`,
-//! `bulk`, `idle` (the loads), `server` (the other end), `database` (a real PostgreSQL under pgbench), `peers` (how each
-//! proxy is started), `process` (CPU and memory from /proc; nothing is left running), `report` (the table), `json`.
+//! `bulk`, `idle` (the loads), `server` (the other end), `database` (a real PostgreSQL under pgbench), `peers` (how
+//! each proxy is started), `process` (CPU and memory from /proc; nothing is left running), `report` (the table),
+//! `json`.
 
 mod bulk;
 mod database;

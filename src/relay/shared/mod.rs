@@ -1,5 +1,8 @@
 //! The shared relay threads: each carries many clients. Starts and stops them, and gives each client to the thread with
 //! the fewest clients.
+//!
+//! In reading order: `worker` (one thread: events, turns, reports), `mailbox` (what it is told), `connection` (one
+//! client: dialling, then a pair).
 
 pub mod connection;
 pub mod mailbox;

@@ -89,7 +89,7 @@ impl Worker {
                         }
                     }
                 }
-                // PeerRole may bring new orders.
+                // This may bring new commands.
                 self.reporter.report(&mut self.reports);
             }
             self.wait(&mut events)?;

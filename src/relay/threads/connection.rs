@@ -224,8 +224,8 @@ impl Connection {
         }
     }
 
-    /// No byte was passed on for the idle timeout. Both threads come here at the same time: the second one finds that the
-    /// first has set the time anew.
+    /// No byte was passed on for the idle timeout. Both threads come here at the same time: the second one finds that
+    /// the first has set the time anew.
     pub fn idle(&self, timeout: Duration) {
         let mut state = self.state.lock();
         if state.parting.is_none() && self.idle_at(timeout) <= Instant::now() {

@@ -5,8 +5,8 @@
 //! Both threads are claimed before anything is read from the client. They come from a pool and go back to it. If the
 //! limit is reached or no thread is available, [`Pairs::serve`] returns the job.
 //!
-//! In reading order: `dial`, `sockets`, `state`, `connection` (the state that both threads share, and how it ends), `copier`
-//! (one direction).
+//! In reading order: `dial`, `sockets`, `state` (what both threads share), `connection` (how it changes, and how the
+//! connection ends), `copier` (one direction).
 //!
 //! A thread that blocks in recv(2) cannot receive messages. To wake it, the reading halves of both sockets are shut
 //! down, which no peer sees. The last of the two threads resets or closes the sockets: while another thread waits on a
@@ -42,7 +42,7 @@ use crate::threads::pool::{ClaimedThread, ThreadPool};
 pub struct Pairs {
     /// See `Settings::thread_pairs`.
     wanted: Arc<AtomicUsize>,
-    /// Number of pairs for which there are descriptors and threads.
+    /// Number of pairs for which there are descriptors, threads and memory.
     room: usize,
     config: RelayConfig,
     pool: ThreadPool,

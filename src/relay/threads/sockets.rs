@@ -14,7 +14,7 @@ pub struct Sockets {
     pub backend: Arc<Stream>,
 }
 
-/// PeerRole sides had ended their streams when reading was stopped. A poll says so of both afterwards.
+/// Which sides had ended their streams when reading was stopped. A poll says so of both afterwards.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped {
     client: bool,

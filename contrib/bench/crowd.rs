@@ -20,8 +20,9 @@ const RELEASED: [usize; 3] = [100, 1000, 5000];
 const ROUNDS: usize = 5;
 const IDLE: usize = 10_000;
 const HELD: usize = 5000;
-/// Both ends of every connection are in this process, and the proxy needs as many, plus its pipes.
-const DESCRIPTORS: u64 = 2 * (IDLE + HELD) as u64 + 2000;
+/// Both ends of every connection are in this process, and the proxy needs as many, plus its pipes, and keeps a sixteenth
+/// for pairs of threads.
+const DESCRIPTORS: u64 = (2 * (IDLE + HELD) as u64 + 2000) * 16 / 15;
 
 /// The script waits for a file, so that all clients are held before it ends.
 const SCRIPT: &str = "#!/bin/sh\nwhile [ ! -e \"$0.go\" ]; do sleep 0.02; done\ndate +%s%N >\"$0.end\"\n";

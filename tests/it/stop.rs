@@ -201,7 +201,9 @@ fn every_thread_is_joined() {
             .all(|kind| names.iter().any(|name| name.starts_with(kind)))
     });
     drop(proxy);
-    assert_eq!(own_threads(), [""; 0], "left behind");
+    // The system wakes whoever joins a thread a moment before it takes the thread off its list. One that was not joined
+    // would stay much longer than this.
+    eventually(Duration::from_secs(1), "no thread is left behind", || own_threads().is_empty());
     script.is_gone();
 }
 

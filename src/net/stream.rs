@@ -186,6 +186,12 @@ impl Stream {
         self.state().contains(PollFlags::HUP)
     }
 
+    /// Whether the connection has failed and that has not been read yet. [`Stream::connection_error`] alone cannot tell:
+    /// when there is no failure, SO_ERROR gives the last "soft" error (an unreachable host), which may be an old one.
+    pub fn has_failure(&self) -> bool {
+        self.state().contains(PollFlags::ERR)
+    }
+
     /// What is known of the peer's end.
     pub(super) fn state(&self) -> PollFlags {
         poller::current(&self.socket, PollFlags::RDHUP)

@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -330,7 +330,7 @@ fn a_side_that_never_reads_the_rest_is_kept_for_five_seconds() {
 /// No byte passed through the proxy, but its system was delivering to a slow reader all the time.
 #[test]
 fn a_client_that_reads_slowly_is_not_idle() {
-    const TIMEOUT: Duration = Duration::from_millis(1_500);
+    const TIMEOUT: Duration = Duration::from_millis(2_500);
     let server = Server::new();
     let proxy = running(&[&server.address()], |service| service.network.idle_timeout = Some(TIMEOUT));
     // Segments that fit into its buffer: or the system waits before each.
@@ -350,7 +350,22 @@ fn a_client_that_reads_slowly_is_not_idle() {
         // 50 pieces in six seconds.
         thread::sleep(Duration::from_millis(125));
     }
-    assert!(start.elapsed() > 4 * TIMEOUT && got == pattern(1_000_000));
+    assert!(start.elapsed() > 2 * TIMEOUT && got == pattern(1_000_000));
     far.write_all(b"more").unwrap();
     assert_eq!(read_text(&client, 4), "more");
+}
+
+/// It lived on and said nothing, so its server was kept for five seconds, or for as long as it sent something.
+#[test]
+fn a_unix_client_that_takes_no_more_bytes_is_given_up_at_once() {
+    let (dir, server) = (TempDir::new("parting"), Server::new());
+    let path = dir.path().join("clients");
+    let _proxy = running(&[&server.address()], |service| service.listeners = vec![Endpoint::Unix(path.clone())]);
+    let client = UnixStream::connect(&path).unwrap();
+    let mut far = server.accept();
+    client.shutdown(Shutdown::Read).unwrap();
+    let start = Instant::now();
+    far.write_all(b"x").unwrap();
+    read_until_reset(&far);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }

@@ -3,6 +3,7 @@
 //! and `reset` under its own lock, and takes reports under that.
 
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -158,7 +159,7 @@ impl Connection {
         // stream. If the failure can still be read, the end came before it.
         let mut failure = None;
         if own.is_tcp() && !state.closing.has_ended(from.other()) && own.is_over() {
-            failure = own.connection_error().unwrap_or_default();
+            failure = if own.has_failure() { own.connection_error().unwrap_or_default() } else { None };
             if failure.is_none() {
                 self.fail(&mut state, from, io::ErrorKind::ConnectionReset.into());
                 state.closing.written(Instant::now());
@@ -212,6 +213,13 @@ impl Connection {
     pub fn writing_failed(&self, to: PeerRole, cause: io::Error) {
         let mut state = self.state.lock();
         self.fail(&mut state, to, cause);
+        // A Unix peer that takes no more bytes may live on, and a read of it would wait. What has arrived is its last.
+        if let Some(sockets) = &state.sockets
+            && state.parting.is_none()
+            && !sockets.of(to).is_tcp()
+        {
+            sockets.of(to).shutdown(Shutdown::Read);
+        }
     }
 
     /// A poll of this side, which is not being read, says that it has failed. The error is asked for under the lock:
@@ -369,6 +377,9 @@ impl Connection {
     fn info(&self, state: &State) -> Facts {
         let (up, down) = (self.flow.up.load(Ordering::Relaxed), self.flow.down.load(Ordering::Relaxed));
         let stuck = self.up_is_stuck.load(Ordering::Relaxed);
-        state.sockets.as_ref().map_or_else(Facts::default, |sockets| sockets.facts(up, down, stuck))
+        let mut facts = state.sockets.as_ref().map_or_else(Facts::default, |sockets| sockets.facts(up, down, stuck));
+        // Bytes that the other thread has read and not passed on yet. Asked after the queue, which they have left.
+        facts.waiting |= self.up_taken.load(Ordering::Acquire) > up;
+        facts
     }
 }

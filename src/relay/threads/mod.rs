@@ -167,7 +167,7 @@ impl Task {
             Ok(Dialled::Reset) => closed_while_dialling(client, stream, CloseReason::Terminated),
             Err(_) => closed_while_dialling(client, stream, CloseReason::Panicked),
         };
-        // Both threads are free before another client can take this one's place.
+        // Before the report, which may cause this client to be dialled again under the same id.
         drop(second);
         self.pairs.forget(client);
         self.reporter.report(&mut vec![report]);

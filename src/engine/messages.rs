@@ -11,7 +11,6 @@ use super::permits::Permit;
 use crate::core::msg::{Action, Answer, BackendId, BackendView, ClientId, CloseReason, Command, RunId, ScriptEnd};
 use crate::endpoint::Address;
 use crate::net::{Listener, Stream};
-pub use crate::relay::{ByteCounters, CloseSummary};
 
 /// An event of a client that is not assigned, or of a backend. (For the relay's reports see [`crate::relay::Report`].)
 #[derive(Debug)]

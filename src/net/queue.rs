@@ -22,7 +22,7 @@ impl Stream {
             return Some(0);
         }
         // A closed connection is in no table any more, and has nothing in flight.
-        self.ask_for_queue().or_else(|| self.state().contains(PollFlags::HUP).then_some(0))
+        self.ask().map(|answer| answer.length).or_else(|| self.state().contains(PollFlags::HUP).then_some(0))
     }
 
     /// Whether the peer has ended its stream, even if reading was stopped here, after which a poll always says so.
@@ -30,10 +30,6 @@ impl Stream {
     pub fn has_sent_its_end(&self) -> Option<bool> {
         let state = self.ask()?.state;
         Some([CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT].contains(&state))
-    }
-
-    fn ask_for_queue(&self) -> Option<u32> {
-        Some(self.ask()?.length)
     }
 
     fn ask(&self) -> Option<Answer> {
